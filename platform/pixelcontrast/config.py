@@ -1,0 +1,281 @@
+"""The complete configuration of a run: frozen, typed, checked when it is made.
+
+Every value is checked on construction, so an ``Experiment`` that exists is one that can be run; a wrong
+value raises ``pydantic.ValidationError`` (a ``ValueError``), and ``explain`` turns that into one line per
+mistake. Keys are written with dots (``"contrast.temperature"``), on the command line as in ``replace``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import core_schema
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+class Workers:
+    """The number of DDP workers: ``Workers(2)``, or a range for elastic training, ``Workers(1, 4)``.
+
+    Written ``2`` or ``1:4`` on the command line and in JSON.
+    """
+
+    def __init__(self, min: int, max: int | None = None):
+        self.min, self.max = min, min if max is None else max
+        if not 1 <= self.min <= self.max:
+            raise ValueError(f"workers are N or MIN:MAX with 1 <= MIN <= MAX, not {self.min}:{self.max}")
+
+    @classmethod
+    def parse(cls, text: "str | Workers") -> "Workers":
+        """Read ``"2"`` or ``"1:4"``; raises ``ValueError`` on anything else."""
+        if isinstance(text, Workers):
+            return text
+        numbers = text.split(":") if isinstance(text, str) else []
+        if len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
+            raise ValueError(f"workers are N or MIN:MAX, such as 2 or 1:4, not {text!r}")
+        return cls(*map(int, numbers))
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min}:{self.max}"
+
+    def __repr__(self) -> str:
+        return f"Workers({self})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Workers) and (self.min, self.max) == (other.min, other.max)
+
+    def __hash__(self) -> int:
+        return hash((self.min, self.max))
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        serialize = core_schema.plain_serializer_function_ser_schema(str)
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=serialize)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Data:
+    """The data set, and how a training crop is cut from an image."""
+
+    layout: Literal["cityscapes", "camvid"]
+    """How files and labels are laid out; the readers are in pixelcontrast/datasets."""
+    root: str
+    """The data set's folder."""
+    crop_size: tuple[Count, Count] = (512, 1024)
+    """Height and width in pixels of a training crop; validation images keep their size."""
+    scale_range: tuple[Positive, Positive] = (0.5, 2.0)
+    """An image is scaled by a factor drawn uniformly from this range before it is cropped."""
+    flip_probability: Share = 0.5
+    """How often a crop is mirrored left to right."""
+    color_jitter: Share = 0.4
+    """Brightness, contrast and saturation are multiplied by factors drawn from 1 ± this; 0 turns it off."""
+    loader_processes: Annotated[int, Field(ge=0)] = 0
+    """Processes that decode and augment, per worker; 0 does it in the worker itself."""
+
+    @field_validator("scale_range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the first number must not exceed the second")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Model:
+    """The segmentation network; what contrast needs beyond it is dropped at inference."""
+
+    backbone: str = "hrnet_w48"
+    """A HRNet (hrnet_w18_small, hrnet_w48, …) or ResNet (resnet50, resnet101s, …) of timm, by timm's name."""
+    weights: str = "none"
+    """The backbone's start: none (random), timm (timm's pretrained weights), or a file (.safetensors, .pth)."""
+    decoder: Literal["hrnet"] = "hrnet"
+    """hrnet: all branches upsampled and concatenated (HRNetV2)."""
+    decoder_kernel: Literal[1, 3] = 1
+    """The decoder's first convolution: 1 as in the official HRNet code, 3 as in the reference of the method."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the classifier."""
+    embedding_dim: Count = 256
+    """Length of a pixel's embedding."""
+    embedding_batchnorm: bool = False
+    """BatchNorm in the projection head, as imported weights of the reference need it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Contrast:
+    """The contrastive term (Wang et al., ICCV 2021); all sizes are global, whatever the number of workers."""
+
+    weight: NonNegative = 1.0
+    """λ, the term's weight in the loss; 0 trains the plain network, without head, sampling or bank."""
+    temperature: Positive = 0.1
+    """τ of Eq. 3."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps during which the term is computed and the bank filled, but nothing is learnt from it."""
+    anchors_per_class: Count = 50
+    """Anchors drawn per class and global batch."""
+    hard_share: Share = 0.5
+    """Share of the anchors drawn among the pixels that are misclassified now; the rest is drawn from all."""
+    memory: Literal["none", "pixel"] = "pixel"
+    """pixel: a queue of earlier batches' pixels for each class."""
+    pixel_queue_size: Count | None = None
+    """Entries per class; unset: 10 per training image, and at most 200,000 over all classes."""
+    pixels_per_image: Count = 10
+    """Random pixels per class and image that enter the queue."""
+    examples: Literal["all", "random"] = "random"
+    """Which entries of the memory an anchor meets; the anchors of the batch are always all used."""
+    num_positives: Count = 1024
+    """Positives drawn from the memory for a class when examples is random."""
+    num_negatives: Count = 2048
+    """Negatives drawn from the memory for a class when examples is random."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Optim:
+    """Steps, batch and SGD. The rate decays as (1 − step/steps) ** power."""
+
+    steps: Count = 40_000
+    """Optimiser steps of the whole run."""
+    batch_size: Count = 8
+    """Images per step over all workers together."""
+    lr: Positive = 0.01
+    """Learning rate of the backbone at the first step."""
+    new_layer_lr_factor: Positive = 1.0
+    """The decoder's and the projection head's rate, as a multiple of the backbone's."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    weight_decay: NonNegative = 5e-4
+    """Weight decay of convolution weights; BatchNorm and biases have none."""
+    power: NonNegative = 0.9
+    """Exponent of the poly schedule."""
+    clip_norm: Positive | None = None
+    """Gradients are scaled down to this norm when they exceed it; unset: never."""
+    class_weights: tuple[Positive, ...] | None = None
+    """Weights of the classes in the cross-entropy, one per class in the data set's order; unset: all alike."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Run:
+    """Where the run lives, what it runs on, and how often it reports. The same name goes on with the same run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """The run's folder in the storage; starting the same name again resumes it."""
+    storage: str = "runs"
+    """A folder, or a URI that pyarrow reads (s3://bucket/runs, gs://…); must be reachable by all workers."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Keys every random choice: weights, sample order, augmentation, anchors."""
+    workers: Workers = Workers(1)  # noqa: RUF009 - immutable
+    """DDP workers: N, or MIN:MAX to go on with fewer when nodes leave and grow when they come back."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU per worker where the cluster has GPUs, else CPU."""
+    cpus_per_worker: Count = 1
+    """CPU cores that a worker reserves, and threads that its operators use."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast in the network; losses and the contrast stay in float32."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    report_interval: Count = 20
+    """Steps between two rows of training metrics."""
+    eval_interval: Count = 1000
+    """Steps between two evaluations; the last step is always evaluated."""
+    checkpoint_interval: Count = 500
+    """Steps between two checkpoints; an evaluation that is the best so far is always kept as one."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints kept beside the best."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Times that Ray starts the workers again after one has died."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Experiment:
+    """Everything that decides what a run trains. Change it with ``replace``."""
+
+    data: Data
+    run: Run
+    model: Model = Field(default_factory=Model)
+    contrast: Contrast = Field(default_factory=Contrast)
+    optim: Optim = Field(default_factory=Optim)
+
+    @model_validator(mode="after")
+    def _workers_have_images(self) -> "Experiment":
+        if self.run.workers.max > self.optim.batch_size:
+            raise ValueError(
+                f"run.workers is {self.run.workers} and optim.batch_size {self.optim.batch_size}: "
+                "every worker needs at least one image of the global batch"
+            )
+        return self
+
+
+PLACEMENT = frozenset(
+    {"data.root", "data.loader_processes", "run.storage", "run.name"}
+    | {"run.workers", "run.device", "run.cpus_per_worker", "run.compile", "run.max_failures"}
+    | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}
+)
+"""Keys that may differ between two attempts at the same run: where and how often, not what."""
+
+_adapter = TypeAdapter(Experiment)
+
+
+def replace(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
+    """A copy with values changed by dotted key: ``replace(experiment, {"contrast.temperature": 0.07})``.
+
+    Raises:
+        ValueError: an unknown key, or a value that its field does not allow.
+    """
+    tree = _adapter.dump_python(experiment)
+    for key, value in overrides.items():
+        section, _, field = key.partition(".")
+        if field not in tree.get(section, ()):
+            raise ValueError(f"{key}: no such key; there are {', '.join(sorted(flatten(experiment)))}")
+        tree[section][field] = value
+    return _adapter.validate_python(tree)
+
+
+def to_json(experiment: Experiment) -> str:
+    """The experiment as indented JSON; ``from_json`` reads it back to an equal one."""
+    return _adapter.dump_json(experiment, indent=2).decode()
+
+
+def from_json(text: str | bytes) -> Experiment:
+    """Read what ``to_json`` wrote; unknown keys, wrong types and impossible values raise ``ValueError``."""
+    return _adapter.validate_json(text)
+
+
+def flatten(experiment: Experiment) -> dict[str, Any]:
+    """Dotted key → JSON value, in the order of definition."""
+    tree = json.loads(to_json(experiment))
+    return {f"{section}.{key}": value for section, fields in tree.items() for key, value in fields.items()}
+
+
+def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (old, new) of every value that decides what is trained and differs."""
+    before, after = flatten(old), flatten(new)
+    return {
+        key: (before[key], after[key]) for key in after if key not in PLACEMENT and before[key] != after[key]
+    }
+
+
+def explain(error: ValidationError) -> str:
+    """One line per mistake: the dotted key, what is allowed, what was given."""
+    return "\n".join(_explain_one(mistake) for mistake in error.errors())
+
+
+def _explain_one(mistake: Any) -> str:
+    key = ".".join(str(part) for part in mistake["loc"])
+    message = mistake["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
+    return f"{key}: {message}{given}" if key else message

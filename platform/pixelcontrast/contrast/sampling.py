@@ -1,0 +1,167 @@
+"""Which pixels take part: anchors for the loss, entries for the memory.
+
+Every pixel has keys hashed from (seed, position of its image in the sample stream, its place in the map).
+A draw takes the smallest keys, so what is drawn from a global batch does not depend on how the batch is
+split over ranks.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pixelcontrast import distributed, draws
+from pixelcontrast.distributed import Group
+
+_HARD, _ANY, _ENTRY = 1, 2, 3
+"""Names of the independent streams of keys."""
+
+
+class Anchors(NamedTuple):
+    """The anchors of a global batch, in rank order and within a rank in pixel order."""
+
+    indices: Tensor
+    """int64 [a]: this rank's anchors, as flat indices into its [B, h, w] map."""
+    labels: Tensor
+    """int64 [A]: the classes of all ranks' anchors."""
+    counts: list[int]
+    """Anchors of each rank; they sum to A."""
+    key: int
+    """A number that names this batch among all: the smallest position of an anchor's image."""
+
+
+def smallest_per_group(keys: Tensor, groups: Tensor, budget: int | Tensor) -> Tensor:
+    """Indices of the ``budget`` smallest keys of each group, ordered by (group, key).
+
+    Args:
+        keys: int64 [n].
+        groups: int64 [n], the group of each key, from 0.
+        budget: one number for all groups, or int64 [number of groups].
+
+    Returns:
+        int64 [m]; a group with fewer keys than its budget gives all of them.
+    """
+    order = torch.argsort(keys, stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]
+    place = place_in_run(groups[order])
+    return order[place < (budget if isinstance(budget, int) else budget[groups[order]])]
+
+
+def place_in_run(sorted_groups: Tensor) -> Tensor:
+    """How many equal values stand before each one: int64 [n] → int64 [n], for sorted input."""
+    first = torch.searchsorted(sorted_groups, sorted_groups)
+    return torch.arange(len(sorted_groups), device=sorted_groups.device) - first
+
+
+def draw_anchors(
+    labels: Tensor,
+    wrong: Tensor,
+    positions: Tensor,
+    *,
+    num_classes: int,
+    per_class: int,
+    hard_share: float,
+    seed: int,
+    ignore_index: int,
+    group: Group = None,
+) -> Anchors:
+    """Draw up to ``per_class`` anchors of each class from the global batch (segmentation-aware sampling).
+
+    ``hard_share`` of them, rounded up, are drawn among the class's misclassified pixels; the rest, and what
+    the hard ones cannot fill, among all its other pixels (paper, Sec. 3.3; there both halves are drawn per
+    mini-batch of one GPU, here per global batch).
+
+    Args:
+        labels: int64 [B, h, w].
+        wrong: bool [B, h, w], the pixels that are misclassified now.
+        positions: int64 [B], the images' places in the global sample stream.
+
+    Raises:
+        ValueError: a label outside 0 … num_classes − 1 that is not ``ignore_index``.
+    """
+    hard_budget = math.ceil(round(per_class * hard_share, 6))
+    pixels, classes = _labelled_pixels(labels, num_classes, ignore_index)
+    hard = wrong.flatten()[pixels]
+    hard_keys, any_keys = (
+        pixel_keys(labels.shape, positions, seed, s).flatten()[pixels] for s in (_HARD, _ANY)
+    )
+
+    # Chosen globally are at most `per_class` of a class. Of the random ones, those that another rank's keys do
+    # not beat are among the `per_class` smallest of this rank, even when some of these are taken as hard.
+    hard_pixels = torch.nonzero(hard).squeeze(1)
+    proposed_hard = hard_pixels[smallest_per_group(hard_keys[hard_pixels], classes[hard_pixels], hard_budget)]
+    proposed_any = smallest_per_group(any_keys, classes, per_class)
+    proposed = torch.unique(torch.cat([proposed_hard, proposed_any]))
+
+    owner = torch.full_like(pixels, distributed.rank(group))
+    images = positions[pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")]
+    columns = [classes, hard.long(), hard_keys, any_keys, images, owner, pixels]
+    table = torch.stack([column[proposed] for column in columns], dim=1)
+    table = distributed.all_gather_rows(table, group)
+    chosen = _choose(
+        *table.unbind(1)[:4], num_classes=num_classes, per_class=per_class, hard_budget=hard_budget
+    )
+
+    classes, _, _, _, images, owner, pixels = table[chosen].unbind(1)
+    counts = torch.bincount(owner, minlength=distributed.world_size(group)).tolist()
+    mine = owner == distributed.rank(group)
+    return Anchors(pixels[mine], classes, counts, int(images.min()) if len(images) else 0)
+
+
+def draw_entries(
+    labels: Tensor, positions: Tensor, *, num_classes: int, per_image: int, seed: int, ignore_index: int
+) -> Tensor:
+    """Draw up to ``per_image`` random pixels of each class from each image, to enter the memory.
+
+    Args:
+        labels: int64 [B, h, w].
+        positions: int64 [B].
+
+    Returns:
+        int64 [m]: flat indices into the map, ordered by (image, class, key).
+    """
+    pixels, classes = _labelled_pixels(labels, num_classes, ignore_index)
+    keys = pixel_keys(labels.shape, positions, seed, _ENTRY).flatten()[pixels]
+    image = pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")
+    return pixels[smallest_per_group(keys, image * num_classes + classes, per_image)]
+
+
+def pixel_keys(shape: torch.Size, positions: Tensor, seed: int, stream: int) -> Tensor:
+    """int64 [B, h·w]: every pixel's key in a stream of draws."""
+    pixels = torch.arange(shape[1] * shape[2], device=positions.device)
+    return draws.hashed(seed, stream, positions[:, None], pixels)
+
+
+def _labelled_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Flat indices of the pixels that are not ignored, and their classes."""
+    flat = labels.flatten()
+    pixels = torch.nonzero(flat != ignore_index).squeeze(1)
+    classes = flat[pixels]
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise ValueError(
+            f"labels hold {sorted(set(classes.unique().tolist()) - set(range(num_classes)))}; "
+            f"allowed are 0 to {num_classes - 1} and the ignored {ignore_index}"
+        )
+    return pixels, classes
+
+
+def _choose(
+    classes: Tensor,
+    hard: Tensor,
+    hard_keys: Tensor,
+    any_keys: Tensor,
+    *,
+    num_classes: int,
+    per_class: int,
+    hard_budget: int,
+) -> Tensor:
+    """Rows of the table of proposals that become anchors, ascending; the same on every rank."""
+    rows = torch.nonzero(hard).squeeze(1)
+    first = rows[smallest_per_group(hard_keys[rows], classes[rows], hard_budget)]
+    free = torch.ones_like(classes, dtype=torch.bool)
+    free[first] = False
+    rows = torch.nonzero(free).squeeze(1)
+    left = per_class - torch.bincount(classes[first], minlength=num_classes)
+    second = rows[smallest_per_group(any_keys[rows], classes[rows], left)]
+    return torch.sort(torch.cat([first, second])).values

@@ -1,0 +1,114 @@
+"""Rank, world size and collectives with gradient: for one process as for any ``torch.distributed`` group.
+
+Without an initialised process group every function acts as a group of one, so callers have one path.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Group = dist.ProcessGroup | None
+"""A process group; None is the default group, or the single process where none is initialised."""
+
+
+def rank(group: Group = None) -> int:
+    """This process's rank in the group."""
+    return dist.get_rank(group) if dist.is_initialized() else 0
+
+
+def world_size(group: Group = None) -> int:
+    """Number of processes in the group."""
+    return dist.get_world_size(group) if dist.is_initialized() else 1
+
+
+def barrier(group: Group = None) -> None:
+    """Wait until every process of the group is here."""
+    if world_size(group) > 1:
+        dist.barrier(group)
+
+
+def broadcast_object(value: Any, group: Group = None) -> Any:
+    """Rank 0's ``value``, a small picklable object, on every rank."""
+    if world_size(group) == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, group=group, group_src=0)
+    return box[0]
+
+
+def all_reduce(tensor: Tensor, group: Group = None) -> Tensor:
+    """Sum over the ranks, with gradient: backward sums the ranks' gradients too.
+
+    Args:
+        tensor: the same shape and dtype on every rank.
+
+    Returns:
+        A new tensor of that shape, equal on every rank.
+    """
+    return tensor.clone() if world_size(group) == 1 else _AllReduce.apply(tensor, group)  # type: ignore[return-value]
+
+
+def gather_counts(count: int, group: Group = None, *, device: torch.device | None = None) -> list[int]:
+    """Every rank's ``count``, in rank order. ``device`` is where the group's backend communicates."""
+    if world_size(group) == 1:
+        return [count]
+    counts = torch.zeros(world_size(group), dtype=torch.int64, device=device)
+    counts[rank(group)] = count
+    dist.all_reduce(counts, group=group)
+    return counts.tolist()
+
+
+def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int] | None = None) -> Tensor:
+    """Concatenate every rank's rows in rank order, with gradient; the numbers of rows may differ.
+
+    Backward gives each rank the sum over all ranks of the gradients of its own rows.
+
+    Args:
+        rows: [n, ...], n free and possibly 0 on some ranks; other sizes and the dtype are the same on all.
+        counts: every rank's n, where the caller knows them already: saves a collective.
+
+    Returns:
+        [sum of n, ...], equal on every rank.
+    """
+    if world_size(group) == 1:
+        return rows
+    if counts is None:
+        counts = gather_counts(len(rows), group, device=rows.device)
+    return _AllGatherRows.apply(rows, counts, group)  # type: ignore[return-value]
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class _AllGatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int], group: Group) -> Tensor:
+        ctx.counts, ctx.group = counts, group
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded, group=group)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total.split(ctx.counts)[rank(ctx.group)], None, None

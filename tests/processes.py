@@ -1,0 +1,31 @@
+"""Run a function in several processes of one gloo group."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """``function(rank, world_size, *args)`` in each of ``world_size`` processes; their results in rank order.
+
+    ``function`` is a module's top-level function; results travel through a file, so they may be any tensors.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_run, (world_size, folder, function, args), nprocs=world_size)  # type: ignore[attr-defined]
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+def _run(
+    rank: int, world_size: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    try:
+        torch.save(function(rank, world_size, *args), Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()

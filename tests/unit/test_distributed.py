@@ -1,0 +1,41 @@
+import pytest
+import torch
+from processes import run_ranks
+
+from pixelcontrast import distributed
+
+
+def collectives(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    rows = (torch.arange(2 * rank, dtype=torch.float64).reshape(rank, 2) + 10 * rank).requires_grad_()
+    gathered = distributed.all_gather_rows(rows)
+    # Every rank weighs every row differently: rank r multiplies by r + 1.
+    (gathered.square().sum() * (rank + 1)).backward()
+    value = torch.tensor([1.0 + rank], dtype=torch.float64, requires_grad=True)
+    total = distributed.all_reduce(value)
+    (total.square() * (rank + 1)).sum().backward()
+    assert rows.grad is not None
+    assert value.grad is not None
+    return {
+        "rows": rows.detach(),
+        "gathered": gathered.detach(),
+        "rows_grad": rows.grad,
+        "total": total.detach(),
+        "value_grad": value.grad,
+        "object": torch.tensor(distributed.broadcast_object({"rank": rank})["rank"]),
+        "empty": distributed.all_gather_rows(torch.zeros(0, 3)),
+    }
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_collectives_and_their_gradients(world_size: int) -> None:
+    ranks = [collectives(0, 1)] if world_size == 1 else run_ranks(world_size, collectives)
+    weights = sum(range(1, world_size + 1))
+    everything = torch.cat([rank["rows"] for rank in ranks])
+    total = sum(1.0 + rank for rank in range(world_size))
+    for rank in ranks:
+        assert torch.equal(rank["gathered"], everything)
+        torch.testing.assert_close(rank["rows_grad"], 2 * rank["rows"] * weights)
+        assert rank["total"] == total
+        assert rank["value_grad"] == 2 * total * weights
+        assert rank["object"] == 0
+        assert rank["empty"].shape == (0, 3)
