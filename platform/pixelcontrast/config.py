@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import pydantic_core
 from pydantic import (
     ConfigDict,
     Field,
@@ -25,7 +26,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_STRICT = ConfigDict(strict=True, extra="forbid")
+_STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Workers:
@@ -103,11 +104,11 @@ class Model:
     backbone: str = "hrnet_w48"
     """A HRNet (hrnet_w18_small, hrnet_w48, …) or ResNet (resnet50, resnet101s, …) of timm, by timm's name."""
     weights: str = "none"
-    """The backbone's start: none (random), timm (timm's pretrained weights), or a file (.safetensors, .pth)."""
+    """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
     decoder: Literal["hrnet"] = "hrnet"
     """hrnet: all branches upsampled and concatenated (HRNetV2)."""
     decoder_kernel: Literal[1, 3] = 1
-    """The decoder's first convolution: 1 as in the official HRNet code, 3 as in the reference of the method."""
+    """The decoder's first convolution: 1 as in the official HRNet code, 3 as in the method's reference."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the classifier."""
     embedding_dim: Count = 256
@@ -125,7 +126,7 @@ class Contrast:
     temperature: Positive = 0.1
     """τ of Eq. 3."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps during which the term is computed and the bank filled, but nothing is learnt from it."""
+    """Share of the steps in which the term only fills the memory, and nothing is learnt from it yet."""
     anchors_per_class: Count = 50
     """Anchors drawn per class and global batch."""
     hard_share: Share = 0.5
@@ -165,12 +166,12 @@ class Optim:
     clip_norm: Positive | None = None
     """Gradients are scaled down to this norm when they exceed it; unset: never."""
     class_weights: tuple[Positive, ...] | None = None
-    """Weights of the classes in the cross-entropy, one per class in the data set's order; unset: all alike."""
+    """Class weights of the cross-entropy, one per class in the data set's order; unset: all alike."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Run:
-    """Where the run lives, what it runs on, and how often it reports. The same name goes on with the same run."""
+    """Where the run lives, what it runs on, how often it reports. The same name goes on with the same run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The run's folder in the storage; starting the same name again resumes it."""
@@ -178,7 +179,7 @@ class Run:
     """A folder, or a URI that pyarrow reads (s3://bucket/runs, gs://…); must be reachable by all workers."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Keys every random choice: weights, sample order, augmentation, anchors."""
-    workers: Workers = Workers(1)  # noqa: RUF009 - immutable
+    workers: Workers = Workers(1)
     """DDP workers: N, or MIN:MAX to go on with fewer when nodes leave and grow when they come back."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU per worker where the cluster has GPUs, else CPU."""
@@ -242,7 +243,14 @@ def replace(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
         if field not in tree.get(section, ()):
             raise ValueError(f"{key}: no such key; there are {', '.join(sorted(flatten(experiment)))}")
         tree[section][field] = value
-    return _adapter.validate_python(tree)
+    return from_tree(tree)
+
+
+def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Experiment:
+    """An experiment from section → field → value; raises ``pydantic.ValidationError`` naming the keys."""
+    return from_json(
+        pydantic_core.to_json(tree, fallback=str)
+    )  # in JSON, strict validation takes dicts and lists for what they stand for
 
 
 def to_json(experiment: Experiment) -> str:

@@ -1,0 +1,43 @@
+"""Semantic segmentation trained with cross-image pixel contrast, distributed and searched on Ray."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pixelcontrast.cli import main, parse, run
+    from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run, Workers, replace
+    from pixelcontrast.contrast import PixelContrast
+
+_HOMES = {
+    **dict.fromkeys(("main", "parse", "run"), "cli"),
+    **dict.fromkeys(
+        ("Contrast", "Data", "Experiment", "Model", "Optim", "Run", "Workers", "replace"), "config"
+    ),
+    "PixelContrast": "contrast",
+}
+
+__all__ = [
+    "Contrast",
+    "Data",
+    "Experiment",
+    "Model",
+    "Optim",
+    "PixelContrast",
+    "Run",
+    "Workers",
+    "main",
+    "parse",
+    "replace",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for: a configuration must not cost the import of torch or Ray."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pixelcontrast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pixelcontrast.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

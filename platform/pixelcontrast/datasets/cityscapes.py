@@ -1,0 +1,56 @@
+"""Cityscapes (Cordts et al., CVPR 2016): fine annotations, 19 classes. https://www.cityscapes-dataset.com"""
+
+from pathlib import Path
+from typing import Literal
+
+from pixelcontrast.datasets.files import Pair, find_pairs
+from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
+
+_IMAGE = "_leftImg8bit.png"
+_LABEL = "_gtFine_labelIds.png"
+
+_CLASSES = (
+    (7, "road", (128, 64, 128)),
+    (8, "sidewalk", (244, 35, 232)),
+    (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)),
+    (13, "fence", (190, 153, 153)),
+    (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)),
+    (20, "traffic sign", (220, 220, 0)),
+    (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)),
+    (23, "sky", (70, 130, 180)),
+    (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)),
+    (26, "car", (0, 0, 142)),
+    (27, "truck", (0, 0, 70)),
+    (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)),
+    (32, "motorcycle", (0, 0, 230)),
+    (33, "bicycle", (119, 11, 32)),
+)
+"""Raw id, name and colour in the order of the train ids, as in ``cityscapesscripts.helpers.labels``."""
+
+LABELS = LabelSpace(
+    names=tuple(name for _, name, _ in _CLASSES),
+    colors=tuple(color for _, _, color in _CLASSES),
+    # 255 is the licence plate's −1 as an unsigned byte stores it.
+    train_ids=dict.fromkeys((*range(34), 255), IGNORE_INDEX)
+    | {raw_id: train_id for train_id, (raw_id, _, _) in enumerate(_CLASSES)},
+)
+
+
+def pairs(root: Path, split: Literal["train", "val"]) -> tuple[Pair, ...]:
+    """The images and ``labelIds`` files of a split, sorted by city and name; errors as ``find_pairs``."""
+    return find_pairs(
+        root,
+        images=f"leftImg8bit/{split}/*/*{_IMAGE}",
+        labels=f"gtFine/{split}/*/*{_LABEL}",
+        label_of=_label_of,
+        layout=f"leftImg8bit/{split}/<city>/<name>{_IMAGE} with gtFine/{split}/<city>/<name>{_LABEL}",
+    )
+
+
+def _label_of(image: Path) -> Path:
+    return Path("gtFine", *image.parts[1:-1], image.name.removesuffix(_IMAGE) + _LABEL)

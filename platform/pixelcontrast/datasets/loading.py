@@ -1,0 +1,181 @@
+"""Loaders: training batches by stream position, validation images one by one."""
+
+import multiprocessing
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from pixelcontrast.config import Data
+from pixelcontrast.datasets.segmentation import SegmentationSet
+from pixelcontrast.datasets.stream import SampleStream, StepSampler
+from pixelcontrast.datasets.transforms import eval_transform, train_transform
+
+_PRELOADED = ("torch", "torchvision.transforms.v2.functional", "PIL.Image", __name__)
+
+
+class Sample(NamedTuple):
+    """A training crop: float32 [3, h, w], int64 [h, w], its stream position and the index of its image."""
+
+    image: Tensor
+    label: Tensor
+    position: int
+    image_index: int
+
+
+class Batch(NamedTuple):
+    """A rank's part of a step's global batch, in stream order."""
+
+    images: Tensor
+    """float32 [b, 3, h, w], normalised."""
+    labels: Tensor
+    """int64 [b, h, w], train ids."""
+    positions: Tensor
+    """int64 [b], places in the sample stream."""
+    indices: Tensor
+    """int64 [b], indices into the training set."""
+
+
+class EvalBatch(NamedTuple):
+    """One validation image at its own size."""
+
+    images: Tensor
+    """float32 [1, 3, H, W], normalised."""
+    labels: Tensor
+    """int64 [1, H, W], train ids."""
+    indices: Tensor
+    """int64 [1], index into the validation set."""
+
+
+@dataclass(frozen=True)
+class TrainStream(Dataset[Sample]):
+    """The training set by stream position: whoever reads a position, and when, gets the same crop."""
+
+    dataset: SegmentationSet
+    data: Data
+    seed: int
+
+    def __getitem__(self, position: int) -> Sample:
+        index = SampleStream(len(self.dataset), self.seed).sample_at(position)
+        image, label = self.dataset.read(index)
+        image, label = train_transform(image, label, data=self.data, seed=self.seed, position=position)
+        return Sample(image, label, position, index)
+
+
+@dataclass(frozen=True)
+class _EvalImages(Dataset[EvalBatch]):
+    dataset: SegmentationSet
+
+    def __getitem__(self, index: int) -> EvalBatch:
+        image, label = eval_transform(*self.dataset.read(index))
+        return EvalBatch(image[None], label[None], torch.tensor([index]))
+
+
+def train_loader(
+    dataset: SegmentationSet,
+    data: Data,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    steps: int,
+    rank: int,
+    world_size: int,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """One ``Batch`` per step from ``start_step`` to ``steps − 1``: this rank's slice of the global batch.
+
+    What step s yields depends on the seed, the batch size and s alone, so a run resumed at a step goes on
+    with the very same tensors, on any number of ranks and with any ``data.loader_processes``.
+
+    Args:
+        dataset: the training split.
+        data: how crops are cut, and ``loader_processes``.
+        seed: the run's seed.
+        batch_size: images per step over all ranks; at least ``world_size``.
+        start_step: the first step to load; 0 for a new run.
+        steps: the run's number of steps.
+        rank: this process among ``world_size``.
+        world_size: number of ranks; need not divide ``batch_size``.
+        pin_memory: return page-locked tensors, for asynchronous copies to a CUDA device.
+
+    Raises (while iterating):
+        ValueError: as ``SegmentationSet.read``, from a loader process too.
+    """
+    assert 0 <= rank < world_size <= batch_size
+    return DataLoader(
+        TrainStream(dataset, data, seed),
+        batch_sampler=StepSampler(
+            start_step=start_step, steps=steps, batch_size=batch_size, rank=rank, world_size=world_size
+        ),
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        **_common(data.loader_processes),
+    )
+
+
+def eval_loader(
+    dataset: SegmentationSet,
+    *,
+    rank: int,
+    world_size: int,
+    loader_processes: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """One ``EvalBatch`` per image: over all ranks each image exactly once, in order, without padding.
+
+    Ranks may get different numbers of images, and none where there are fewer images than ranks.
+
+    Raises (while iterating):
+        ValueError: as ``SegmentationSet.read``, from a loader process too.
+    """
+    assert 0 <= rank < world_size
+    mine = range(rank * len(dataset) // world_size, (rank + 1) * len(dataset) // world_size)
+    return DataLoader(
+        _EvalImages(dataset),
+        batch_size=None,
+        sampler=mine,
+        pin_memory=pin_memory,
+        **_common(loader_processes),
+    )
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    # default_collate, in a loader process, stacks straight into the shared memory.
+    return Batch(*default_collate(samples))
+
+
+def _common(loader_processes: int) -> dict[str, Any]:
+    """Options of both loaders.
+
+    Loader processes are forked from a server that has no threads and no CUDA context. Forked from the worker
+    itself they would inherit the locks that Ray's, gloo's and OpenMP's threads hold, and hang; spawned they
+    would each import torch anew, at every evaluation.
+    """
+    # A DataLoader draws a seed when it is iterated; from its own generator, so that torch's is left alone.
+    options: dict[str, Any] = {"num_workers": loader_processes, "generator": torch.Generator()}
+    if loader_processes:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(_PRELOADED))
+        options |= {"multiprocessing_context": context, "worker_init_fn": _end_with_parent}
+    return options
+
+
+def _end_with_parent(_: int) -> None:
+    """End this loader process when the process that iterates dies, even by SIGKILL.
+
+    torch looks at the parent's process id for that, which is the fork server here; and the server lives on
+    as long as any process that it forked.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,1 @@
+"""How a generated street is drawn, with NumPy only; `scene.render` is the way in."""

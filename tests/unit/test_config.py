@@ -1,0 +1,138 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pixelcontrast import Contrast, Data, Experiment, Optim, Run, Workers, config, parse, replace
+
+EXPERIMENT = Experiment(
+    data=Data(layout="camvid", root="/data", crop_size=(192, 256)),
+    contrast=Contrast(pixel_queue_size=100),
+    optim=Optim(class_weights=(0.5, 1.0)),
+    run=Run(name="test", workers=Workers(1, 4)),
+)
+
+
+def test_json_round_trip() -> None:
+    assert config.from_json(config.to_json(EXPERIMENT)) == EXPERIMENT
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("contrast.temperatur", 0.1, r"contrast\.temperatur: Unexpected keyword argument"),
+        ("contrast.temperature", "warm", r"contrast\.temperature: .*number \(got 'warm'\)"),
+        ("contrast.temperature", -1, r"contrast\.temperature: .*greater than 0 \(got -1\)"),
+        ("optim.steps", 1.5, r"optim\.steps: .*integer.*got 1\.5"),
+        ("data.layout", "cityscape", r"data\.layout: .*'cityscapes' or 'camvid'.*got 'cityscape'"),
+        ("data.crop_size", [1], r"data\.crop_size"),
+        ("run.workers", "4:1", r"run\.workers: .*MIN <= MAX.*got '4:1'"),
+        ("run.workers", 2.5, r"run\.workers: .*such as 2 or 1:4.*got 2\.5"),
+        ("run.name", "a/b", r"run\.name: .*got 'a/b'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_its_key(key: str, value: Any, line: str) -> None:
+    tree = json.loads(config.to_json(EXPERIMENT))
+    section, field = key.split(".")
+    tree[section][field] = value
+    with pytest.raises(ValidationError) as caught:
+        config.from_json(json.dumps(tree))
+    lines = config.explain(caught.value).splitlines()
+    assert len(lines) == 1
+    assert __import__("re").match(line, lines[0]), lines[0]
+
+
+def test_several_mistakes_are_several_lines() -> None:
+    tree = json.loads(config.to_json(EXPERIMENT))
+    tree["optim"]["lr"], tree["contrast"]["hard_share"] = 0, 2
+    with pytest.raises(ValidationError) as caught:
+        config.from_json(json.dumps(tree))
+    assert [line.split(":")[0] for line in config.explain(caught.value).splitlines()] == [
+        "contrast.hard_share",
+        "optim.lr",
+    ]
+
+
+def test_replace_changes_by_dotted_key() -> None:
+    changed = replace(EXPERIMENT, {"contrast.temperature": 0.07, "run.workers": Workers(2)})
+    assert (changed.contrast.temperature, changed.run.workers) == (0.07, Workers(2))
+    assert changed.data == EXPERIMENT.data
+    assert EXPERIMENT.contrast.temperature == 0.1
+
+
+@pytest.mark.parametrize("key", ["contrast.temperatur", "contrast", "loss.weight", "temperature"])
+def test_replace_names_an_unknown_key(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key}: no such key; there are .*contrast\.temperature"):
+        replace(EXPERIMENT, {key: 1})
+
+
+def test_construction_in_python_is_checked_too() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Contrast(temperature=0.0)
+    with pytest.raises(ValueError, match="must not exceed"):
+        Data(layout="camvid", root="/", scale_range=(2.0, 0.5))
+    with pytest.raises(ValueError, match=r"run.workers is 9 and optim.batch_size 8"):
+        Experiment(data=EXPERIMENT.data, run=Run(name="a", workers=Workers(9)))
+
+
+def test_differences_leave_out_placement() -> None:
+    changed = replace(
+        EXPERIMENT,
+        {
+            "run.workers": Workers(3),
+            "run.eval_interval": 7,
+            "data.root": "/elsewhere",
+            "contrast.temperature": 0.2,
+        },
+    )
+    assert config.differences(EXPERIMENT, changed) == {"contrast.temperature": (0.1, 0.2)}
+
+
+def test_placement_names_real_keys() -> None:
+    assert set(config.flatten(EXPERIMENT)) >= config.PLACEMENT
+
+
+def test_command_line_sets_values() -> None:
+    args = "--contrast.temperature 0.07 --run.workers 2 --data.crop-size 64 96 --optim.class-weights None"
+    changed = parse(EXPERIMENT, args=args.split())
+    assert changed.contrast.temperature == 0.07
+    assert changed.run.workers == Workers(2)
+    assert changed.data.crop_size == (64, 96)
+    assert changed.optim.class_weights is None
+    assert changed.contrast.pixel_queue_size == 100
+    assert parse(EXPERIMENT, args=[]) == EXPERIMENT
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        ("--contrast.temperature -1", "contrast.temperature: Input should be greater than 0 (got -1.0)\n"),
+        ("--run.workers 9", "run.workers is 9 and optim.batch_size 8"),
+        ("--run.workers many", "such as 2 or 1:4, not"),
+        ("--contrast.temperatur 1", "--contrast.temperatur"),
+        ("--contrast.examples most", "'all', 'random'"),
+    ],
+)
+def test_command_line_mistakes_end_with_status_2(
+    args: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(EXPERIMENT, args=args.split())
+    assert caught.value.code == 2
+    assert word in capsys.readouterr().err
+
+
+def test_help_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(EXPERIMENT, args=["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for section in ("data", "run", "model", "contrast", "optim"):
+        for name, field in type(getattr(EXPERIMENT, section)).__pydantic_fields__.items():
+            assert f"--{section}.{name.replace('_', '-')}" in text
+            assert field.description
+            assert " ".join(field.description.split()) in text
