@@ -1,0 +1,6 @@
+"""Training in plain torch: the step, the loop, checkpoints. Knows no Ray."""
+
+from pixelcontrast.training.loop import fit
+from pixelcontrast.training.preflight import check
+
+__all__ = ["check", "fit"]

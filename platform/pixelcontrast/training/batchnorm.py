@@ -1,0 +1,87 @@
+"""BatchNorm whose statistics are those of the global batch, on every device."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pixelcontrast import distributed
+
+
+def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every BatchNorm2d so that training on W workers normalises as training on one would.
+
+    With one worker nothing is replaced; parameters, buffers and their names stay. On CUDA this is
+    ``torch.nn.SyncBatchNorm``, which does not run on the CPU; there it is ``CpuSyncBatchNorm2d``.
+    """
+    if distributed.world_size() == 1:
+        return model
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = CpuSyncBatchNorm2d
+    return model
+
+
+class CpuSyncBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d over the batches of all ranks, which may differ in size: one small sum in each direction."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        output, mean, variance, count = _SyncBatchNorm.apply(
+            input, self.weight, self.bias, self.running_mean, self.eps
+        )  # type: ignore[misc]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        return output
+
+
+class _SyncBatchNorm(torch.autograd.Function):
+    """torch's own kernels per rank, their per-channel sums added over the ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, eps: float
+    ) -> tuple[Tensor, ...]:
+        channels = input.shape[1]
+        scratch = torch.zeros(2, channels, dtype=shift.dtype)
+        mean, variance = torch.batch_norm_update_stats(input, scratch[0], scratch[1], 0.0)
+        count = input.numel() // channels
+        # Moments about the running mean, equal on all ranks: about zero they would cancel in float32.
+        offset = mean - shift
+        sums = torch.stack([offset, variance + offset.square(), torch.ones_like(offset)]) * count
+        dist.all_reduce(sums)
+        total = sums[2, 0]
+        offset, square = sums[0] / total, sums[1] / total
+        mean, variance = shift + offset, (square - offset.square()).clamp(min=0)
+
+        output = torch.native_batch_norm(input, weight, bias, mean, variance, False, 0.0, eps)[0]
+        ctx.save_for_backward(input, weight, mean, variance, total)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, total)
+        return output, mean, variance, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        input, weight, mean, variance, total = ctx.saved_tensors
+        # With the statistics as constants, then what they add: the means over all ranks of the gradient and of
+        # its product with the normalised input.
+        grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, input, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([grad_weight, grad_bias])
+        dist.all_reduce(sums)
+        inverse_std = torch.rsqrt(variance + ctx.eps)
+        slope = weight * inverse_std.square() * sums[0] / total
+        constant = weight * inverse_std * sums[1] / total - slope * mean
+        grad_input.sub_(constant[:, None, None]).addcmul_(input, slope[:, None, None], value=-1)
+        return grad_input, grad_weight, grad_bias, None, None

@@ -1,0 +1,71 @@
+"""Evaluation of the network on the validation images, shared among the workers."""
+
+import torch
+from torch import Tensor
+
+from pixelcontrast import distributed
+from pixelcontrast.datasets.loading import eval_loader
+from pixelcontrast.datasets.segmentation import SegmentationSet
+from pixelcontrast.datasets.transforms import eval_transform
+from pixelcontrast.evaluation import ConfusionMatrix, contact_sheet, overlay
+from pixelcontrast.models import SegmentationModel
+from pixelcontrast.training.run_folder import Row
+
+_NUM_OVERLAYS = 4
+
+
+@torch.inference_mode()
+def evaluate(
+    model: SegmentationModel,
+    dataset: SegmentationSet,
+    *,
+    device: torch.device,
+    loader_processes: int = 0,
+    autocast: torch.dtype | None = None,
+) -> Row:
+    """Scores over the whole set, each image counted once: ``miou``, ``pixel_accuracy`` and ``iou`` per class.
+
+    A class that neither occurs nor is predicted has the IoU None and no part in the mean.
+    """
+    confusion = ConfusionMatrix(dataset.labels.num_classes, device=device)
+    loader = eval_loader(
+        dataset,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        loader_processes=loader_processes,
+    )
+    was_training = model.training
+    model.eval()
+    for batch in loader:
+        confusion.update(predict(model, batch.images.to(device), autocast), batch.labels.to(device))
+    model.train(was_training)
+    confusion.all_reduce()
+    scores = confusion.scores()
+    iou = [None if value != value else value for value in scores.iou]  # NaN is not JSON
+    names = dataset.labels.names
+    return {
+        "miou": scores.miou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "iou": dict(zip(names, iou, strict=True)),
+    }
+
+
+def predict(model: SegmentationModel, images: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+    """Classes, int64 [B, H, W], of normalised images [B, 3, H, W]."""
+    with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+        return model(images).logits.argmax(dim=1)
+
+
+@torch.inference_mode()
+def draw_overlays(model: SegmentationModel, dataset: SegmentationSet, *, device: torch.device) -> bytes:
+    """A PNG of image, truth and prediction for a few validation images, always the same ones."""
+    was_training = model.training
+    model.eval()
+    colors = torch.tensor(dataset.labels.colors, dtype=torch.uint8)
+    rows = []
+    for index in torch.linspace(0, len(dataset) - 1, min(_NUM_OVERLAYS, len(dataset))).long().tolist():
+        image, truth = dataset.read(index)
+        prediction = predict(model, eval_transform(image, truth)[0][None].to(device))[0]
+        rows.append(overlay(image, truth, prediction.cpu(), colors))
+    model.train(was_training)
+    return contact_sheet(rows, names=dataset.labels.names, colors=colors)

@@ -1,0 +1,83 @@
+"""The training loop: plain torch, in one process or in every process of a ``torch.distributed`` group."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pixelcontrast import distributed
+from pixelcontrast.config import Experiment
+from pixelcontrast.datasets.loading import Batch, train_loader
+from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.training.optim import set_poly_rate
+from pixelcontrast.training.recorder import Recorder
+from pixelcontrast.training.run_folder import Row
+from pixelcontrast.training.state import build_state, seed_step
+from pixelcontrast.training.step import train_step
+
+
+def fit(experiment: Experiment, *, device: torch.device, report: Callable[[Row], None]) -> None:
+    """Train to the last step, from the newest valid checkpoint of the run where there is one.
+
+    Called in every process of the default process group, or in a single process without one.
+
+    Args:
+        device: this process's device.
+        report: called on every rank with the same rows, those that go into ``metrics.jsonl``.
+
+    Raises:
+        ValueError: the run's folder was written under another configuration, or a data file is wrong.
+        CheckpointError: checkpoints exist and all are damaged.
+    """
+    train_set, val_set = build_dataset(experiment.data, "train"), build_dataset(experiment.data, "val")
+    optim, num_classes = experiment.optim, train_set.labels.num_classes
+    state = build_state(experiment, num_classes=num_classes, num_images=len(train_set), device=device)
+    autocast = torch.bfloat16 if experiment.run.precision == "bfloat16" else None
+    class_weights = optim.class_weights and torch.tensor(optim.class_weights, device=device)
+    with Recorder(experiment, state, val_set, device=device, autocast=autocast, report=report) as recorder:
+        network = _distribute(state.model, device, compiled=experiment.run.compile)
+        loader = train_loader(
+            train_set,
+            experiment.data,
+            seed=experiment.run.seed,
+            batch_size=optim.batch_size,
+            start_step=state.step,
+            steps=optim.steps,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            pin_memory=device.type == "cuda",
+        )
+        for batch in loader:
+            seed_step(experiment.run.seed, state.step, distributed.rank())
+            rate = set_poly_rate(state.optimizer, state.step, optim)
+            losses = train_step(
+                network,
+                state.contrast,
+                state.optimizer,
+                Batch(*(tensor.to(device, non_blocking=True) for tensor in batch)),
+                contrast_weight=contrast_weight(experiment, state.step),
+                class_weights=class_weights,
+                clip_norm=optim.clip_norm,
+                autocast=autocast,
+            )
+            state.step += 1
+            recorder.after_step(losses, rate)
+
+
+def contrast_weight(experiment: Experiment, step: int) -> float:
+    """λ at a step counted from 0: 0 during warm-up."""
+    settings = experiment.contrast
+    return settings.weight if step >= settings.warmup * experiment.optim.steps else 0.0
+
+
+def _distribute(model: nn.Module, device: torch.device, *, compiled: bool) -> nn.Module:
+    """The model as the step calls it: compiled if asked for, in DDP if there are several workers."""
+    if compiled:
+        model.compile()
+    if distributed.world_size() == 1:
+        return model
+    # Buffers are equal on all ranks already: BatchNorm is synchronised.
+    return DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )

@@ -1,0 +1,39 @@
+"""SGD with the field's parameter groups, and the poly schedule."""
+
+from torch import nn
+from torch.optim import SGD
+
+from pixelcontrast.config import Optim
+from pixelcontrast.models import SegmentationModel
+
+
+def build_optimizer(model: SegmentationModel, optim: Optim) -> SGD:
+    """SGD over four groups: backbone and new layers, each with and without weight decay.
+
+    BatchNorm's parameters and biases are not decayed; the new layers (decoder and projection head) have
+    ``new_layer_lr_factor`` times the backbone's rate. Each group keeps its first rate as ``"initial_lr"``.
+    """
+    new = [module for name, module in model.named_children() if name != "backbone"]
+    groups = []
+    for modules, lr in (([model.backbone], optim.lr), (new, optim.lr * optim.new_layer_lr_factor)):
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        decayed = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1]
+        groups += [
+            {"params": decayed, "lr": lr, "initial_lr": lr, "weight_decay": optim.weight_decay},
+            {"params": others, "lr": lr, "initial_lr": lr, "weight_decay": 0.0},
+        ]
+    return SGD([group for group in groups if group["params"]], momentum=optim.momentum)
+
+
+def set_poly_rate(optimizer: SGD, step: int, optim: Optim) -> float:
+    """Set the rates for a step counted from 0, and return the backbone's: lr · (1 − step/steps) ** power."""
+    factor = (1 - step / optim.steps) ** optim.power
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return optim.lr * factor
+
+
+def parameters(optimizer: SGD) -> list[nn.Parameter]:
+    """All that the optimiser updates."""
+    return [p for group in optimizer.param_groups for p in group["params"]]

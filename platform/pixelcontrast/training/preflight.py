@@ -1,0 +1,31 @@
+"""What can be found wrong before any worker starts."""
+
+from pixelcontrast.config import Experiment
+from pixelcontrast.datasets.segmentation import build_dataset, check_data
+from pixelcontrast.models import check_model
+from pixelcontrast.training.run_folder import Row, check_same_experiment, open_storage, read_result
+
+
+def check(experiment: Experiment) -> Row | None:
+    """Look at the run's folder, the data and the model.
+
+    Returns:
+        The result of the run if it is finished already, else None.
+
+    Raises:
+        ValueError: another configuration under the same name, a missing or unreadable data set, an unknown
+            backbone, weights that do not exist, class weights that do not fit the classes.
+    """
+    run = open_storage(experiment)
+    check_same_experiment(run, experiment)
+    result = read_result(run)
+    if result is not None:
+        return result
+    check_model(experiment.model)
+    check_data(experiment.data)
+    weights, names = experiment.optim.class_weights, build_dataset(experiment.data, "train").labels.names
+    if weights is not None and len(weights) != len(names):
+        raise ValueError(
+            f"optim.class_weights: {len(weights)} numbers for {len(names)} classes: {', '.join(names)}"
+        )
+    return None

@@ -1,0 +1,187 @@
+"""What happens between steps: reports, evaluations, checkpoints, and taking a run up again."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Self
+
+import torch
+
+from pixelcontrast import config, distributed
+from pixelcontrast.config import Experiment
+from pixelcontrast.datasets.segmentation import SegmentationSet
+from pixelcontrast.training import checkpoint, provenance
+from pixelcontrast.training.evaluate import draw_overlays, evaluate
+from pixelcontrast.training.run_folder import Row, RunLog, count_attempts, open_storage
+from pixelcontrast.training.state import TrainState
+from pixelcontrast.training.step import Losses
+
+
+class Recorder:
+    """Restores ``state`` from the run's newest valid checkpoint, and then keeps the run's folder.
+
+    Every rank has one and calls it alike; only rank 0 writes.
+
+    Raises:
+        CheckpointError: checkpoints exist and all are damaged.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        state: TrainState,
+        val_set: SegmentationSet,
+        *,
+        device: torch.device,
+        autocast: torch.dtype | None,
+        report: Callable[[Row], None],
+    ):
+        self._experiment, self._state, self._val_set = experiment, state, val_set
+        self._device, self._autocast, self._report_row = device, autocast, report
+        self._provenance = provenance.collect(experiment, device=device)
+        self._run = open_storage(experiment)
+        skipped = self._restore()
+        self._attempt = distributed.broadcast_object(count_attempts(self._run) + 1)
+        self._log: RunLog | None = None
+        if distributed.rank() == 0:
+            self._log = RunLog(
+                self._run, experiment, step=state.step, attempt=self._describe_attempt(skipped)
+            )
+        self._reset_meter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log:
+            self._log.close()
+
+    def after_step(self, losses: Losses, rate: float) -> None:
+        """Do what is due after a step; call it on every rank after every step.
+
+        The training row comes first, so that a checkpoint never cuts an average in two.
+        """
+        step, run = self._state.step, self._experiment.run
+        self._add_to_meter(losses)
+        last = step == self._experiment.optim.steps
+        evaluating = last or step % run.eval_interval == 0
+        saving = last or step % run.checkpoint_interval == 0
+        if evaluating or saving or step % run.report_interval == 0:
+            self._record(self._training_row(rate))
+        scores: Row = {}
+        if evaluating:
+            scores = self._evaluate()
+            saving |= self._state.best_step == step
+        if saving:
+            self._save()
+        if last:
+            self._finish(scores)
+        if evaluating or saving or step % run.report_interval == 0:
+            self._reset_meter()
+
+    def _restore(self) -> list[str]:
+        """Take the newest valid checkpoint, as rank 0 sees it; returns why newer ones were skipped."""
+        found: tuple[str | None, list[str]] = (None, [])
+        if distributed.rank() == 0:
+            found = checkpoint.newest_valid(self._run)
+        name, skipped = distributed.broadcast_object(found)
+        if name is not None:
+            self._state.restore(checkpoint.load(self._run, name))
+        return skipped
+
+    def _describe_attempt(self, skipped: list[str]) -> Row:
+        settings = config.flatten(self._experiment)
+        return {
+            "attempt": self._attempt,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "from_step": self._state.step,
+            "skipped_checkpoints": skipped,
+            "placement": {key: settings[key] for key in sorted(config.PLACEMENT)},
+            **self._provenance,
+        }
+
+    def _reset_meter(self) -> None:
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        self._steps, self._since = 0, time.perf_counter()
+
+    def _add_to_meter(self, losses: Losses) -> None:
+        contrast = torch.zeros_like(losses.ce) if losses.contrast is None else losses.contrast
+        self._sums += torch.stack([losses.total, losses.ce, contrast]).to(torch.float64)
+        self._steps += 1
+
+    def _training_row(self, rate: float) -> Row:
+        """Means over all ranks and over the steps since the last row."""
+        means = distributed.all_reduce(self._sums) / (distributed.world_size() * self._steps)
+        total, ce, contrast = means.tolist()
+        step, batch_size = self._state.step, self._experiment.optim.batch_size
+        row = {
+            "kind": "train",
+            "step": step,
+            "steps": self._experiment.optim.steps,
+            "loss": total,
+            "ce": ce,
+            "contrast": contrast,
+            "lr": rate,
+            "images_per_second": self._steps * batch_size / (time.perf_counter() - self._since),
+        }
+        if self._state.contrast is None:
+            del row["contrast"]
+        return row
+
+    def _evaluate(self) -> Row:
+        scores = evaluate(
+            self._state.model,
+            self._val_set,
+            device=self._device,
+            loader_processes=self._experiment.data.loader_processes,
+            autocast=self._autocast,
+        )
+        if scores["miou"] > self._state.best_miou:
+            self._state.best_step, self._state.best_miou = self._state.step, scores["miou"]
+        if distributed.rank() == 0:
+            picture = draw_overlays(self._state.model, self._val_set, device=self._device)
+            self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
+        self._record(
+            {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps} | scores
+        )
+        return scores
+
+    def _record(self, row: Row) -> None:
+        row["attempt"] = self._attempt
+        if self._log:
+            self._log.add(row)
+        self._report_row(row)
+
+    def _save(self) -> None:
+        if distributed.rank() == 0:
+            parts = self._state.to_parts() | {
+                "experiment.json": config.to_json(self._experiment).encode(),
+                "provenance.json": json.dumps(self._provenance, indent=2).encode(),
+            }
+            checkpoint.save(self._run, self._state.step, parts)
+            checkpoint.prune(
+                self._run,
+                step=self._state.step,
+                best_step=self._state.best_step,
+                keep_newest=self._experiment.run.keep_checkpoints,
+            )
+        distributed.barrier()
+
+    def _finish(self, scores: Row) -> None:
+        """Write the table of metrics and the result, which marks the run as finished."""
+        state = self._state
+        if self._log:
+            result = {
+                "name": self._experiment.run.name,
+                "step": state.step,
+                **scores,
+                "best": {"step": state.best_step, "miou": state.best_miou},
+                "checkpoint": checkpoint.folder_of(state.step),
+                "best_checkpoint": checkpoint.folder_of(state.best_step),
+                "overlays": f"overlays/step-{state.step:08d}.png",
+                "attempts": self._attempt,
+                "provenance": self._provenance,
+            }
+            self._log.finish(result)
+        distributed.barrier()

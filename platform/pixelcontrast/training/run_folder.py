@@ -1,0 +1,123 @@
+"""What a run writes beside its checkpoints: configuration, attempts, metrics, overlays, result."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch.utils.tensorboard import SummaryWriter
+
+from pixelcontrast import config
+from pixelcontrast.config import Experiment
+from pixelcontrast.training.storage import Storage
+
+Row = dict[str, Any]
+"""One report: plain JSON values, ``kind`` ("train" or "eval"), ``step`` and ``attempt`` among them."""
+
+
+def open_storage(experiment: Experiment) -> Storage:
+    """The run's folder: ``<storage>/<name>``."""
+    return Storage(experiment.run.storage) / experiment.run.name
+
+
+def read_result(run: Storage) -> Row | None:
+    """What a finished run wrote at its end, or None while it is not finished."""
+    return json.loads(run.read("result.json")) if run.exists("result.json") else None
+
+
+def count_attempts(run: Storage) -> int:
+    """How many times the run's workers have been started so far."""
+    return len(_read_lines(run, "attempts.jsonl"))
+
+
+def check_same_experiment(run: Storage, experiment: Experiment) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    Raises:
+        ValueError: naming each key that decides what is trained and differs, with both values.
+    """
+    if not run.exists("experiment.json"):
+        return
+    try:
+        written = config.from_json(run.read("experiment.json"))
+    except ValueError as error:
+        raise ValueError(f"{run.path('experiment.json')} is not readable by this version: {error}") from error
+    changed = config.differences(written, experiment)
+    if changed:
+        lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items()]
+        raise ValueError(
+            f"run {experiment.run.name} in {experiment.run.storage} was started with other settings:\n"
+            + "\n".join(lines)
+            + "\nGive them back to go on with it, or choose another --run.name."
+        )
+
+
+class RunLog:
+    """The metrics of a run, as JSON lines, TensorBoard events and, at the end, parquet. One process writes.
+
+    Rows beyond ``step`` come from an attempt whose work was lost, and are dropped.
+    """
+
+    def __init__(self, run: Storage, experiment: Experiment, *, step: int, attempt: Row):
+        self._run = run
+        attempts = [*_read_lines(run, "attempts.jsonl"), attempt]
+        run.write("attempts.jsonl", _lines(attempts))
+        if not run.exists("experiment.json"):
+            run.write("experiment.json", config.to_json(experiment).encode())
+        self._rows = [row for row in _read_lines(run, "metrics.jsonl") if row["step"] <= step]
+        run.write("metrics.jsonl", _lines(self._rows))
+        self._temporary = None if run.is_local else tempfile.TemporaryDirectory()
+        events = self._temporary.name if self._temporary else run.path("tensorboard")
+        self._events = Path(events)
+        self._board = SummaryWriter(events, purge_step=step + 1 if step else None)
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is on disk when this returns."""
+        self._rows.append(row)
+        self._run.write("metrics.jsonl", _lines(self._rows))
+        for key, value in _scalars(row).items():
+            self._board.add_scalar(f"{row['kind']}/{key}", value, row["step"])
+        self._flush()
+
+    def finish(self, result: Row) -> None:
+        """Write the table of all rows, and last what marks the run as finished."""
+        rows = [{"kind": row["kind"]} | _scalars(row) for row in self._rows]
+        columns = dict.fromkeys(key for row in rows for key in row)
+        table = pa.table({key: [row.get(key) for row in rows] for key in columns})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self._run.write("metrics.parquet", sink.getvalue().to_pybytes())
+        self._run.write("result.json", json.dumps(result, indent=2).encode())
+
+    def close(self) -> None:
+        """Release the TensorBoard writer; also after an error."""
+        self._board.close()
+        self._flush()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _flush(self) -> None:
+        self._board.flush()
+        if self._temporary:
+            self._run.upload(self._events, "tensorboard")
+
+
+def _scalars(row: Row) -> dict[str, Any]:
+    """The row's numbers, those of a nested dictionary as ``iou/road``."""
+    flat = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}/{name}": number for name, number in value.items() if number is not None}
+        elif key != "kind":
+            flat[key] = value
+    return flat
+
+
+def _read_lines(run: Storage, name: str) -> list[Row]:
+    return [json.loads(line) for line in run.read(name).splitlines()] if run.exists(name) else []
+
+
+def _lines(rows: list[Row]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)

@@ -1,0 +1,105 @@
+"""All that a run is at one moment, and how it goes into a checkpoint and comes back."""
+
+import io
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from pixelcontrast import draws
+from pixelcontrast.config import Experiment
+from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.models import SegmentationModel, build_model
+from pixelcontrast.training.batchnorm import synchronize_batchnorm
+from pixelcontrast.training.optim import build_optimizer
+
+_INITIAL_WEIGHTS, _STEP = 100, 101
+"""Names of the streams that seed torch's own generator."""
+_MAX_QUEUE_ROWS = 200_000
+
+
+@dataclass
+class TrainState:
+    """Network, memory, optimiser and the place in the run; ``model`` is not wrapped in DDP."""
+
+    model: SegmentationModel
+    contrast: PixelContrast | None
+    optimizer: SGD
+    step: int = 0
+    """Steps done; the sample stream goes on at step · batch_size."""
+    best_step: int = 0
+    best_miou: float = -1.0
+
+    def to_parts(self) -> dict[str, bytes]:
+        """The files of a checkpoint."""
+        buffer = io.BytesIO()
+        torch.save(self.optimizer.state_dict(), buffer)
+        loop = {"step": self.step, "best_step": self.best_step, "best_miou": self.best_miou}
+        parts = {
+            "model.safetensors": _tensors_to_bytes(self.model),
+            "optimizer.pt": buffer.getvalue(),
+            "loop.json": json.dumps(loop).encode(),
+        }
+        if self.contrast is not None:
+            parts["memory.safetensors"] = _tensors_to_bytes(self.contrast)
+        return parts
+
+    def restore(self, parts: dict[str, bytes]) -> None:
+        """Become what ``to_parts`` wrote; raises ``KeyError`` or ``RuntimeError`` where it does not fit."""
+        self.model.load_state_dict(safetensors.torch.load(parts["model.safetensors"]))
+        if self.contrast is not None:
+            self.contrast.load_state_dict(safetensors.torch.load(parts["memory.safetensors"]))
+        self.optimizer.load_state_dict(torch.load(io.BytesIO(parts["optimizer.pt"]), weights_only=True))
+        for key, value in json.loads(parts["loop.json"]).items():
+            setattr(self, key, value)
+
+
+def build_state(
+    experiment: Experiment, *, num_classes: int, num_images: int, device: torch.device
+) -> TrainState:
+    """The state of a run before its first step: the same on every rank."""
+    torch.manual_seed(int(draws.hashed(experiment.run.seed, _INITIAL_WEIGHTS)))
+    contrast = build_contrast(experiment, num_classes=num_classes, num_images=num_images)
+    model = build_model(experiment.model, num_classes=num_classes, embedding=contrast is not None)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = synchronize_batchnorm(model.to(device), device)
+    assert isinstance(model, SegmentationModel)
+    return TrainState(model, contrast and contrast.to(device), build_optimizer(model, experiment.optim))
+
+
+def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int) -> PixelContrast | None:
+    """The contrastive term of the experiment; None where its weight is 0."""
+    settings = experiment.contrast
+    if settings.weight == 0:
+        return None
+    default_size = min(10 * num_images, _MAX_QUEUE_ROWS // num_classes)
+    queue_size = settings.pixel_queue_size or default_size
+    return PixelContrast(
+        num_classes=num_classes,
+        embedding_dim=experiment.model.embedding_dim,
+        temperature=settings.temperature,
+        anchors_per_class=settings.anchors_per_class,
+        hard_share=settings.hard_share,
+        queue_size=queue_size if settings.memory == "pixel" else 0,
+        pixels_per_image=settings.pixels_per_image,
+        examples=settings.examples,
+        num_positives=settings.num_positives,
+        num_negatives=settings.num_negatives,
+        seed=experiment.run.seed,
+    )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generator (dropout) for one step, so that no generator state needs to be saved."""
+    torch.manual_seed(int(draws.hashed(seed, _STEP, step, rank)))
+
+
+def _tensors_to_bytes(module: nn.Module) -> bytes:
+    tensors: dict[str, Tensor] = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
+    }
+    return safetensors.torch.save(tensors)

@@ -1,0 +1,80 @@
+"""One optimiser step. Every mean is over the global batch, so W workers train what one would."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from pixelcontrast import distributed
+from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.datasets.labels import IGNORE_INDEX
+from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.training.optim import parameters
+
+
+class Losses(NamedTuple):
+    """This rank's losses, scaled so that their mean over the ranks is the global batch's."""
+
+    total: Tensor
+    ce: Tensor
+    contrast: Tensor | None
+
+
+def train_step(
+    network: nn.Module,
+    contrast: PixelContrast | None,
+    optimizer: SGD,
+    batch: Batch,
+    *,
+    contrast_weight: float,
+    class_weights: Tensor | None = None,
+    clip_norm: float | None = None,
+    autocast: torch.dtype | None = None,
+) -> Losses:
+    """Forward, backward and update.
+
+    Args:
+        network: a ``SegmentationModel``, wrapped in DDP where there are several workers.
+        contrast: None for the cross-entropy baseline.
+        batch: this rank's slice of the global batch.
+        contrast_weight: λ; 0 during warm-up, when the term is computed but teaches nothing.
+        class_weights: [C] for the cross-entropy.
+        autocast: dtype of the network's operators; the losses stay in float32.
+    """
+    with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
+        output = network(batch.images)
+    ce = cross_entropy(output.logits, batch.labels, class_weights)
+    total, term = ce, None
+    if contrast is not None:
+        term = contrast(output.embedding, batch.labels, output.logits, positions=batch.positions)
+        total = total + contrast_weight * term
+
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters(optimizer), clip_norm)
+    optimizer.step()
+    return Losses(total.detach(), ce.detach(), None if term is None else term.detach())
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy whose mean over the ranks is that of all valid pixels of the global batch.
+
+    Args:
+        logits: [B, C, H, W].
+        labels: int64 [B, H, W], 255 ignored.
+        class_weights: [C]; the mean is then weighted by them.
+
+    Returns:
+        A scalar; 0, connected to the logits, where no pixel of the global batch is labelled.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if class_weights is not None:
+        class_weights = class_weights.to(logits.dtype)
+    summed = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    valid = labels != IGNORE_INDEX
+    count = valid.sum() if class_weights is None else class_weights[labels[valid]].sum()
+    count = distributed.all_reduce(count.to(logits.dtype))
+    return summed * distributed.world_size() / torch.where(count > 0, count, torch.ones_like(count))

@@ -1,0 +1,110 @@
+"""A run's folder, on a local disk or an object store, through ``pyarrow.fs``."""
+
+import os
+import shutil
+from pathlib import Path
+
+from pyarrow import fs
+
+
+class Storage:
+    """A folder of files that are each written whole or not at all.
+
+    Args:
+        location: a local folder, or a URI that ``pyarrow.fs`` reads (``s3://bucket/runs``).
+
+    Raises:
+        ValueError: a URI that pyarrow does not know.
+    """
+
+    def __init__(self, location: str):
+        self.location = location
+        if "://" not in location:
+            self.fs, self.root = fs.LocalFileSystem(), str(Path(location).absolute())
+            return
+        try:
+            self.fs, self.root = fs.FileSystem.from_uri(location)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"run.storage {location}: pyarrow cannot open it: {error}") from error
+
+    def __truediv__(self, name: str) -> "Storage":
+        return Storage(f"{self.location.rstrip('/')}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files lie on this machine's file system, where a rename is atomic."""
+        return isinstance(self.fs, fs.LocalFileSystem)
+
+    def path(self, name: str = "") -> str:
+        """Where pyarrow finds the file ``name``; on a local disk its absolute path."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str = "") -> bool:
+        return self.fs.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes; raises ``FileNotFoundError``."""
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            return stream.read()
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names, sorted, of the files and folders directly in ``folder``; none if it does not exist."""
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file; whoever reads meanwhile sees the old one or the new one."""
+        if self.is_local:
+            _write_synced(Path(self.path(name)), content)
+            return
+        with self.fs.open_output_stream(self.path(name)) as stream:
+            stream.write(content)
+
+    def write_folder(self, name: str, files: dict[str, bytes]) -> None:
+        """Write files into a new folder, the last one last.
+
+        On a local disk the folder appears complete; on an object store, where nothing can be renamed, its last
+        file is what makes it valid.
+        """
+        if not self.is_local:
+            for file, content in files.items():
+                self.write(f"{name}/{file}", content)
+            return
+        final = Path(self.path(name))
+        temporary = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        for file, content in files.items():
+            _write_synced(temporary / file, content)
+        if final.exists():  # left behind by an earlier attempt that was cut off or damaged
+            self.delete_folder(name, first=list(files)[-1])
+        temporary.rename(final)
+        _sync_folder(final.parent)
+
+    def delete_folder(self, name: str, *, first: str) -> None:
+        """Delete a folder, beginning with the file without which the rest is not valid."""
+        if self.exists(f"{name}/{first}"):
+            self.fs.delete_file(self.path(f"{name}/{first}"))
+        self.fs.delete_dir(self.path(name))
+
+    def upload(self, folder: str | Path, name: str) -> None:
+        """Copy a local folder's files into ``name``."""
+        fs.copy_files(str(folder), self.path(name), destination_filesystem=self.fs)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
