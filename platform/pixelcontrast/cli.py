@@ -52,7 +52,8 @@ def run(experiment: Experiment) -> None:
     on Ctrl-C.
     """
     from pixelcontrast import training
-    from pixelcontrast.cluster import LaunchError, launch
+    from pixelcontrast.cluster.errors import LaunchError
+    from pixelcontrast.cluster.launch import launch
     from pixelcontrast.cluster.progress import Progress, table
 
     try:

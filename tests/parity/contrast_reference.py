@@ -31,7 +31,7 @@ class Reference:
     def step(
         self, embeddings: Tensor, labels: Tensor, wrong: Tensor, positions: Tensor
     ) -> tuple[Tensor, int]:
-        """Loss of a global batch at the embedding's resolution, and its number of valid anchors; then enqueue."""
+        """Loss of a global batch at the embedding's size, and its number of valid anchors; then enqueue."""
         anchors = self._anchors(labels, wrong, positions)
         memory = self._memory()
         order = self._order(memory, min((int(positions[b]) for b, _, _ in anchors), default=0))

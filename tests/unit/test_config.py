@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from processes import run_ranks
 
 from pixelcontrast import distributed
+from processes import run_ranks
 
 
-def collectives(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+def collectives(rank: int, _world_size: int) -> dict[str, torch.Tensor]:
     rows = (torch.arange(2 * rank, dtype=torch.float64).reshape(rank, 2) + 10 * rank).requires_grad_()
     gathered = distributed.all_gather_rows(rows)
     # Every rank weighs every row differently: rank r multiplies by r + 1.

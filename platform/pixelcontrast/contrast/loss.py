@@ -1,5 +1,6 @@
-"""The pixel-wise cross-image contrastive term (Wang et al., ICCV 2021, Eq. 3), over all ranks and a memory."""
+"""Pixel-wise cross-image contrast (Wang et al., ICCV 2021, Eq. 3), over all ranks and a memory."""
 
+import math
 from typing import Literal
 
 import torch
@@ -27,11 +28,15 @@ def info_nce(anchors: Tensor, keys: Tensor, positive: Tensor, negative: Tensor, 
         [a]; 0 for an anchor without positives, and for one without negatives.
     """
     similarity = anchors @ keys.T / temperature
-    # A large finite number, since the gradient of the log-sum-exp of nothing but −inf is NaN.
-    lowest = torch.finfo(similarity.dtype).min / 4
-    negatives = torch.logsumexp(similarity.masked_fill(~negative, lowest), dim=1, keepdim=True)
-    losses = F.softplus(negatives - similarity) * positive
-    return losses.sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+    # What is no negative counts as e⁻⁶⁰ of the largest one: nothing at either precision. A number so low that
+    # exp underflows would take it 15 times as long, and with nothing but −inf the gradient would be NaN.
+    largest = similarity.detach().masked_fill(~negative, -math.inf).amax(dim=1, keepdim=True)
+    floor = (largest - 60).clamp(min=torch.finfo(similarity.dtype).min / 4)
+    negatives = torch.logsumexp(torch.where(negative, similarity, floor), dim=1)
+    # Positives are few: only they are gathered.
+    rows, columns = torch.nonzero(positive, as_tuple=True)
+    terms = F.softplus(negatives[rows] - similarity[rows, columns])
+    return torch.zeros_like(negatives).index_add(0, rows, terms) / positive.sum(dim=1).clamp(min=1)
 
 
 class PixelContrast(nn.Module):
@@ -168,7 +173,7 @@ class PixelContrast(nn.Module):
         return self.queue.random_examples(labels.unique(), **counts, seed=self.seed, key=key)
 
     def _num_valid(self, labels: Tensor) -> int:
-        """Anchors of all ranks that have a positive: one more of their class in the batch, or in the queue."""
+        """Anchors of all ranks that have a positive: another of their class in the batch, or in the queue."""
         count = torch.bincount(labels, minlength=self.num_classes)
         has_positive = count > 1 if self.queue is None else (count > 1) | (self.queue.filled > 0)
         return int(count[has_positive].sum())

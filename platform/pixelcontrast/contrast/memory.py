@@ -103,4 +103,5 @@ class PixelQueue(nn.Module):
     def _filled_slots(self) -> tuple[Tensor, Tensor]:
         """Classes and slots [n] of the entries that hold something."""
         slots = torch.arange(self.rows.shape[1], device=self.rows.device)
-        return torch.nonzero(slots < self.filled[:, None], as_tuple=True)
+        classes, slots = torch.nonzero(slots < self.filled[:, None], as_tuple=True)
+        return classes, slots

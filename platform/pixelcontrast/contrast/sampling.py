@@ -87,8 +87,8 @@ def draw_anchors(
         pixel_keys(labels.shape, positions, seed, s).flatten()[pixels] for s in (_HARD, _ANY)
     )
 
-    # Chosen globally are at most `per_class` of a class. Of the random ones, those that another rank's keys do
-    # not beat are among the `per_class` smallest of this rank, even when some of these are taken as hard.
+    # Enough for any outcome: at most `per_class` of a class are chosen in all, so the random ones among them
+    # are within this rank's `per_class` smallest keys, even where some of these are taken as hard ones.
     hard_pixels = torch.nonzero(hard).squeeze(1)
     proposed_hard = hard_pixels[smallest_per_group(hard_keys[hard_pixels], classes[hard_pixels], hard_budget)]
     proposed_any = smallest_per_group(any_keys, classes, per_class)

@@ -27,12 +27,14 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d over the batches of all ranks, which may differ in size: one small sum in each direction."""
+    """BatchNorm2d over the batches of all ranks, which may differ in size: one small sum each way."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
         output, mean, variance, count = _SyncBatchNorm.apply(
             input, self.weight, self.bias, self.running_mean, self.eps
         )  # type: ignore[misc]
@@ -73,8 +75,8 @@ class _SyncBatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         input, weight, mean, variance, total = ctx.saved_tensors
-        # With the statistics as constants, then what they add: the means over all ranks of the gradient and of
-        # its product with the normalised input.
+        # With the statistics as constants; then what they add: the means over all ranks of the gradient and
+        # of its product with the normalised input.
         grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad, input, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )

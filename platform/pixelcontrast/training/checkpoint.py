@@ -54,8 +54,8 @@ def load(run: Storage, name: str) -> dict[str, bytes]:
 def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
     """The newest valid checkpoint's name, and why each newer one was skipped.
 
-    On an object store a folder without manifest is an interrupted writing and does not count; on a local disk,
-    where folders appear complete, it is damage.
+    On an object store a folder without manifest is an interrupted writing and does not count; on a local
+    disk, where folders appear complete, it is damage.
 
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged.
@@ -74,7 +74,7 @@ def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
         raise CheckpointError(
             f"{run.location}: no checkpoint is valid ({reasons}). Delete the folder to restart"
         )
-    return None, []
+    return None, skipped
 
 
 def prune(run: Storage, *, step: int, best_step: int, keep_newest: int) -> None:

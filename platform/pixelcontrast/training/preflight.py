@@ -3,6 +3,7 @@
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model
+from pixelcontrast.models.weights import fetch_timm_weights
 from pixelcontrast.training.run_folder import Row, check_same_experiment, open_storage, read_result
 
 
@@ -14,7 +15,7 @@ def check(experiment: Experiment) -> Row | None:
 
     Raises:
         ValueError: another configuration under the same name, a missing or unreadable data set, an unknown
-            backbone, weights that do not exist, class weights that do not fit the classes.
+            backbone, weights that do not exist or cannot be downloaded, class weights that do not fit.
     """
     run = open_storage(experiment)
     check_same_experiment(run, experiment)
@@ -22,6 +23,8 @@ def check(experiment: Experiment) -> Row | None:
     if result is not None:
         return result
     check_model(experiment.model)
+    if experiment.model.weights == "timm":
+        fetch_timm_weights(experiment.model.backbone)
     check_data(experiment.data)
     weights, names = experiment.optim.class_weights, build_dataset(experiment.data, "train").labels.names
     if weights is not None and len(weights) != len(names):

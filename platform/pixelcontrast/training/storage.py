@@ -1,5 +1,6 @@
 """A run's folder, on a local disk or an object store, through ``pyarrow.fs``."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -28,7 +29,10 @@ class Storage:
             raise ValueError(f"run.storage {location}: pyarrow cannot open it: {error}") from error
 
     def __truediv__(self, name: str) -> "Storage":
-        return Storage(f"{self.location.rstrip('/')}/{name}")
+        folder = copy.copy(self)
+        folder.location = f"{self.location.rstrip('/')}/{name}"
+        folder.root = f"{self.root.rstrip('/')}/{name}"
+        return folder
 
     @property
     def is_local(self) -> bool:
@@ -63,8 +67,8 @@ class Storage:
     def write_folder(self, name: str, files: dict[str, bytes]) -> None:
         """Write files into a new folder, the last one last.
 
-        On a local disk the folder appears complete; on an object store, where nothing can be renamed, its last
-        file is what makes it valid.
+        On a local disk the folder appears complete; on an object store, where nothing can be renamed, its
+        last file is what makes it valid.
         """
         if not self.is_local:
             for file, content in files.items():

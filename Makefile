@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test test-slow check clean
+
+demo: $(INSTALLED)  ## Train two workers on generated street scenes, about five minutes on two cores
+	$(BIN)/python experiments/streets.py
+	@echo
+	@echo "What to try next:"
+	@echo "  $(BIN)/tensorboard --logdir runs                                        # the curves"
+	@echo "  $(BIN)/python experiments/streets.py --run.name baseline --contrast.weight 0"
+	@echo "  $(BIN)/python experiments/streets.py --run.name cooler --contrast.temperature 0.07"
+	@echo "  $(BIN)/python experiments/streets.py --help                             # every setting"
+
+test: $(INSTALLED)  ## All tests but the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## The tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)  ## Lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+clean:  ## Remove the installation and the caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $@

@@ -1,0 +1,22 @@
+"""The demo: a small HRNet on generated street scenes, two workers on two CPU cores.
+
+The scenes are written once, in the layout of Cityscapes, and read like it.
+
+    python experiments/streets.py
+"""
+
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, parse, run
+from pixelcontrast.datasets import streets
+
+EXPERIMENT = Experiment(
+    data=Data(layout="cityscapes", root="runs/scenes", crop_size=(128, 256), scale_range=(0.5, 1.0)),
+    model=Model(backbone="hrnet_w18_small"),
+    contrast=Contrast(pixel_queue_size=500, num_positives=256, num_negatives=1024),
+    optim=Optim(steps=200, batch_size=8, lr=0.05, weight_decay=1e-4),
+    run=Run(name="streets", workers=Workers(2), eval_interval=100, checkpoint_interval=50),
+)
+
+if __name__ == "__main__":
+    experiment = parse(EXPERIMENT, description=__doc__)
+    streets.write(experiment.data.root, num_train=160, num_val=24)
+    run(experiment)

@@ -1,0 +1,197 @@
+"""The actor between driver and trainer: it calls ``fit`` and collects the workers' events for the driver.
+
+It is the owner of Train's controller, which owns the workers; when it is killed, or when the driver dies,
+they all go. So stopping a training needs no hook into the controller. This module imports Ray.
+"""
+
+import os
+import queue
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train.torch.config as torch_config
+from ray._private.worker import global_worker
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
+from pixelcontrast.cluster.worker import Loop, run_worker
+from pixelcontrast.config import Experiment, to_json
+
+Event = tuple[str, Any]
+"""started (rank, worker's handle), row (dict), message (rank, logger, level, text), restart (cause), or
+finished (LaunchError or None), which is the last."""
+
+COLLECTIVE_TIMEOUT_S = 600
+"""Longest that one worker may keep the others waiting in a collective operation."""
+RESIZE_INTERVAL_S = 30.0
+"""How often an elastic run looks for room for more workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a trainer is built from.
+
+    Attributes:
+        experiment: with absolute paths.
+        loop: the training.
+        resources: of one worker, by Ray's names.
+        loopback: all workers are on this machine and must listen on 127.0.0.1 only.
+        storage: where Ray keeps its own files; a folder or URI.
+        name: of the run as Ray sees it, new in every attempt.
+        placement_attempts: how often Ray tries to place the workers before it gives up.
+    """
+
+    experiment: Experiment
+    loop: Loop
+    resources: Mapping[str, float]
+    loopback: bool
+    storage: str
+    name: str
+    placement_attempts: int
+
+
+class Launcher:
+    """Runs a plan in one thread; the workers' calls and the driver's arrive in others."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def put(self, kind: str, content: Any) -> None:
+        """Add an event."""
+        self._events.put((kind, content))
+
+    def take(self, timeout_s: float) -> list[Event]:
+        """All events since the last call, in order; waits for the first, or until the time is over."""
+        try:
+            events = [self._events.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+        while not self._events.empty():
+            events.append(self._events.get())
+        return events
+
+    def fit(self, plan: Plan) -> None:
+        """Train; the last event is ``finished`` with what went wrong, or None."""
+        try:
+            build_trainer(plan, ray.get_runtime_context().current_actor).fit()
+        except TrainingFailedError as error:
+            self.put("finished", _failure(error))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.put("finished", LaunchError(f"Ray could not start the training: {reason}"))
+        else:
+            self.put("finished", None)
+
+
+def build_trainer(plan: Plan, launcher: Any) -> TorchTrainer:
+    """Ray's trainer for a plan, with a launcher's handle for the events."""
+    run = plan.experiment.run
+    workers = run.workers
+    backend = "nccl" if "GPU" in plan.resources else "gloo"
+    return TorchTrainer(
+        partial(run_worker, launcher=launcher, loop=plan.loop),
+        train_loop_config={"experiment": to_json(plan.experiment)},
+        scaling_config=ScalingConfig(
+            num_workers=workers.min if workers.min == workers.max else (workers.min, workers.max),
+            use_gpu="GPU" in plan.resources,
+            resources_per_worker=dict(plan.resources),
+            elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+        ),
+        torch_config=(_LoopbackConfig if plan.loopback else TorchConfig)(
+            backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S
+        ),
+        run_config=RunConfig(
+            name=plan.name,
+            storage_path=plan.storage,
+            checkpoint_config=CheckpointConfig(),
+            failure_config=FailureConfig(
+                max_failures=run.max_failures, controller_failure_limit=plan.placement_attempts - 1
+            ),
+            callbacks=[_Failures(launcher)],
+            worker_runtime_env={"env_vars": _threads(run.cpus_per_worker) | _interfaces(plan.loopback)},
+        ),
+    )
+
+
+def _threads(count: int) -> dict[str, str]:
+    return {f"{library}_NUM_THREADS": str(count) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+
+
+def _interfaces(loopback: bool) -> dict[str, str]:
+    """gloo and NCCL would listen on the interface of the machine's name."""
+    if not loopback:
+        return {}
+    name = "lo0" if os.uname().sysname == "Darwin" else "lo"
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
+class _Failures(UserCallback):
+    """In Train's controller: tells the driver of a restart, or ends the run where one is of no use."""
+
+    def __init__(self, launcher: Any):
+        self._launcher = launcher
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise a worker's final error: what a callback raises is not retried."""
+        del run_context
+        for failure in worker_exceptions.values():
+            if isinstance(failure, WorkerError) and failure.final:
+                raise failure
+        self._launcher.put.remote("restart", str(first_cause(worker_exceptions)))
+
+
+def _failure(error: TrainingFailedError) -> LaunchError:
+    if isinstance(error, WorkerGroupError):
+        return first_cause(error.worker_failures)
+    if isinstance(error, ControllerError):
+        cause = error.controller_failure
+        if isinstance(cause, WorkerError):
+            return first_cause({cause.rank: cause})
+        return LaunchError(f"Ray could not run the workers: {cause}")
+    return LaunchError(f"Ray gave up: {error}")
+
+
+class _LoopbackConfig(TorchConfig):
+    """A process group on one machine that meets in a file: torch's TCP store listens on every address."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _LoopbackBackend
+
+
+class _LoopbackBackend(torch_config._TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        store = worker_group.execute_single(0, _store_path)
+        worker_group.execute(torch_config._set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                torch_config._setup_torch_process_group,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=len(worker_group),
+                init_method=f"file://{store}",
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in range(len(worker_group))
+        ]
+        ray.get(joining)
+
+
+def _store_path() -> str:
+    node: Any = global_worker.node
+    session = node.get_session_dir_path()
+    return os.path.join(session, f"store-{os.getpid()}-{os.urandom(4).hex()}")  # noqa: PTH118

@@ -1,0 +1,74 @@
+"""Can the cluster hold the workers? Looked at before anything starts."""
+
+from collections.abc import Mapping, Sequence
+
+from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.config import Run
+
+Resources = Mapping[str, float]
+
+
+def takes_gpus(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> bool:
+    """Whether each worker gets a GPU: as ``run.device`` says, or on ``auto`` where the cluster has any.
+
+    Args:
+        nodes: the resources of every living node.
+        growth: the most that an autoscaled cluster can grow to.
+    """
+    if run.device != "auto":
+        return run.device == "cuda"
+    return any(resources.get("GPU", 0) > 0 for resources in [*nodes, growth or {}])
+
+
+def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> None:
+    """Check that the fewest workers of ``run.workers`` fit, each whole on one node.
+
+    Args:
+        nodes: the resources of every living node.
+        growth: the most that an autoscaled cluster can grow to, in total; None for one of fixed size.
+
+    Raises:
+        LaunchError: they never fit; it names what is asked, what there is, and the key to change.
+    """
+    asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
+    if growth is not None and _fitting(asked, growth) >= run.workers.min:
+        return
+    fitting = sum(_fitting(asked, node) for node in nodes)
+    if fitting < run.workers.min:
+        raise LaunchError(
+            f"{describe_request(run, asked)}, but the cluster has {_describe_nodes(nodes, asked)}, where "
+            f"{fitting or 'none'} would fit. {_remedy(asked)}"
+        )
+
+
+def worker_resources(run: Run, *, gpu: bool) -> dict[str, float]:
+    """What one worker reserves, by Ray's names."""
+    return {"CPU": run.cpus_per_worker, "GPU": 1} if gpu else {"CPU": run.cpus_per_worker}
+
+
+def describe_request(run: Run, asked: Resources) -> str:
+    """What the run asks for, with its keys."""
+    gpu = f" and 1 GPU (run.device is {run.device})" if "GPU" in asked else ""
+    least = "at least " if run.workers.max > run.workers.min else ""
+    return (
+        f"the run asks for {least}{_count(run.workers.min, 'worker')} (run.workers is {run.workers}) with "
+        f"{_count(run.cpus_per_worker, 'CPU')} (run.cpus_per_worker){gpu} each"
+    )
+
+
+def _fitting(asked: Resources, node: Resources) -> int:
+    return int(min(node.get(name, 0) // amount for name, amount in asked.items()))
+
+
+def _describe_nodes(nodes: Sequence[Resources], asked: Resources) -> str:
+    each = [" and ".join(_count(node.get(name, 0), name) for name in asked) for node in nodes]
+    return f"{_count(len(nodes), 'node')} with {'; '.join(each)}" if nodes else "no living node"
+
+
+def _remedy(asked: Resources) -> str:
+    keys = "run.workers or run.cpus_per_worker"
+    return f"Lower {keys}, or set run.device to cpu." if "GPU" in asked else f"Lower {keys}, or add nodes."
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

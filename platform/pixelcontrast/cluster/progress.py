@@ -1,0 +1,110 @@
+"""The progress of a training on the terminal, and the table of its evaluation. Knows no Ray."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+Row = dict[str, Any]
+
+
+class Progress:
+    """Shows rows as they come: a live bar on a terminal, else one plain line per row.
+
+    Used as a context manager. Train rows have step, steps, epoch, loss, ce, contrast (without in the plain
+    network), lr, images_per_second and attempt; eval rows step, miou, pixel_accuracy and iou.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console()
+        self._live = self._console.is_terminal
+        self._bar = Bar(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("", total=None, numbers="starting")
+        self._miou: float | None = None
+        self._pace = _Pace()
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def row(self, row: Row) -> None:
+        """Show a row of metrics."""
+        if row["kind"] == "eval":
+            self._miou = row["miou"]
+            accuracy = f"pixel accuracy {row['pixel_accuracy']:.3f}"
+            self._print(f"step {row['step']}  mIoU {row['miou']:.3f}  {accuracy}")
+            return
+        numbers = self._numbers(row, self._pace.seconds_left(row))
+        self._bar.update(self._task, completed=row["step"], total=row["steps"], numbers=numbers)
+        if not self._live:
+            self._print(f"step {row['step']}/{row['steps']}  {numbers}")
+
+    def _numbers(self, row: Row, seconds_left: float | None) -> str:
+        parts = [f"CE {row['ce']:.3f}"]
+        if row.get("contrast") is not None:
+            parts.append(f"contrast {row['contrast']:.3f}")
+        if self._miou is not None:
+            parts.append(f"mIoU {self._miou:.3f}")
+        parts.append(f"{row['images_per_second']:.1f} img/s")
+        if seconds_left is not None:
+            parts.append(f"{_clock(seconds_left)} left")
+        return "  ".join(parts)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def table(row: Row, console: Console | None = None) -> None:
+    """Print an evaluation in percent: IoU of every class ("-" if it never occurs), mIoU, pixel accuracy.
+
+    Args:
+        row: an eval row; ``iou`` maps class name to a share of 1, or None.
+    """
+    shown = Table(box=None, pad_edge=False, show_footer=True, header_style="", footer_style="")
+    shown.add_column("class", footer="mIoU\npixel accuracy")
+    means = f"{_percent(row['miou'])}\n{_percent(row['pixel_accuracy'])}"
+    shown.add_column("IoU %", justify="right", footer=means)
+    for name, iou in row["iou"].items():
+        shown.add_row(name, _percent(iou))
+    (console or Console()).print(shown)
+
+
+class _Pace:
+    """Time left from the wall time of the rows so far, evaluations and checkpoints included."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int | None, int, float] | None = None
+
+    def seconds_left(self, row: Row) -> float | None:
+        now, attempt = time.monotonic(), row.get("attempt")
+        if self._first is None or self._first[0] != attempt or row["step"] <= self._first[1]:
+            self._first = (attempt, row["step"], now)
+            return None
+        _, step, since = self._first
+        return (row["steps"] - row["step"]) * (now - since) / (row["step"] - step)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,100 @@
+"""What runs on a Train worker: the loop, its rows sent to the driver, its exception turned into text."""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pixelcontrast.cluster.errors import WorkerError
+from pixelcontrast.config import Experiment, from_json
+
+if TYPE_CHECKING:
+    import torch
+
+Row = dict[str, Any]
+Report = Callable[[Row], None]
+
+
+class Loop(Protocol):
+    """The training itself: plain torch in an initialised process group, the same call on every rank."""
+
+    def __call__(self, experiment: Experiment, /, *, device: "torch.device", report: Report) -> None: ...
+
+
+def train(experiment: Experiment, /, *, device: "torch.device", report: Report) -> None:
+    """The loop that the platform runs."""
+    from pixelcontrast.training import fit
+
+    fit(experiment, device=device, report=report)
+
+
+def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
+    """Train's loop per worker.
+
+    Args:
+        config: ``experiment``, as JSON; Ray shows it as the run's configuration.
+        launcher: handle of the actor that collects events for the driver.
+        loop: the training.
+
+    Raises:
+        WorkerError: whatever the loop raised, as text.
+    """
+    import ray
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    experiment = from_json(config["experiment"])
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(experiment.run.cpus_per_worker)
+    launcher.put.remote("started", (rank, ray.get_runtime_context().current_actor))
+    rows = _Rows(launcher, first=rank == 0)
+    messages = _Messages(launcher, rank)
+    logging.getLogger("pixelcontrast").addHandler(messages)
+    try:
+        loop(experiment, device=ray.train.torch.get_device(), report=rows)
+        rows.flush()
+    except Exception as error:
+        rows.flush()
+        reason = f"{type(error).__name__}: {error}"
+        final = isinstance(error, ValueError)
+        raise WorkerError(rank, reason, traceback.format_exc(), time.time(), final) from error
+    finally:
+        logging.getLogger("pixelcontrast").removeHandler(messages)
+
+
+class _Rows:
+    """Rank 0's rows on their way to the driver, in order and each once.
+
+    Not by ``ray.train.report``: its queue of one row is emptied every two seconds by the controller's poll,
+    so a run that reports more often would wait for it.
+    """
+
+    def __init__(self, launcher: Any, *, first: bool):
+        self._launcher, self._first, self._sent = launcher, first, None
+
+    def __call__(self, row: Row) -> None:
+        if self._first:
+            # The launcher has several threads and keeps no order between calls: one at a time does.
+            self.flush()
+            self._sent = self._launcher.put.remote("row", row)
+
+    def flush(self) -> None:
+        """Wait until the last row has arrived."""
+        import ray
+
+        if self._sent is not None:
+            ray.get(self._sent)
+            self._sent = None
+
+
+class _Messages(logging.Handler):
+    """Warnings of the platform's loggers, for the driver to show: Ray's log files go with the instance."""
+
+    def __init__(self, launcher: Any, rank: int):
+        super().__init__(logging.WARNING)
+        self._launcher, self._rank = launcher, rank
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._launcher.put.remote("message", (self._rank, record.name, record.levelno, record.getMessage()))

@@ -1,0 +1,142 @@
+"""Pictures of predictions: image, truth and prediction side by side, and sheets of such rows."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+"""[H, W, 3] RGB."""
+
+_COLOR_SHARE = 0.68
+"""Of the class's colour in a blended pixel; the rest is the greyed image, which keeps the shapes readable."""
+_GAP = 4
+_PAGE = (255, 255, 255)
+_INK = (60, 60, 60)
+_TITLES = ("image", "truth", "prediction")
+
+
+def overlay(image: ArrayLike, truth: ArrayLike, prediction: ArrayLike, colors: ArrayLike) -> Picture:
+    """A row: the image, then the true and the predicted classes in their colours over the greyed image.
+
+    Pixels without a class, whose id is not in 0 … K−1, such as the ignored 255, are grey with dark stripes.
+
+    Args:
+        image: uint8 [3, H, W], RGB.
+        truth: integers [H, W].
+        prediction: integers [H, W].
+        colors: uint8 [K, 3], RGB.
+
+    Returns:
+        uint8 [H, 3·W + 2 gaps, 3].
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+    picture = np.asarray(image, np.uint8).transpose(1, 2, 0)
+    palette = np.asarray(colors, np.uint8)
+    gap = np.full((picture.shape[0], _GAP, 3), _PAGE, np.uint8)
+    panels = [_blend(picture, np.asarray(classes), palette) for classes in (truth, prediction)]
+    return np.concatenate([picture, gap, panels[0], gap, panels[1]], axis=1)
+
+
+def _blend(picture: Picture, classes: NDArray, palette: Picture) -> Picture:
+    if classes.shape != picture.shape[:2]:
+        raise ValueError(f"classes {list(classes.shape)} do not fit an image {list(picture.shape[:2])}")
+    grey: NDArray[np.float64] = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    known = (classes >= 0) & (classes < len(palette))
+    colored = palette[np.where(known, classes, 0)]
+    blended = _COLOR_SHARE * colored + (1 - _COLOR_SHARE) * grey[..., None]
+    return np.where(known[..., None], blended, _striped(grey)[..., None]).round().astype(np.uint8)
+
+
+def _striped(grey: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The grey image with diagonal stripes: no palette's colour looks like it."""
+    rows, columns = np.indices(grey.shape)
+    return np.where((rows + columns) // 3 % 3 == 0, 0.25 * grey, 0.45 * grey + 110)
+
+
+def contact_sheet(
+    rows: Sequence[Picture],
+    *,
+    names: Sequence[str] = (),
+    colors: ArrayLike = (),
+    title: str = "",
+    max_width: int = 1600,
+) -> bytes:
+    """Rows of ``overlay`` below one another, with headings and a legend.
+
+    Args:
+        rows: uint8 [H, W, 3]; at least one; sizes may differ.
+        names: of the classes, for a legend; none without them.
+        colors: uint8 [K, 3] of these classes.
+        title: a line of text above.
+        max_width: wider rows are scaled down to it, in pixels.
+
+    Returns:
+        A PNG file's bytes.
+    """
+    pictures = [_shrink(Image.fromarray(row), max_width) for row in rows]
+    body = _stack(pictures)
+    heading = _heading(pictures[0].width, title)
+    legend = [_legend(names, np.asarray(colors, np.uint8), body.width)] if names else []
+    parts = [heading, body, *legend]
+    margin = 2 * _GAP
+    size = max(part.width for part in parts), sum(part.height for part in parts)
+    sheet = Image.new("RGB", (size[0] + 2 * margin, size[1] + 2 * margin), _PAGE)
+    top = margin
+    for part in parts:
+        sheet.paste(part, (margin, top))
+        top += part.height
+    file = BytesIO()
+    sheet.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _font(size: int = 13) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _shrink(row: Image.Image, max_width: int) -> Image.Image:
+    if row.width <= max_width:
+        return row
+    return row.resize((max_width, round(row.height * max_width / row.width)), Image.Resampling.LANCZOS)
+
+
+def _stack(rows: Sequence[Image.Image]) -> Image.Image:
+    height = sum(row.height for row in rows) + _GAP * (len(rows) - 1)
+    stack = Image.new("RGB", (max(row.width for row in rows), height), _PAGE)
+    top = 0
+    for row in rows:
+        stack.paste(row, (0, top))
+        top += row.height + _GAP
+    return stack
+
+
+def _heading(width: int, title: str) -> Image.Image:
+    heading = Image.new("RGB", (width, 42 if title else 20), _PAGE)
+    draw = ImageDraw.Draw(heading)
+    if title:
+        draw.text((0, 0), title, fill=_INK, font=_font(15))
+    for column, text in enumerate(_TITLES):
+        left = column * (width + _GAP) // len(_TITLES)
+        draw.text((left, heading.height - 19), text, fill=_INK, font=_font())
+    return heading
+
+
+def _legend(names: Sequence[str], colors: Picture, width: int) -> Image.Image:
+    """Swatches as the panels show a class over middle grey, in equal columns; the last is the ignored."""
+    swatch, line = 14, 20
+    step = round(max(_font().getlength(name) for name in (*names, "ignored"))) + swatch + 20
+    columns = max(1, width // step)
+    legend = Image.new("RGB", (max(width, step), -(-(len(names) + 1) // columns) * line + 2 * _GAP), _PAGE)
+    draw = ImageDraw.Draw(legend)
+    grey = np.full((swatch, swatch, 3), 128, np.uint8)
+    for index, name in enumerate((*names, "ignored")):
+        left, top = index % columns * step, index // columns * line + 2 * _GAP
+        panel = _blend(grey, np.full((swatch, swatch), index), colors[: len(names)])
+        legend.paste(Image.fromarray(panel), (left, top))
+        draw.text((left + swatch + 6, top - 1), name, fill=_INK, font=_font())
+    return legend

@@ -1,0 +1,39 @@
+"""The projection head: one embedding per pixel. Used in training only."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_EPSILON = 1e-6
+"""Below this length a vector is not stretched to 1: its gradient would be of the order of 1/length."""
+
+
+class ProjectionHead(nn.Module):
+    """1×1 convolution, ReLU, 1×1 convolution, L2 (Wang et al., ICCV 2021, 3.2): [B, C, h, w] → [B, D, h, w].
+
+    Without BatchNorm each pixel is projected on its own; the reference has BatchNorm before the ReLU, which
+    ``batchnorm`` adds.
+
+    Args:
+        channels: C.
+        embedding_dim: D.
+    """
+
+    def __init__(self, channels: int, embedding_dim: int, *, batchnorm: bool):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.bn = nn.BatchNorm2d(channels) if batchnorm else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, embedding_dim, 1)
+        # Lengths of the order of the features': the gradient through the normalisation goes with 1/length.
+        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="linear")
+        for layer in (self.conv1, self.conv2):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit vectors over the channels, in float32 under autocast, else in the features' dtype."""
+        vectors = self.conv2(self.act(self.bn(self.conv1(features))))
+        precise = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        return F.normalize(precise, dim=1, eps=_EPSILON)

@@ -1,0 +1,188 @@
+"""The launcher on a real local Ray instance, one for the whole module: starting it takes ten seconds."""
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster_loops
+import psutil
+import pytest
+
+from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.launch import _launch
+from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
+
+pytestmark = pytest.mark.timeout(180)
+DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Connection]:
+    """The instance; when the module is done, nothing of it may be left."""
+    environment, token = dict(os.environ), DEFAULT_TOKEN.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        # Ray's processes import the loops too.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        before = set(psutil.Process().children(recursive=True))
+        with connect(min_cpus=2) as connection:
+            started = set(psutil.Process().children(recursive=True)) - before
+            yield connection
+        assert len(started) > 4
+        assert not [process for process in started if process.is_running()]
+        assert not set(psutil.Process().children(recursive=True)) - before
+    assert connection.folder is not None
+    assert not connection.folder.exists()
+    assert DEFAULT_TOKEN.exists() == token
+    changed = {
+        name
+        for name in environment.keys() | os.environ.keys()
+        if environment.get(name) != os.environ.get(name)
+    }
+    assert not {name for name in changed if "RAY" in name} - {"RAY_CLIENT_MODE"}
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    (tmp_path / "data").mkdir()
+    return Experiment(
+        data=Data(layout="camvid", root=str(tmp_path / "data")),
+        run=Run(
+            name="tiny", storage=str(tmp_path / "runs"), workers=Workers(2), device="cpu", max_failures=1
+        ),
+    )
+
+
+def listening() -> list[tuple[str, str]]:
+    """Address and process name of every listening TCP socket of this process's children."""
+    sockets = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets += [
+                (found.laddr.ip, process.name())
+                for found in process.net_connections("tcp")
+                if found.status == psutil.CONN_LISTEN
+            ]
+    return sockets
+
+
+def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(cluster, experiment):
+    rows, sockets = [], []
+
+    def on_row(row: dict) -> None:
+        rows.append(row)
+        if row["step"] == 1:
+            sockets.extend(listening())
+
+    _launch(experiment, on_row=on_row, loop=cluster_loops.counting)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert {row["sum"] for row in rows} == {3.0}
+    assert {row["pid"] for row in rows} != {os.getpid()}
+    seen = ("threads", "omp", "address", "device", "root")
+    assert tuple(rows[0][name] for name in seen) == (1, "1", cluster.address, "cpu", experiment.data.root)
+    assert len([name for _, name in sockets if "RayTrainWorker" in name]) >= 2
+    assert {address.removeprefix("::ffff:") for address, _ in sockets} == {"127.0.0.1"}
+    assert (Path(experiment.run.storage) / "tiny" / ".ray").is_dir()
+
+
+def test_the_token_is_for_the_owner_alone(cluster):
+    assert stat.S_IMODE((cluster.folder / "token").stat().st_mode) == 0o600
+    assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
+
+
+def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_named(
+    cluster, experiment, caplog
+):
+    rows = []
+    with pytest.raises(LaunchError) as caught:
+        _launch(experiment, on_row=rows.append, loop=cluster_loops.killed_then_buggy)
+    assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert "worker 1 died: its process was killed" in caplog.text
+    assert "starting again (1 of 1)" in caplog.text
+    assert str(caught.value).startswith("worker 1 failed: _UnpicklableError: ")
+    assert cluster.folder.exists()
+
+
+def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, caplog):
+    rows = []
+    with pytest.raises(LaunchError) as caught:
+        _launch(experiment, on_row=rows.append, loop=cluster_loops.bad_file)
+    assert str(caught.value) == "worker 1 failed: ValueError: frames/17.png: not an image"
+    assert [row["step"] for row in rows] == [1]
+    assert (caught.value.worker_traceback or "").count("Traceback") == 1
+    assert "bad_file" in (caught.value.worker_traceback or "")
+    assert "worker 0: a warning for the user" in caplog.text
+    assert "starting again" not in caplog.text
+    assert cluster.folder.exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_sigterm_stops_the_workers_like_ctrl_c(experiment):
+    workers = []
+
+    def on_row(row: dict) -> None:
+        if row["step"] == 2:
+            trainers = psutil.Process().children(recursive=True)
+            workers.extend(process for process in trainers if "RayTrainWorker" in process.name())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        _launch(experiment, on_row=on_row, loop=cluster_loops.endless)
+    assert len(workers) == 2
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_without_a_place_end_in_bounded_time(experiment):
+    import ray
+
+    class Occupant:
+        def ready(self) -> None: ...
+
+    actor: Any = ray.remote(Occupant)
+    occupant = actor.options(num_cpus=int(ray.cluster_resources()["CPU"]) - 1).remote()
+    ray.get(occupant.ready.remote())
+    try:
+        with pytest.raises(LaunchError, match=r"run.workers is 2.*no place in 6 seconds.*has 1 CPUs free"):
+            _launch(experiment, on_row=print, loop=cluster_loops.counting, placement_timeout_s=6)
+    finally:
+        ray.kill(occupant)
+
+
+DRIVER = """
+import sys
+import cluster_loops
+from pixelcontrast.cluster.launch import _launch
+from pixelcontrast.config import from_json
+
+def on_row(row):
+    print(row["folder"], flush=True)
+
+
+_launch(from_json(sys.argv[1]), on_row=on_row, loop=cluster_loops.endless)
+"""
+
+
+def test_a_killed_driver_leaves_nothing_behind(experiment, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, to_json(experiment)], stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        folder = Path(driver.stdout.readline().strip())
+        assert (folder / "token").exists()
+        processes = psutil.Process(driver.pid).children(recursive=True)
+        assert any("RayTrainWorker" in process.name() for process in processes)
+        driver.kill()
+    assert not psutil.wait_procs(processes, timeout=20)[1]
+    assert not folder.exists()

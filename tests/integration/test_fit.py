@@ -1,0 +1,279 @@
+"""``training.fit`` without Ray: in one process, killed and resumed, and in two gloo processes."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, replace, training
+from pixelcontrast.training import checkpoint
+from pixelcontrast.training.run_folder import open_storage
+from processes import run_ranks
+
+CPU = torch.device("cpu")
+STEPS = 8
+
+
+def experiment(scenes: Path, storage: Path, **overrides: Any) -> Experiment:
+    small = Experiment(
+        data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
+        model=Model(backbone="hrnet_w18_small", embedding_dim=32, dropout=0.1),
+        contrast=Contrast(pixel_queue_size=20, num_positives=15, num_negatives=60, warmup=0.3),
+        optim=Optim(steps=STEPS, batch_size=3),
+        run=Run(
+            name="small", storage=str(storage), report_interval=2, eval_interval=4, checkpoint_interval=3
+        ),
+    )
+    return replace(small, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def fit(settings: Experiment) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    training.fit(settings, device=CPU, report=rows.append)
+    return rows
+
+
+def metrics(settings: Experiment) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in open_storage(settings).read("metrics.jsonl").splitlines()]
+
+
+def learnt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what depends on the clock and on how often the run was started."""
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "attempt")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    scenes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Experiment, list[dict[str, Any]]]:
+    """A run that was never interrupted, and what it reported."""
+    settings = experiment(scenes, tmp_path_factory.mktemp("uninterrupted"))
+    assert training.check(settings) is None
+    return settings, fit(settings)
+
+
+def test_run_folder_holds_what_was_reported(finished: tuple[Experiment, list[dict[str, Any]]]) -> None:
+    settings, reported = finished
+    run = open_storage(settings)
+    assert metrics(settings) == reported
+    kinds = [(row["kind"], row["step"]) for row in reported]
+    assert kinds == [("train", s) for s in (2, 3, 4)] + [("eval", 4), ("train", 6), ("train", 8), ("eval", 8)]
+    assert config.from_json(run.read("experiment.json")) == settings
+    assert [row["attempt"] for row in reported] == [1] * len(reported)
+    assert all(row["contrast"] > 0 for row in reported if row["kind"] == "train")
+
+    table = pq.read_table(io.BytesIO(run.read("metrics.parquet"))).to_pylist()
+    assert [row["step"] for row in table] == [row["step"] for row in reported]
+    assert table[3]["iou/road"] == reported[3]["iou"]["road"]
+    events = EventAccumulator(run.path("tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("eval/miou")] == [
+        (row["step"], pytest.approx(row["miou"])) for row in reported if row["kind"] == "eval"
+    ]
+    for step in (4, 8):
+        picture = Image.open(io.BytesIO(run.read(f"overlays/step-{step:08d}.png")))
+        assert picture.width > 3 * 128
+
+
+def test_finished_run_says_so(finished: tuple[Experiment, list[dict[str, Any]]]) -> None:
+    settings, reported = finished
+    result = training.check(settings)
+    assert result is not None
+    assert result["miou"] == reported[-1]["miou"]
+    best = max((row for row in reported if row["kind"] == "eval"), key=lambda row: row["miou"])
+    assert result["best"] == {"step": best["step"], "miou": best["miou"]}
+    run = open_storage(settings)
+    for name in (result["checkpoint"], result["best_checkpoint"]):
+        provenance = json.loads(checkpoint.load(run, name)["provenance.json"])
+        assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_another_configuration_is_refused_by_key(finished: tuple[Experiment, list[dict[str, Any]]]) -> None:
+    settings, _ = finished
+    changed = replace(settings, {"contrast.temperature": 0.2, "optim.lr": 1.0, "run.report_interval": 1})
+    with pytest.raises(
+        ValueError, match=r"contrast\.temperature was 0\.1 and is now 0\.2\n  optim\.lr was"
+    ) as caught:
+        training.check(changed)
+    assert "report_interval" not in str(caught.value)
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [3, 4, 7])
+def test_resumed_run_is_bitwise_the_uninterrupted_one(
+    at: int,
+    finished: tuple[Experiment, list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped right after step ``at``: on a checkpoint, on an evaluation, and in between."""
+    reference, expected = finished
+    settings = replace(reference, {"run.storage": str(tmp_path)})
+    with monkeypatch.context() as patched:
+        stop_after_step(at, patched)
+        with pytest.raises(InterruptedRunError):
+            fit(settings)
+    fit(settings)
+    assert_same_run(settings, reference, expected)
+    assert [row["attempt"] for row in metrics(settings)][-1] == 2
+
+
+def stop_after_step(at: int, patched: pytest.MonkeyPatch) -> None:
+    from pixelcontrast.training import loop
+
+    original = loop.train_step
+    calls = iter(range(1, STEPS + 1))
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) > at:
+            raise InterruptedRunError
+        return original(*args, **kwargs)
+
+    patched.setattr(loop, "train_step", interrupted)
+
+
+def assert_same_run(settings: Experiment, reference: Experiment, expected: list[dict[str, Any]]) -> None:
+    """Weights, BatchNorm statistics, optimiser, memory and all reported numbers are equal to the bit."""
+    assert learnt(metrics(settings)) == learnt(expected)
+    name = checkpoint.folder_of(STEPS)
+    ours, theirs = (checkpoint.load(open_storage(which), name) for which in (settings, reference))
+    for part in ("model.safetensors", "memory.safetensors", "optimizer.pt", "loop.json"):
+        assert ours[part] == theirs[part], part
+
+
+def test_dropping_the_memory_from_a_checkpoint_is_noticed(
+    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above: it fails when the memory starts empty after a resume."""
+    from pixelcontrast.contrast import PixelContrast
+
+    reference, expected = finished
+    settings = replace(reference, {"run.storage": str(tmp_path)})
+    with monkeypatch.context() as patched:
+        stop_after_step(4, patched)
+        with pytest.raises(InterruptedRunError):
+            fit(settings)
+    monkeypatch.setattr(PixelContrast, "load_state_dict", lambda *_: None)
+    fit(settings)
+    with pytest.raises(AssertionError):
+        assert_same_run(settings, reference, expected)
+
+
+def test_sigkill_half_way_and_the_same_command_again(
+    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    reference, expected = finished
+    settings = replace(reference, {"run.storage": str(tmp_path / "runs")})
+    (tmp_path / "experiment.json").write_text(config.to_json(settings))
+    code = """
+import sys, torch
+from pathlib import Path
+from pixelcontrast import config, training
+torch.set_num_threads(1)
+settings = config.from_json(Path(sys.argv[1]).read_text())
+training.fit(settings, device=torch.device("cpu"), report=lambda row: print(row["step"], flush=True))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "experiment.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 4:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert training.check(settings) is None
+    subprocess.run(command, check=True, capture_output=True)
+    assert training.check(settings) is not None
+    assert_same_run(settings, reference, expected)
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, expected = finished
+    settings = replace(reference, {"run.storage": str(tmp_path)})
+    with monkeypatch.context() as patched:
+        stop_after_step(7, patched)
+        with pytest.raises(InterruptedRunError):
+            fit(settings)
+    path = Path(open_storage(settings).path(f"{checkpoint.folder_of(6)}/optimizer.pt"))
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    fit(settings)
+    attempt = json.loads(open_storage(settings).read("attempts.jsonl").splitlines()[-1])
+    assert attempt["from_step"] == 4
+    assert "step-00000006/optimizer.pt was altered" in attempt["skipped_checkpoints"][0]
+    assert_same_run(settings, reference, expected)
+
+    for name in open_storage(settings).names("checkpoints"):
+        Path(open_storage(settings).path(f"checkpoints/{name}/model.safetensors")).write_bytes(b"")
+    Path(open_storage(settings).path("result.json")).unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint is valid"):
+        fit(settings)
+
+
+def fit_ranks(_rank: int, _world_size: int, text: str) -> list[dict[str, Any]]:
+    return fit(config.from_json(text))
+
+
+def test_two_processes_train_and_count_each_image_once(scenes: Path, tmp_path: Path) -> None:
+    """Five validation images on two ranks: the scores are those of one process with the same weights."""
+    settings = experiment(scenes, tmp_path, optim__steps=3, contrast__warmup=0.0, model__dropout=0.0)
+    first, second = run_ranks(2, fit_ranks, config.to_json(settings))
+    assert learnt(first) == learnt(second)
+    one = fit(replace(settings, {"run.name": "one"}))
+    for ours, theirs in zip(learnt(first), learnt(one), strict=True):
+        if ours["kind"] == "train":
+            assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-3)
+            assert ours["contrast"] == pytest.approx(theirs["contrast"], rel=1e-3)
+
+    from pixelcontrast.datasets.segmentation import build_dataset
+    from pixelcontrast.training.evaluate import evaluate
+    from pixelcontrast.training.state import build_state
+
+    val_set = build_dataset(settings.data, "val")
+    state = build_state(settings, num_classes=19, num_images=10, device=CPU)
+    state.restore(checkpoint.load(open_storage(settings), checkpoint.folder_of(3)))
+    again = evaluate(state.model, val_set, device=CPU)
+    assert {key: first[-1][key] for key in again} == again
+
+
+def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> None:
+    settings = experiment(scenes, tmp_path, contrast__weight=0.0, optim__steps=2)
+    rows = fit(settings)
+    assert "contrast" not in rows[0]
+    assert rows[0]["loss"] == rows[0]["ce"]
+    parts = checkpoint.load(open_storage(settings), checkpoint.folder_of(2))
+    assert "memory.safetensors" not in parts
+    assert b"projection" not in parts["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data__root": "/nowhere"}, "/nowhere"),
+        ({"model__backbone": "hrnet_w19"}, "hrnet_w19"),
+        ({"model__weights": "/nowhere/weights.pth"}, "/nowhere/weights.pth"),
+        ({"optim__class_weights": (1.0, 2.0)}, "optim.class_weights: 2 numbers for 19 classes: road"),
+        ({"run__storage": "nosuch://bucket"}, "nosuch://bucket"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(
+    overrides: dict[str, Any], message: str, scenes: Path, tmp_path: Path
+) -> None:
+    settings = experiment(scenes, tmp_path, **overrides)
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        training.check(settings)
+    assert not list(tmp_path.iterdir())

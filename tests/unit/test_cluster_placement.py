@@ -1,0 +1,74 @@
+import pytest
+
+from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
+from pixelcontrast.cluster.launch import absolute_paths
+from pixelcontrast.cluster.placement import check_placement, takes_gpus
+from pixelcontrast.config import Data, Experiment, Model, Run, Workers
+
+
+def run(workers: Workers, **values) -> Run:
+    return Run(name="run", workers=workers, **values)
+
+
+def test_workers_that_fit_are_accepted():
+    check_placement(run(Workers(2)), [{"CPU": 2.0}])
+    check_placement(run(Workers(2), cpus_per_worker=2), [{"CPU": 2.0}, {"CPU": 3.0}])
+    check_placement(run(Workers(1, 8)), [{"CPU": 1.0}])
+    check_placement(run(Workers(2), device="cuda"), [{"CPU": 4.0, "GPU": 2.0}])
+
+
+def test_too_few_cpus_are_named_with_the_keys():
+    with pytest.raises(LaunchError, match=r"run.workers is 4\).*1 node with 2 CPUs.*Lower run.workers"):
+        check_placement(run(Workers(4)), [{"CPU": 2.0}])
+
+
+def test_a_worker_does_not_span_nodes():
+    with pytest.raises(LaunchError, match=r"2 CPUs \(run.cpus_per_worker\).*none would fit"):
+        check_placement(run(Workers(1), cpus_per_worker=2), [{"CPU": 1.0}] * 4)
+
+
+def test_missing_gpus_are_named_with_the_key():
+    with pytest.raises(LaunchError, match=r"1 GPU .run.device is cuda. each.*set run.device to cpu"):
+        check_placement(run(Workers(1), device="cuda"), [{"CPU": 8.0}])
+
+
+def test_auto_takes_gpus_where_there_are_any():
+    assert takes_gpus(run(Workers(1)), [{"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}])
+    assert not takes_gpus(run(Workers(1)), [{"CPU": 1.0}])
+    assert not takes_gpus(run(Workers(1), device="cpu"), [{"CPU": 1.0, "GPU": 1.0}])
+
+
+def test_an_autoscaled_cluster_may_grow_first():
+    check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 8.0})
+    with pytest.raises(LaunchError, match="4 workers"):
+        check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 2.0})
+
+
+def test_paths_become_absolute_and_uris_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    local = Experiment(
+        data=Data(layout="camvid", root="data"), run=run(Workers(1)), model=Model(weights="hrnet.safetensors")
+    )
+    moved = absolute_paths(local)
+    assert moved.data.root == str(tmp_path / "data")
+    assert moved.run.storage == str(tmp_path / "runs")
+    assert moved.model.weights == str(tmp_path / "hrnet.safetensors")
+    remote = Experiment(
+        data=Data(layout="camvid", root="s3://bucket/data"), run=run(Workers(1), storage="s3://bucket/runs")
+    )
+    assert absolute_paths(remote) == remote
+
+
+def test_first_cause_is_a_death_before_what_follows_from_it():
+    closed = WorkerError(0, "RuntimeError: Connection closed by peer", "trace", at=1.0, final=False)
+    died = RuntimeError("The actor died.\nWorker exit detail: node lost. Some common causes include: many")
+    assert str(first_cause({0: closed, 1: died})) == "worker 1 died: node lost."
+
+
+def test_first_cause_is_the_earliest_exception_with_its_traceback():
+    late = WorkerError(0, "RuntimeError: Connection closed by peer", "late", at=2.0, final=False)
+    early = WorkerError(1, "KeyError: 'label'", "early", at=1.0, final=False)
+    cause = first_cause({0: late, 1: early})
+    assert str(cause) == "worker 1 failed: KeyError: 'label'"
+    assert cause.worker_traceback == "early"
+    assert cause.__notes__ == ["early"]

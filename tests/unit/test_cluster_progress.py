@@ -1,0 +1,98 @@
+import io
+import os
+import pty
+import subprocess
+import sys
+
+from rich.console import Console
+
+from pixelcontrast.cluster.progress import Progress, table
+
+TRAIN = {
+    "kind": "train",
+    "step": 40,
+    "steps": 200,
+    "epoch": 1.6,
+    "loss": 1.75,
+    "ce": 0.512,
+    "contrast": 4.321,
+    "lr": 0.009,
+    "images_per_second": 12.34,
+    "attempt": 1,
+}
+EVAL = {
+    "kind": "eval",
+    "step": 40,
+    "miou": 0.4567,
+    "pixel_accuracy": 0.8912,
+    "iou": {"road": 0.912, "traffic light of a very long name": None, "sky": 0.0},
+}
+
+
+def shown(*rows: dict, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    with Progress(console) as progress:
+        for row in rows:
+            progress.row(row)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_piped_rows_are_plain_lines_with_the_numbers():
+    text = shown(TRAIN, EVAL, TRAIN | {"step": 60})
+    assert all(character.isprintable() or character == "\n" for character in text)
+    first, second, third = text.splitlines()
+    assert all(number in first for number in ("40/200", "CE 0.512", "contrast 4.321", "12.3 img/s"))
+    assert all(number in second for number in ("step 40", "mIoU 0.457", "0.891"))
+    assert all(number in third for number in ("60/200", "mIoU 0.457", "left"))
+
+
+def test_baseline_without_contrast_shows_none():
+    plain = {key: value for key, value in TRAIN.items() if key != "contrast"}
+    assert "contrast" not in shown(plain)
+
+
+def test_time_left_follows_the_pace_of_the_rows(monkeypatch):
+    times = iter([0.0, 10.0])
+    monkeypatch.setattr("pixelcontrast.cluster.progress.time.monotonic", lambda: next(times))
+    last = shown(TRAIN, TRAIN | {"step": 60}).splitlines()[-1]
+    assert last.endswith("1:10 left")
+
+
+def test_terminal_shows_the_same_numbers_live():
+    text = shown(TRAIN, EVAL, TRAIN | {"step": 60}, terminal=True)
+    assert "\x1b[" in text
+    assert all(word in text for word in ("60/200", "CE 0.512", "contrast 4.321", "mIoU 0.457"))
+
+
+def test_table_is_plain_and_fits_80_columns_when_piped():
+    console = Console(file=io.StringIO(), width=80)
+    table(EVAL, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line.split() for line in text.splitlines()]
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert max(map(len, text.splitlines())) <= 80
+    assert ["road", "91.2"] in lines
+    assert ["sky", "0.0"] in lines
+    assert ["mIoU", "45.7"] in lines
+    assert ["pixel", "accuracy", "89.1"] in lines
+    assert next(line for line in lines if "light" in line)[-1] == "-"
+
+
+def test_a_real_terminal_gets_one_line_that_is_redrawn():
+    rows = f"[{TRAIN!r}, {TRAIN | {'step': 60}!r}, {TRAIN | {'step': 80}!r}]"
+    code = "from pixelcontrast.cluster.progress import Progress\n"
+    code += f"with Progress() as progress:\n    for row in {rows}: progress.row(row)"
+    master, slave = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run([sys.executable, "-c", code], stdout=slave, stderr=slave, env=environment, check=True)
+    os.close(slave)
+    text = os.read(master, 65536).decode()
+    os.close(master)
+    assert "80/200" in text
+    assert text.count("\n") <= 2
+
+
+def test_importing_progress_and_launch_imports_neither_ray_nor_torch():
+    code = "import sys, pixelcontrast.cluster.progress, pixelcontrast.cluster.launch\n"
+    code += "sys.exit(bool({'ray', 'torch'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

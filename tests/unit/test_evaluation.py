@@ -1,0 +1,179 @@
+"""Scores against written-out and foreign ones; pictures by their pixels."""
+
+import math
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pixelcontrast.evaluation import ConfusionMatrix, Scores, contact_sheet, overlay
+from processes import run_ranks
+
+
+def case(seed: int, num_classes: int = 6, shape=(3, 17, 23), void: float = 0.2):
+    """Predictions, right half of the time: class 4 is never true, class 5 neither true nor predicted."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, num_classes - 2, shape, generator=generator)
+    noise = torch.randint(0, num_classes - 1, shape, generator=generator)
+    predictions = torch.where(torch.rand(shape, generator=generator) < 0.5, labels, noise)
+    return predictions, labels.masked_fill(torch.rand(shape, generator=generator) < void, 255)
+
+
+def by_hand(predictions, labels, num_classes) -> Scores:
+    both = zip(labels.flatten().tolist(), predictions.flatten().tolist(), strict=True)
+    pairs = [(t, p) for t, p in both if t != 255]
+    iou = []
+    for c in range(num_classes):
+        union = sum(t == c or p == c for t, p in pairs)
+        iou.append(sum(t == c and p == c for t, p in pairs) / union if union else math.nan)
+    present = [value for value in iou if not math.isnan(value)]
+    accuracy = sum(t == p for t, p in pairs) / len(pairs)
+    return Scores(miou=sum(present) / len(present), pixel_accuracy=accuracy, iou=tuple(iou))
+
+
+def test_scores_equal_a_written_out_count():
+    predictions, labels = case(0)
+    matrix = ConfusionMatrix(6)
+    matrix.update(predictions, labels)
+    got, want = matrix.scores(), by_hand(predictions, labels, 6)
+    assert got.miou == pytest.approx(want.miou, abs=1e-12)
+    assert got.pixel_accuracy == pytest.approx(want.pixel_accuracy, abs=1e-12)
+    assert got.iou == pytest.approx(want.iou, abs=1e-12, nan_ok=True)
+    assert got.iou[4] == 0  # predicted in vain counts,
+    assert math.isnan(got.iou[5])  # absent does not
+
+
+def test_scores_are_of_the_data_set_and_equal_torchmetrics():
+    from torchmetrics.classification import MulticlassJaccardIndex  # here: slow, and ranks import this file
+
+    macro = MulticlassJaccardIndex(6, ignore_index=255, average="macro")
+    single = MulticlassJaccardIndex(6, ignore_index=255, average="none")
+    matrix, per_image = ConfusionMatrix(6), []
+    for seed, void in enumerate((0.0, 0.3, 0.9)):
+        predictions, labels = case(seed, shape=(2, 9 + 5 * seed, 11), void=void)
+        matrix.update(predictions.to(torch.uint8), labels.to(torch.uint8))
+        macro.update(predictions, labels)
+        single.update(predictions, labels)
+        per_image.append(by_hand(predictions, labels, 6).miou)
+    scores = matrix.scores()
+    assert scores.miou == pytest.approx(macro.compute().item(), abs=1e-6)
+    assert list(scores.iou[:5]) == pytest.approx(single.compute().tolist()[:5], abs=1e-6)
+    assert abs(scores.miou - sum(per_image) / 3) > 1e-3
+
+
+def test_scores_equal_cityscapes_own_evaluation(tmp_path, capsys):
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
+    raw_id = np.zeros(256, np.uint8)  # of a training id; void pixels become raw id 0, unlabeled
+    for train_id in range(19):
+        raw_id[train_id] = labels.trainId2label[train_id].id
+    truths, guesses, matrix = [], [], ConfusionMatrix(19)
+    for index in range(2):
+        prediction, truth = case(index, num_classes=19, shape=(20, 30))
+        matrix.update(prediction, truth)
+        for files, ids, kind in ((truths, truth, "truth"), (guesses, prediction, "guess")):
+            files.append(str(tmp_path / f"{kind}{index}.png"))
+            Image.fromarray(raw_id[ids.numpy()]).save(files[-1])
+    official.args.evalInstLevelScore, official.args.quiet, official.args.JSONOutput = False, True, False
+    result = official.evaluateImgLists(guesses, truths, official.args)
+    capsys.readouterr()
+    scores = matrix.scores()
+    want = [result["classScores"][labels.trainId2label[train_id].name] for train_id in range(19)]
+    assert scores.iou == pytest.approx(want, abs=1e-12, nan_ok=True)
+    assert scores.miou == pytest.approx(result["averageScoreClasses"], abs=1e-12)
+
+
+def test_nothing_counted_gives_nan_and_an_empty_batch_changes_nothing():
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), 255))
+    matrix.update(torch.zeros(0, 2, 2, dtype=torch.int64), torch.zeros(0, 2, 2, dtype=torch.int64))
+    scores = matrix.scores()
+    assert all(map(math.isnan, (scores.miou, scores.pixel_accuracy, *scores.iou)))
+
+
+def test_another_ignore_index():
+    matrix = ConfusionMatrix(2)
+    matrix.update(torch.tensor([0, 1, 1]), torch.tensor([0, -1, 0]), ignore_index=-1)
+    assert matrix.matrix.tolist() == [[1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "says"),
+    [
+        ([0, 3], [0, 0], "predicted class 3"),  # would land in truth 1, prediction 0
+        ([0, -1], [1, 1], "predicted class -1"),
+        ([0, 0], [3, 255], "true class 3"),
+        ([0, 0], [-1, 0], "true class -1"),
+        ([0, 0], [2**32, 0], "true class 4294967296"),
+        ([0, 0], [0], "not one shape"),
+    ],
+)
+def test_an_id_out_of_range_is_an_error_not_another_class(predictions, labels, says):
+    matrix = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match=says):
+        matrix.update(torch.tensor(predictions), torch.tensor(labels))
+    assert not matrix.matrix.any()
+
+
+def count_on_a_rank(rank: int, world_size: int) -> torch.Tensor:
+    matrix = ConfusionMatrix(6)
+    if rank == 0:  # the other has no image
+        matrix.update(*case(0))
+        matrix.update(*case(1))
+    matrix.matrix += 2**40 * rank // (world_size - 1)  # exact beyond what float32 and int32 hold
+    matrix.all_reduce()
+    return matrix.matrix
+
+
+def test_all_ranks_get_the_sum():
+    summed = run_ranks(2, count_on_a_rank)
+    whole = ConfusionMatrix(6)
+    whole.update(*case(0))
+    whole.update(*case(1))
+    for matrix in summed:
+        assert torch.equal(matrix, whole.matrix + 2**40)
+
+
+COLORS = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
+
+
+def test_overlay_shows_image_truth_and_prediction():
+    image = torch.arange(3 * 8 * 10, dtype=torch.uint8).reshape(3, 8, 10)
+    image[:, :, 5:] = 100  # so that what varies there is not the image
+    truth = torch.zeros(8, 10, dtype=torch.int64)
+    truth[:, 5:] = 255
+    row = overlay(image, truth, torch.ones(8, 10, dtype=torch.int64), COLORS)
+    gap = (row.shape[1] - 30) // 2
+    panels = [row[:, start : start + 10] for start in (0, 10 + gap, 20 + 2 * gap)]
+    np.testing.assert_array_equal(panels[0], image.numpy().transpose(1, 2, 0))
+    assert (panels[1][:, :5].argmax(-1) == 0).all()
+    assert (panels[2].argmax(-1) == 2).all()
+    ignored = panels[1][:, 5:]
+    assert (ignored == ignored[..., :1]).all()  # grey, and striped:
+    assert np.ptp(ignored) > 60
+
+
+def test_overlay_refuses_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"classes \[4, 5\] do not fit an image \[8, 10\]"):
+        overlay(np.zeros((3, 8, 10)), np.zeros((4, 5), int), np.zeros((8, 10), int), COLORS)
+
+
+def test_contact_sheet_holds_every_row_and_a_legend():
+    rows = [np.full((30, 200, 3), value, np.uint8) for value in (10, 20, 30)]
+    plain = np.asarray(Image.open(BytesIO(contact_sheet(rows))))
+    for value in (10, 20, 30):
+        assert (plain == value).all(-1).sum() >= 30 * 200
+    titled = contact_sheet(rows, names=["sky", "road"], colors=COLORS, title="streets")
+    legend = np.asarray(Image.open(BytesIO(titled)))
+    assert legend.shape[0] > plain.shape[0]
+    for channel in (0, 2):  # a swatch for each class
+        strong = (legend[..., channel].astype(int) - legend.min(-1)) > 150
+        assert strong.sum() >= 100
+
+
+def test_wide_rows_are_scaled_down():
+    sheet = Image.open(BytesIO(contact_sheet([np.zeros((512, 3000, 3), np.uint8)], max_width=600)))
+    assert sheet.width < 640
+    assert sheet.height < 160

@@ -1,0 +1,96 @@
+"""Losses, schedule and parameter groups of a step."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, distributed
+from pixelcontrast.models import build_model
+from pixelcontrast.training.loop import contrast_weight
+from pixelcontrast.training.optim import build_optimizer, set_poly_rate
+from pixelcontrast.training.step import cross_entropy
+from processes import run_ranks
+
+WEIGHTS = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
+
+
+def global_batch(void: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 3, 4, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (3, 4, 4), generator=generator)
+    labels[0, :3] = 255
+    labels[{"some": slice(2, 3), "all": slice(0, 3)}[void]] = 255
+    return logits, labels
+
+
+CASES = list(itertools.product(("some", "all"), (False, True)))
+
+
+def rank_losses(rank: int, world_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Per case the loss over all ranks, and DDP's gradient of this rank's logits."""
+    results = []
+    mine = slice(rank * 3 // world_size, (rank + 1) * 3 // world_size)
+    for void, weighted in CASES:
+        logits, labels = (tensor[mine] for tensor in global_batch(void))
+        logits.requires_grad_()
+        loss = cross_entropy(logits, labels, WEIGHTS if weighted else None)
+        loss.backward()
+        assert logits.grad is not None
+        results.append((distributed.all_reduce(loss.detach()) / world_size, logits.grad / world_size))
+    return results
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_cross_entropy_is_the_global_mean(world_size: int) -> None:
+    ranks = [rank_losses(0, 1)] if world_size == 1 else run_ranks(world_size, rank_losses)
+    for (void, weighted), outcomes in zip(CASES, zip(*ranks, strict=True), strict=True):
+        logits, labels = global_batch(void)
+        expected, gradient = torch.zeros((), dtype=torch.float64), torch.zeros_like(logits)
+        if void == "some":
+            logits.requires_grad_()
+            expected = F.cross_entropy(logits, labels, WEIGHTS if weighted else None, ignore_index=255)
+            (gradient,) = torch.autograd.grad(expected, logits)
+        for loss, _ in outcomes:
+            torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(torch.cat([grad for _, grad in outcomes]), gradient, rtol=0, atol=1e-12)
+
+
+def small(**sections: Any) -> Experiment:
+    return Experiment(data=Data(layout="camvid", root=""), run=Run(name="a"), **sections)
+
+
+def test_warmup_weighs_nothing_and_then_lambda() -> None:
+    settings = small(contrast=Contrast(weight=0.7, warmup=0.1), optim=Optim(steps=100))
+    assert [contrast_weight(settings, step) for step in (0, 9, 10, 99)] == [0.0, 0.0, 0.7, 0.7]
+
+
+def test_every_parameter_is_in_one_group_with_its_rate_and_decay() -> None:
+    model = build_model(Model(backbone="hrnet_w18_small"), num_classes=3, embedding=True)
+    optim = Optim(lr=0.1, new_layer_lr_factor=10.0, weight_decay=1e-3)
+    optimizer = build_optimizer(model, optim)
+    settings = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert len(settings) == sum(len(group["params"]) for group in optimizer.param_groups)
+    for name, parameter in model.named_parameters():
+        lr = 0.1 if name.startswith("backbone.") else 1.0
+        assert settings.pop(id(parameter)) == (lr, 1e-3 if parameter.ndim == 4 else 0.0), name
+    assert not settings
+
+
+def test_poly_schedule() -> None:
+    model = build_model(Model(backbone="hrnet_w18_small"), num_classes=3, embedding=False)
+    optim = Optim(steps=10, lr=0.1, power=0.9, new_layer_lr_factor=2.0)
+    optimizer = build_optimizer(model, optim)
+    for step in (0, 5, 9):
+        rate = set_poly_rate(optimizer, step, optim)
+        assert rate == pytest.approx(0.1 * (1 - step / 10) ** 0.9)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [rate, rate, 2 * rate, 2 * rate]
+        )
