@@ -13,7 +13,7 @@ EXPERIMENT = Experiment(
     model=Model(backbone="hrnet_w18_small"),
     contrast=Contrast(pixel_queue_size=500, num_positives=256, num_negatives=1024),
     optim=Optim(steps=200, batch_size=8, lr=0.05, weight_decay=1e-4),
-    run=Run(name="streets", workers=Workers(2), eval_interval=100, checkpoint_interval=50),
+    run=Run(name="streets", workers=Workers(2), device="cpu", eval_interval=100, checkpoint_interval=50),
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The command line of an experiment: its settings as options, its progress, its result."""
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import tyro
@@ -59,7 +61,8 @@ def run(experiment: Experiment) -> None:
     try:
         result = training.check(experiment)
         if result is None:
-            with Progress() as progress:
+            print(f"Run {experiment.run.name}: {_describe(experiment)}")
+            with Progress() as progress, _messages_shown():
                 launch(experiment, on_row=progress.row)
             result = training.check(experiment)
         else:
@@ -73,6 +76,32 @@ def run(experiment: Experiment) -> None:
         sys.exit(130)
     assert result is not None, "a run that ended without an error has a result"
     table(result)
+    folder = f"{experiment.run.storage}/{experiment.run.name}"
+    print(f"\nresult       {folder}/result.json")
+    print(f"predictions  {folder}/{result['overlays']}")
+    print(f"best network {folder}/{result['best_checkpoint']}/model.safetensors")
+
+
+def _describe(experiment: Experiment) -> str:
+    data, optim, run = experiment.data, experiment.optim, experiment.run
+    return (
+        f"{experiment.model.backbone} on {data.layout} in {data.root}, {optim.steps} steps of "
+        f"{optim.batch_size} images, workers {run.workers}, in {run.storage}/{run.name}"
+    )
+
+
+@contextmanager
+def _messages_shown() -> Iterator[None]:
+    """Print what the platform's loggers say, the workers' included, above the progress."""
+    logger, handler = logging.getLogger("pixelcontrast"), logging.StreamHandler()
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _read_section(info: StructTypeInfo) -> StructConstructorSpec | None:

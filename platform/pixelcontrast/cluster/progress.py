@@ -15,8 +15,8 @@ Row = dict[str, Any]
 class Progress:
     """Shows rows as they come: a live bar on a terminal, else one plain line per row.
 
-    Used as a context manager. Train rows have step, steps, epoch, loss, ce, contrast (without in the plain
-    network), lr, images_per_second and attempt; eval rows step, miou, pixel_accuracy and iou.
+    Used as a context manager. Train rows have step, steps, loss, ce, contrast (without in the plain network),
+    lr, images_per_second and attempt; eval rows step, miou, pixel_accuracy and iou.
     """
 
     def __init__(self, console: Console | None = None):

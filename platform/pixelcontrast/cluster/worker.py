@@ -51,7 +51,9 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     launcher.put.remote("started", (rank, ray.get_runtime_context().current_actor))
     rows = _Rows(launcher, first=rank == 0)
     messages = _Messages(launcher, rank)
-    logging.getLogger("pixelcontrast").addHandler(messages)
+    platform_logger = logging.getLogger("pixelcontrast")
+    platform_logger.addHandler(messages)
+    platform_logger.setLevel(logging.INFO)
     try:
         loop(experiment, device=ray.train.torch.get_device(), report=rows)
         rows.flush()
@@ -61,7 +63,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
         final = isinstance(error, ValueError)
         raise WorkerError(rank, reason, traceback.format_exc(), time.time(), final) from error
     finally:
-        logging.getLogger("pixelcontrast").removeHandler(messages)
+        platform_logger.removeHandler(messages)
 
 
 class _Rows:
@@ -90,10 +92,10 @@ class _Rows:
 
 
 class _Messages(logging.Handler):
-    """Warnings of the platform's loggers, for the driver to show: Ray's log files go with the instance."""
+    """What the platform's loggers say, for the driver to show: Ray's log files go with the instance."""
 
     def __init__(self, launcher: Any, rank: int):
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._launcher, self._rank = launcher, rank
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -9,7 +9,7 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """Checkpoints exist, and none of them is valid: going on would silently restart from nothing."""
 
 

@@ -1,6 +1,7 @@
 """What happens between steps: reports, evaluations, checkpoints, and taking a run up again."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from pixelcontrast.training.evaluate import draw_overlays, evaluate
 from pixelcontrast.training.run_folder import Row, RunLog, count_attempts, open_storage
 from pixelcontrast.training.state import TrainState
 from pixelcontrast.training.step import Losses
+
+logger = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -85,9 +88,13 @@ class Recorder:
         found: tuple[str | None, list[str]] = (None, [])
         if distributed.rank() == 0:
             found = checkpoint.newest_valid(self._run)
+            for reason in found[1]:
+                logger.warning("skipped a checkpoint: %s", reason)
         name, skipped = distributed.broadcast_object(found)
         if name is not None:
             self._state.restore(checkpoint.load(self._run, name))
+            if distributed.rank() == 0:
+                logger.info("going on from %s", name)
         return skipped
 
     def _describe_attempt(self, skipped: list[str]) -> Row:

@@ -1,0 +1,99 @@
+"""An experiment's command as a user types it: two workers on a local Ray cluster, killed and taken up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SMALL = """
+    --model.backbone hrnet_w18_small --model.weights none --model.embedding-dim 32 --data.crop-size 64 64
+    --data.loader-processes 0 --contrast.pixel-queue-size 20 --optim.steps 40 --optim.batch-size 3
+    --run.name small --run.workers 2 --run.device cpu --run.cpus-per-worker 1 --run.precision float32
+    --run.report-interval 5 --run.eval-interval 20 --run.checkpoint-interval 10
+"""
+
+
+def command(scenes: Path, storage: Path, *more: str) -> list[str]:
+    places = ["--data.root", str(scenes), "--run.storage", str(storage)]
+    return [sys.executable, str(EXPERIMENTS / "cityscapes.py"), *SMALL.split(), *places, *more]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def kill_after(step: int, arguments: list[str], cwd: Path) -> set[int]:
+    """SIGKILL the driver once it has shown ``step``; returns the processes that it had started."""
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, text=True, cwd=cwd, env=environment(), start_new_session=True
+    ) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if line.startswith(f"step {step}/"):
+                children = {child.pid for child in psutil.Process(driver.pid).children(recursive=True)}
+                driver.send_signal(signal.SIGKILL)
+                return children
+    raise AssertionError(f"the run ended with {driver.returncode} before step {step}")
+
+
+def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp_path: Path) -> None:
+    arguments = command(scenes, tmp_path / "runs")
+    started = kill_after(25, arguments, tmp_path)
+    assert len(started) > 4
+    again = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "going on from checkpoints/step-00000020" in again.stderr
+    lines = again.stdout.splitlines()
+    assert any(line.startswith("step 40/40  CE ") and "contrast" in line for line in lines)
+    table = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("road", "sky", "mIoU"))}
+    assert 0 < float(table["mIoU"]) < 100
+
+    run = tmp_path / "runs" / "small"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 41, 5))
+    assert [row["attempt"] for row in rows if row["kind"] == "train"] == [1] * 4 + [2] * 4
+    result = json.loads((run / "result.json").read_text())
+    assert round(100 * result["miou"], 1) == float(table["mIoU"])
+    for name in (result["overlays"], f"{result['best_checkpoint']}/model.safetensors"):
+        assert (run / name).is_file()
+
+    psutil.wait_procs([psutil.Process(pid) for pid in started if psutil.pid_exists(pid)], timeout=30)
+    assert not [pid for pid in started if psutil.pid_exists(pid)], "processes of the killed driver are left"
+
+    third = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert third.returncode == 0
+    assert "Run small is finished; choose another --run.name to start a new one." in third.stdout
+
+    changed = command(scenes, tmp_path / "runs", "--contrast.temperature", "0.2")
+    refused = subprocess.run(
+        changed, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert refused.returncode == 2
+    assert "contrast.temperature was 0.1 and is now 0.2" in refused.stderr
+
+
+def test_timm_weights_that_cannot_be_had_are_said_before_anything_starts(
+    scenes: Path, tmp_path: Path
+) -> None:
+    offline = environment() | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    arguments = [
+        *command(scenes, tmp_path / "runs"),
+        "--model.weights",
+        "timm",
+        "--model.backbone",
+        "hrnet_w48",
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=offline, check=False)
+    assert done.returncode == 2
+    assert "timm's pretrained weights of hrnet_w48 cannot be had" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
