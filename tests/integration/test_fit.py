@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,23 @@ def test_another_configuration_is_refused_by_key(finished: tuple[Experiment, lis
     ) as caught:
         training.check(changed)
     assert "report_interval" not in str(caught.value)
+
+
+def test_other_images_under_the_same_name_are_refused(
+    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data may move, but not change: here an image is gone."""
+    settings = replace(finished[0], {"run.storage": str(tmp_path / "runs")})
+    with monkeypatch.context() as patched:
+        stop_after_step(4, patched)
+        with pytest.raises(InterruptedRunError):
+            fit(settings)
+    moved = tmp_path / "moved"
+    shutil.copytree(settings.data.root, moved)
+    fit_elsewhere = replace(settings, {"data.root": str(moved)})
+    next(moved.glob("leftImg8bit/train/*/*.png")).unlink()
+    with pytest.raises(ValueError, match=r"moved: the train images are not those that run small began with"):
+        fit(fit_elsewhere)
 
 
 class InterruptedRunError(Exception):

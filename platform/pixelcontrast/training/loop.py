@@ -35,7 +35,8 @@ def fit(experiment: Experiment, *, device: torch.device, report: Callable[[Row],
     state = build_state(experiment, num_classes=num_classes, num_images=len(train_set), device=device)
     autocast = torch.bfloat16 if experiment.run.precision == "bfloat16" else None
     class_weights = torch.tensor(optim.class_weights, device=device) if optim.class_weights else None
-    with Recorder(experiment, state, val_set, device=device, autocast=autocast, report=report) as recorder:
+    observed = {"device": device, "autocast": autocast, "report": report}
+    with Recorder(experiment, state, train_set, val_set, **observed) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
         loader = train_loader(
             train_set,

@@ -27,6 +27,7 @@ class Recorder:
     Every rank has one and calls it alike; only rank 0 writes.
 
     Raises:
+        ValueError: the checkpoint was trained on another list of images.
         CheckpointError: checkpoints exist and all are damaged.
     """
 
@@ -34,6 +35,7 @@ class Recorder:
         self,
         experiment: Experiment,
         state: TrainState,
+        train_set: SegmentationSet,
         val_set: SegmentationSet,
         *,
         device: torch.device,
@@ -43,6 +45,7 @@ class Recorder:
         self._experiment, self._state, self._val_set = experiment, state, val_set
         self._device, self._autocast, self._report_row = device, autocast, report
         self._provenance = provenance.collect(experiment, device=device)
+        self._provenance["data"] = {"train": train_set.fingerprint, "val": val_set.fingerprint}
         self._run = open_storage(experiment)
         skipped = self._restore()
         self._attempt = distributed.broadcast_object(count_attempts(self._run) + 1)
@@ -92,10 +95,22 @@ class Recorder:
                 logger.warning("skipped a checkpoint: %s", reason)
         name, skipped = distributed.broadcast_object(found)
         if name is not None:
-            self._state.restore(checkpoint.load(self._run, name))
+            parts = checkpoint.load(self._run, name)
+            self._check_same_data(json.loads(parts["provenance.json"])["data"])
+            self._state.restore(parts)
             if distributed.rank() == 0:
                 logger.info("going on from %s", name)
         return skipped
+
+    def _check_same_data(self, fingerprints: dict[str, str]) -> None:
+        """``data.root`` may have moved, but positions in the sample stream must mean the same images."""
+        for split, fingerprint in self._provenance["data"].items():
+            if fingerprint != fingerprints[split]:
+                data, run = self._experiment.data, self._experiment.run
+                raise ValueError(
+                    f"data.root {data.root}: the {split} images are not those that run {run.name} began "
+                    "with; restore them, or choose another --run.name"
+                )
 
     def _describe_attempt(self, skipped: list[str]) -> Row:
         settings = config.flatten(self._experiment)
