@@ -296,6 +296,16 @@ def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None
         make()(*(inputs | change).values())
 
 
-def test_ignore_index_must_not_be_a_class() -> None:
-    with pytest.raises(ValueError, match="ignore_index 2"):
-        make(ignore_index=2)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.0),
+        ("hard_share", 1.5),
+        ("anchors_per_class", 0),
+        ("num_negatives", 0),
+        ("ignore_index", 2),
+    ],
+)
+def test_wrong_settings_are_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} (is )?{value}"):
+        make(**{name: value})

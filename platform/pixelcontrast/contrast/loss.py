@@ -68,6 +68,9 @@ class PixelContrast(nn.Module):
         ignore_index: the label of pixels that take no part.
         seed: keys all draws.
         group: the ranks that share the batch; None is the default group.
+
+    Raises:
+        ValueError: a setting that is out of its range.
     """
 
     next_position: Tensor
@@ -90,6 +93,13 @@ class PixelContrast(nn.Module):
         group: Group = None,
     ):
         super().__init__()
+        sizes = {"anchors_per_class": anchors_per_class, "pixels_per_image": pixels_per_image}
+        sizes |= {"num_positives": num_positives, "num_negatives": num_negatives}
+        for name, value in (sizes | {"temperature": temperature}).items():
+            if not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        if not 0 <= hard_share <= 1:
+            raise ValueError(f"hard_share is {hard_share}; it must lie between 0 and 1")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
