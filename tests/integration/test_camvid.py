@@ -1,4 +1,4 @@
-"""The CamVid experiment on its real images, as a user types it: with contrast and without, one worker and two."""
+"""The CamVid experiment on real images, as a user types it: with and without contrast, one worker and two."""
 
 import json
 import os
