@@ -18,5 +18,5 @@ EXPERIMENT = Experiment(
 
 if __name__ == "__main__":
     experiment = parse(EXPERIMENT, description=__doc__)
-    streets.write(experiment.data.root, num_train=160, num_val=24)
+    streets.write(experiment.data.root, num_train=120, num_val=20)
     run(experiment)
