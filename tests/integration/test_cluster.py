@@ -97,6 +97,7 @@ def test_the_token_is_for_the_owner_alone(cluster):
     assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_named(
     cluster, experiment, caplog
 ):
@@ -141,6 +142,7 @@ def test_sigterm_stops_the_workers_like_ctrl_c(experiment):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_workers_without_a_place_end_in_bounded_time(experiment):
     import ray

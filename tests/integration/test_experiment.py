@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from pixelcontrast.cluster.local import Connection, connect
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALL = """
     --model.backbone hrnet_w18_small --model.weights none --model.embedding-dim 32 --data.crop-size 64 64
@@ -79,6 +81,40 @@ def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp
     )
     assert refused.returncode == 2
     assert "contrast.temperature was 0.1 and is now 0.2" in refused.stderr
+
+
+def test_joins_an_existing_cluster_and_survives_a_killed_worker(scenes: Path, tmp_path: Path) -> None:
+    arguments = command(scenes, tmp_path / "runs", "--optim.steps", "30")
+    messages = tmp_path / "messages"
+    with connect(min_cpus=2) as cluster:
+        assert os.environ["RAY_ADDRESS"] == cluster.address
+        with (
+            messages.open("w") as errors,
+            subprocess.Popen(
+                arguments, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=tmp_path
+            ) as driver,
+        ):
+            assert driver.stdout is not None
+            while not driver.stdout.readline().startswith("step 15/"):
+                assert driver.poll() is None, messages.read_text()
+            processes = psutil.Process().children(recursive=True)
+            next(found for found in processes if "RayTrainWorker" in found.name()).kill()
+            driver.communicate()
+        assert driver.returncode == 0, messages.read_text()
+        assert is_alive(cluster)
+    assert "starting again (1 of 3)" in messages.read_text()
+    assert "going on from checkpoints/step-000000" in messages.read_text()
+    rows = [json.loads(line) for line in (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 31, 5))
+    assert rows[-1]["attempt"] == 2
+
+
+def is_alive(cluster: Connection) -> bool:
+    import ray
+
+    return cluster.address == ray.get_runtime_context().gcs_address and all(
+        node["Alive"] for node in ray.nodes()
+    )
 
 
 def test_timm_weights_that_cannot_be_had_are_said_before_anything_starts(

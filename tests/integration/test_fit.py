@@ -254,8 +254,9 @@ def test_two_processes_train_and_count_each_image_once(scenes: Path, tmp_path: P
     one = fit(replace(settings, {"run.name": "one"}))
     for ours, theirs in zip(learnt(first), learnt(one), strict=True):
         if ours["kind"] == "train":
-            assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-3)
-            assert ours["contrast"] == pytest.approx(theirs["contrast"], rel=1e-3)
+            # In float32 rounding may flip which pixels are hard; tests/parity compares in float64.
+            assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-2)
+            assert ours["contrast"] == pytest.approx(theirs["contrast"], rel=1e-2)
 
     from pixelcontrast.datasets.segmentation import build_dataset
     from pixelcontrast.training.evaluate import evaluate

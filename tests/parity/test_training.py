@@ -73,7 +73,7 @@ def run(rank: int, world_size: int, recorded: str) -> tuple[list[Tensor], list[d
     """Losses of free-running steps, and the outcome of single steps from the recorded states."""
     state = build()
     network = (
-        state.model if world_size == 1 else DistributedDataParallel(state.model, broadcast_buffers=False)
+        state.model if world_size == 1 else DistributedDataParallel(state.model, forward_sync_buffers=False)
     )
     free = [one_step(state, network, step, rank, world_size)["losses"] for step in range(FREE_STEPS)]
     outcomes = []

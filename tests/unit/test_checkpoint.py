@@ -95,6 +95,15 @@ def test_saving_again_replaces_a_damaged_folder(run: Storage) -> None:
     assert checkpoint.load(run, folder_of(100)) == PARTS
 
 
+def test_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"run\.storage: .*file/run cannot be written"):
+        (Storage(str(tmp_path / "file")) / "run").check_writable()
+    run = Storage(str(tmp_path / "runs")) / "run"
+    run.check_writable()
+    assert run.names() == []
+
+
 def test_unknown_uri_is_named() -> None:
     with pytest.raises(ValueError, match=r"run\.storage nosuch://bucket/runs: pyarrow cannot open it"):
         Storage("nosuch://bucket/runs")

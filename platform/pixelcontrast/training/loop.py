@@ -78,7 +78,6 @@ def _distribute(model: nn.Module, device: torch.device, *, compiled: bool) -> nn
         model.compile()
     if distributed.world_size() == 1:
         return model
-    # Buffers are equal on all ranks already: BatchNorm is synchronised.
-    return DistributedDataParallel(
-        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    # Buffers are equal on all ranks at any time: BatchNorm is synchronised.
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False)

@@ -8,14 +8,15 @@ from pixelcontrast.training.run_folder import Row, check_same_experiment, open_s
 
 
 def check(experiment: Experiment) -> Row | None:
-    """Look at the run's folder, the data and the model.
+    """Look at the run's folder, the data, the model and the storage.
 
     Returns:
         The result of the run if it is finished already, else None.
 
     Raises:
         ValueError: another configuration under the same name, a missing or unreadable data set, an unknown
-            backbone, weights that do not exist or cannot be downloaded, class weights that do not fit.
+            backbone, weights that do not exist or cannot be downloaded, class weights that do not fit, a
+            storage that cannot be written.
     """
     run = open_storage(experiment)
     check_same_experiment(run, experiment)
@@ -31,4 +32,5 @@ def check(experiment: Experiment) -> Row | None:
         raise ValueError(
             f"optim.class_weights: {len(weights)} numbers for {len(names)} classes: {', '.join(names)}"
         )
+    run.check_writable()
     return None

@@ -73,7 +73,8 @@ class Recorder:
         last = step == self._experiment.optim.steps
         evaluating = last or step % run.eval_interval == 0
         saving = last or step % run.checkpoint_interval == 0
-        if evaluating or saving or step % run.report_interval == 0:
+        reporting = evaluating or saving or step % run.report_interval == 0
+        if reporting:
             self._record(self._training_row(rate))
         scores: Row = {}
         if evaluating:
@@ -83,8 +84,8 @@ class Recorder:
             self._save()
         if last:
             self._finish(scores)
-        if evaluating or saving or step % run.report_interval == 0:
-            self._reset_meter()
+        if reporting:
+            self._reset_meter()  # last, so that its clock leaves out evaluation and saving
 
     def _restore(self) -> list[str]:
         """Take the newest valid checkpoint, as rank 0 sees it; returns why newer ones were skipped."""

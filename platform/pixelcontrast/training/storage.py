@@ -64,6 +64,14 @@ class Storage:
         with self.fs.open_output_stream(self.path(name)) as stream:
             stream.write(content)
 
+    def check_writable(self) -> None:
+        """Write and delete a file; raises ``ValueError`` where that is not possible."""
+        try:
+            self.write(".probe", b"probe")
+            self.fs.delete_file(self.path(".probe"))
+        except OSError as error:
+            raise ValueError(f"run.storage: {self.location} cannot be written: {error}") from error
+
     def write_folder(self, name: str, files: dict[str, bytes]) -> None:
         """Write files into a new folder, the last one last.
 
