@@ -17,12 +17,12 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(["pixelcontrast
 def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """``function(rank, world_size, *args)`` in each of ``world_size`` processes; their results in rank order.
 
-    ``function`` is a module's top-level function; results travel through a file, so they may be any tensors.
+    ``function`` is a module's top-level function. Results travel through files: tensors and plain values.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world_size, folder, function, args)
         start_processes(_run, arguments, nprocs=world_size, start_method="forkserver")
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
 def _run(

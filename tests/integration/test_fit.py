@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, replace, training
-from pixelcontrast.training import checkpoint
+from pixelcontrast.training import checkpoint, loop
 from pixelcontrast.training.run_folder import open_storage
 from processes import run_ranks
 
@@ -112,10 +112,7 @@ def test_other_images_under_the_same_name_are_refused(
 ) -> None:
     """The data may move, but not change: here an image is gone."""
     settings = replace(finished[0], {"run.storage": str(tmp_path / "runs")})
-    with monkeypatch.context() as patched:
-        stop_after_step(4, patched)
-        with pytest.raises(InterruptedRunError):
-            fit(settings)
+    fit_until(4, settings, monkeypatch)
     moved = tmp_path / "moved"
     shutil.copytree(settings.data.root, moved)
     fit_elsewhere = replace(settings, {"data.root": str(moved)})
@@ -138,27 +135,25 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(
     """Stopped right after step ``at``: on a checkpoint, on an evaluation, and in between."""
     reference, expected = finished
     settings = replace(reference, {"run.storage": str(tmp_path)})
-    with monkeypatch.context() as patched:
-        stop_after_step(at, patched)
-        with pytest.raises(InterruptedRunError):
-            fit(settings)
+    fit_until(at, settings, monkeypatch)
     fit(settings)
     assert_same_run(settings, reference, expected)
     assert [row["attempt"] for row in metrics(settings)][-1] == 2
 
 
-def stop_after_step(at: int, patched: pytest.MonkeyPatch) -> None:
-    from pixelcontrast.training import loop
-
-    original = loop.train_step
-    calls = iter(range(1, STEPS + 1))
+def fit_until(step: int, settings: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and break off when the step after ``step`` begins."""
+    original, calls = loop.train_step, iter(range(STEPS))
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) > at:
+        if next(calls) == step:
             raise InterruptedRunError
         return original(*args, **kwargs)
 
-    patched.setattr(loop, "train_step", interrupted)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", interrupted)
+        with pytest.raises(InterruptedRunError):
+            fit(settings)
 
 
 def assert_same_run(settings: Experiment, reference: Experiment, expected: list[dict[str, Any]]) -> None:
@@ -178,10 +173,7 @@ def test_dropping_the_memory_from_a_checkpoint_is_noticed(
 
     reference, expected = finished
     settings = replace(reference, {"run.storage": str(tmp_path)})
-    with monkeypatch.context() as patched:
-        stop_after_step(4, patched)
-        with pytest.raises(InterruptedRunError):
-            fit(settings)
+    fit_until(4, settings, monkeypatch)
     monkeypatch.setattr(PixelContrast, "load_state_dict", lambda *_: None)
     fit(settings)
     with pytest.raises(AssertionError):
@@ -221,10 +213,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
 ) -> None:
     reference, expected = finished
     settings = replace(reference, {"run.storage": str(tmp_path)})
-    with monkeypatch.context() as patched:
-        stop_after_step(7, patched)
-        with pytest.raises(InterruptedRunError):
-            fit(settings)
+    fit_until(7, settings, monkeypatch)
     path = Path(open_storage(settings).path(f"{checkpoint.folder_of(6)}/optimizer.pt"))
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
