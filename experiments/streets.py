@@ -12,8 +12,8 @@ EXPERIMENT = Experiment(
     data=Data(layout="cityscapes", root="runs/scenes", crop_size=(128, 256), scale_range=(0.5, 1.0)),
     model=Model(backbone="hrnet_w18_small", embedding_dim=128),
     contrast=Contrast(pixel_queue_size=500, num_positives=256, num_negatives=1024),
-    optim=Optim(steps=180, batch_size=8, lr=0.05, weight_decay=1e-4),
-    run=Run(name="streets", workers=Workers(2), device="cpu", eval_interval=100, checkpoint_interval=50),
+    optim=Optim(steps=150, batch_size=8, lr=0.05, weight_decay=1e-4),
+    run=Run(name="streets", workers=Workers(2), device="cpu", eval_interval=75, checkpoint_interval=25),
 )
 
 if __name__ == "__main__":
