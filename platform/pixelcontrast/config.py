@@ -24,6 +24,7 @@ from pydantic_core import core_schema
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Mining = Literal["all", "random", "hardest", "semi-hard"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
@@ -131,18 +132,30 @@ class Contrast:
     """Anchors drawn per class and global batch."""
     hard_share: Share = 0.5
     """Share of the anchors drawn among the pixels that are misclassified now; the rest is drawn from all."""
-    memory: Literal["none", "pixel"] = "pixel"
-    """pixel: a queue of earlier batches' pixels for each class."""
+    rare_class_power: NonNegative = 0.0
+    """Above 0, classes get anchors by their share of the pixels to the power of −this; 0: all alike."""
+    memory: Literal["none", "pixel", "region", "both"] = "both"
+    """pixel: a queue of earlier batches' pixels. region: the average embedding of each class in an image."""
     pixel_queue_size: Count | None = None
-    """Entries per class; unset: 10 per training image, and at most 200,000 over all classes."""
+    """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes."""
     pixels_per_image: Count = 10
     """Random pixels per class and image that enter the queue."""
-    examples: Literal["all", "random"] = "random"
-    """Which entries of the memory an anchor meets; the anchors of the batch are always all used."""
+    region_memory_size: Count | None = None
+    """Regions per class; unset: 1 per training image, and at most 200,000 over all classes. With fewer than
+    training images, the newest regions are kept."""
+    memory_dtype: Literal["float32", "bfloat16"] = "float32"
+    """How the memory is stored; bfloat16 halves it."""
+    positive_mining: Mining = "semi-hard"
+    """Which positives of the memory an anchor meets (those of the batch always): all, random ones, the
+    hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share."""
+    negative_mining: Mining = "semi-hard"
+    """Likewise for negatives, of which the most similar are the hardest."""
     num_positives: Count = 1024
-    """Positives drawn from the memory for a class when examples is random."""
+    """Positives that an anchor meets in the memory, at most, unless positive_mining is all."""
     num_negatives: Count = 2048
-    """Negatives drawn from the memory for a class when examples is random."""
+    """Negatives that an anchor meets in the memory, at most, unless negative_mining is all."""
+    semi_hard_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of an anchor's positives, and of its negatives, that semi-hard mining draws from."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -1,14 +1,26 @@
-"""The contrastive term written out: one process, one pixel at a time, float64. Slow and obvious."""
+"""The contrastive term written out: one process, one anchor at a time, float64. Slow and obvious."""
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast import draws
 
 HARD, ANY, ENTRY, EXAMPLE = 1, 2, 3, 4
+
+Pixel = tuple[int, int, int]
+"""(image, row, column)"""
+
+
+class Stored(NamedTuple):
+    label: int
+    slot: int
+    """A number that tells it from all others: it names its draw."""
+    row: Tensor
 
 
 @dataclass
@@ -19,99 +31,144 @@ class Reference:
     temperature: float = 0.1
     anchors_per_class: int = 50
     hard_share: float = 0.5
-    queue_size: int = 0
+    rare_class_power: float = 0.0
+    pixel_queue_size: int = 5000
     pixels_per_image: int = 10
-    examples: str = "all"
+    region_memory_size: int = 1000
+    num_images: int | None = None
+    memory_dtype: torch.dtype = torch.float64
+    positive_mining: str = "semi-hard"
+    negative_mining: str = "semi-hard"
     num_positives: int = 1024
     num_negatives: int = 2048
+    semi_hard_share: float = 0.1
     seed: int = 0
-    entries: list[tuple[int, int, Tensor]] = field(default_factory=list)
-    """(class, how many of its class entered before, embedding) of all that ever entered the memory."""
+    pixels: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Per class, all pixels that ever entered, in order."""
+    regions: dict[int, list[Tensor]] = field(default_factory=dict)
+    region_of_image: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    """(class, image) → the newest region."""
+    seen: dict[int, int] = field(default_factory=dict)
+    """Pixels of each class in all batches so far."""
 
     def step(
-        self, embeddings: Tensor, labels: Tensor, wrong: Tensor, positions: Tensor
+        self, embeddings: Tensor, labels: Tensor, wrong: Tensor, positions: Tensor, image_ids: Tensor
     ) -> tuple[Tensor, int]:
         """Loss of a global batch at the embedding's size, and its number of valid anchors; then enqueue."""
+        for c in labels[labels < self.num_classes].tolist():
+            self.seen[c] = self.seen.get(c, 0) + 1
         anchors = self._anchors(labels, wrong, positions)
         memory = self._memory()
-        order = self._order(memory, min((int(positions[b]) for b, _, _ in anchors), default=0))
+        keys = self._example_keys(memory, min((int(positions[b]) for b, _, _ in anchors), default=0))
         losses = []
         for anchor in anchors:
-            b, y, x = anchor
-            label = int(labels[b, y, x])
-            positives, negatives = self._examples(label, memory, order)
-            for other in anchors:
-                if other != anchor:
-                    same = int(labels[other]) == label
-                    (positives if same else negatives).append(embeddings[other[0], :, other[1], other[2]])
+            vector, label = embeddings[anchor[0], :, anchor[1], anchor[2]], int(labels[anchor])
+            others = [other for other in anchors if other != anchor]
+            rows = {other: embeddings[other[0], :, other[1], other[2]] for other in others}
+            positives = [rows[other] for other in others if labels[other] == label]
+            negatives = [rows[other] for other in others if labels[other] != label]
+            positives += self._mined(
+                vector, [m for m in memory if m.label == label], keys, hard_is_near=False
+            )
+            negatives += self._mined(vector, [m for m in memory if m.label != label], keys, hard_is_near=True)
             if positives:
-                losses.append(self._eq3(embeddings[b, :, y, x], positives, negatives))
-        self._enqueue(embeddings.detach(), labels, positions)
+                losses.append(self._eq3(vector, positives, negatives))
+        self._enqueue(embeddings.detach(), labels, positions, image_ids)
         return (torch.stack(losses).mean() if losses else 0.0 * embeddings.sum()), len(losses)
 
     def _eq3(self, anchor: Tensor, positives: list[Tensor], negatives: list[Tensor]) -> Tensor:
-        total = sum(
-            (torch.exp(anchor @ n / self.temperature) for n in negatives), torch.zeros((), dtype=anchor.dtype)
-        )
-        terms = []
-        for p in positives:
-            e = torch.exp(anchor @ p / self.temperature)
-            terms.append(-torch.log(e / (e + total)))
-        return torch.stack(terms).mean()
+        total = torch.zeros((), dtype=anchor.dtype)
+        if negatives:
+            total = torch.exp(torch.stack(negatives) @ anchor / self.temperature).sum()
+        e = torch.exp(torch.stack(positives) @ anchor / self.temperature)
+        return -torch.log(e / (e + total)).mean()
 
-    def _anchors(self, labels: Tensor, wrong: Tensor, positions: Tensor) -> list[tuple[int, int, int]]:
-        chosen = []
+    def _mined(
+        self, anchor: Tensor, candidates: list[Stored], keys: dict[int, int], *, hard_is_near: bool
+    ) -> list[Tensor]:
+        mining, num = self.positive_mining, self.num_positives
+        if hard_is_near:
+            mining, num = self.negative_mining, self.num_negatives
+
+        def hardness(entry: Stored) -> float:
+            similarity = float(entry.row @ anchor.detach())
+            return similarity if hard_is_near else -similarity
+
+        if mining in ("hardest", "semi-hard"):
+            candidates = sorted(candidates, key=hardness, reverse=True)
+        if mining == "semi-hard":
+            candidates = candidates[: math.ceil(self.semi_hard_share * len(candidates))]
+        if mining in ("random", "semi-hard"):
+            candidates = sorted(candidates, key=lambda entry: keys[entry.slot])
+        return [entry.row for entry in (candidates if mining == "all" else candidates[:num])]
+
+    def _anchors(self, labels: Tensor, wrong: Tensor, positions: Tensor) -> list[Pixel]:
+        hard_keys, any_keys = (self._pixel_keys(s, labels, positions) for s in (HARD, ANY))
+        chosen: list[Pixel] = []
         for c in range(self.num_classes):
-            pixels = [tuple(p) for p in torch.nonzero(labels == c).tolist()]
-            hard = sorted(
-                (p for p in pixels if wrong[p]), key=lambda p: self._key(HARD, p, labels, positions)
-            )
-            first = hard[: math.ceil(self.anchors_per_class * self.hard_share)]
-            rest = sorted(
-                (p for p in pixels if p not in first), key=lambda p: self._key(ANY, p, labels, positions)
-            )
-            chosen += first + rest[: self.anchors_per_class - len(first)]
+            budget = self._budget(c)
+            pixels = _pixels_of(labels, c)
+            hard = sorted((p for p in pixels if wrong[p]), key=lambda p: int(hard_keys[p]))
+            first = hard[: math.ceil(budget * self.hard_share)]
+            rest = sorted((p for p in pixels if p not in first), key=lambda p: int(any_keys[p]))
+            chosen += first + rest[: budget - len(first)]
         return chosen
 
-    def _key(self, stream: int, pixel: tuple[int, ...], labels: Tensor, positions: Tensor) -> int:
-        b, y, x = pixel
-        return int(draws.hashed(self.seed, stream, int(positions[b]), y * labels.shape[2] + x))
+    def _budget(self, c: int) -> int:
+        if not self.rare_class_power or c not in self.seen:
+            return self.anchors_per_class
+        weights = {k: n**-self.rare_class_power for k, n in self.seen.items()}
+        mean = sum(weights.values()) / len(weights)
+        return max(1, round(self.anchors_per_class * weights[c] / mean))
 
-    def _memory(self) -> list[tuple[int, int, Tensor]]:
-        """(class, slot, embedding) of the newest ``queue_size`` entries of each class."""
-        memory = []
-        for c in range(self.num_classes):
-            own = [entry for entry in self.entries if entry[0] == c]
-            memory += (
-                [(c, number % self.queue_size, row) for _, number, row in own[len(own) - self.queue_size :]]
-                if (len(own) > self.queue_size)
-                else [(c, number, row) for _, number, row in own]
-            )
-        return memory
+    def _pixel_keys(self, stream: int, labels: Tensor, positions: Tensor) -> Tensor:
+        """Each pixel's key: [B, h, w]."""
+        numbers = torch.arange(labels[0].numel()).view(labels.shape[1:])
+        return torch.stack(
+            [draws.hashed(self.seed, stream, int(position), numbers) for position in positions]
+        )
 
-    def _order(self, memory: list[tuple[int, int, Tensor]], key: int) -> list[int]:
-        def slot_key(index: int) -> int:
-            c, slot, _ = memory[index]
-            return int(draws.hashed(self.seed, EXAMPLE, key, c * self.queue_size + slot))
+    def _example_keys(self, memory: list[Stored], key: int) -> dict[int, int]:
+        slots = torch.tensor([entry.slot for entry in memory], dtype=torch.int64)
+        return dict(zip(slots.tolist(), draws.hashed(self.seed, EXAMPLE, key, slots).tolist(), strict=True))
 
-        return sorted(range(len(memory)), key=slot_key)
+    @property
+    def _has_slots(self) -> bool:
+        return self.num_images is not None and self.num_images <= self.region_memory_size
 
-    def _examples(
-        self, label: int, memory: list[tuple[int, int, Tensor]], order: list[int]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        positives = [memory[i][2] for i in order if memory[i][0] == label]
-        negatives = [memory[i][2] for i in order if memory[i][0] != label]
-        if self.examples == "random":
-            return positives[: self.num_positives], negatives[: self.num_negatives]
-        return positives, negatives
+    def _memory(self) -> list[Stored]:
+        memory = _newest(self.pixels, self.pixel_queue_size, first_slot=0)
+        first = self.num_classes * self.pixel_queue_size
+        if not self._has_slots:
+            return memory + _newest(self.regions, self.region_memory_size, first_slot=first)
+        assert self.num_images is not None
+        regions = self.region_of_image.items()
+        return memory + [Stored(c, first + c * self.num_images + image, row) for (c, image), row in regions]
 
-    def _enqueue(self, embeddings: Tensor, labels: Tensor, positions: Tensor) -> None:
-        if not self.queue_size:
-            return
+    def _enqueue(self, embeddings: Tensor, labels: Tensor, positions: Tensor, image_ids: Tensor) -> None:
+        keys = self._pixel_keys(ENTRY, labels, positions)
         for b in range(len(labels)):
             for c in range(self.num_classes):
-                pixels = [(b, *p) for p in torch.nonzero(labels[b] == c).tolist()]
-                pixels.sort(key=lambda p: self._key(ENTRY, p, labels, positions))
-                for pixel in pixels[: self.pixels_per_image]:
-                    number = sum(entry[0] == c for entry in self.entries)
-                    self.entries.append((c, number, embeddings[pixel[0], :, pixel[1], pixel[2]].clone()))
+                pixels = [p for p in _pixels_of(labels, c) if p[0] == b]
+                rows = {p: embeddings[b, :, p[1], p[2]] for p in sorted(pixels, key=lambda p: int(keys[p]))}
+                for row in list(rows.values())[: self.pixels_per_image]:
+                    self.pixels.setdefault(c, []).append(self._stored(row))
+                if rows:
+                    region = F.normalize(torch.stack(list(rows.values())).mean(dim=0), dim=0)
+                    self.regions.setdefault(c, []).append(self._stored(region))
+                    self.region_of_image[c, int(image_ids[b])] = self._stored(region)
+
+    def _stored(self, row: Tensor) -> Tensor:
+        return row.to(self.memory_dtype).to(row.dtype)
+
+
+def _pixels_of(labels: Tensor, c: int) -> list[Pixel]:
+    return [(b, y, x) for b, y, x in torch.nonzero(labels == c).tolist()]
+
+
+def _newest(entered: dict[int, list[Tensor]], size: int, *, first_slot: int) -> list[Stored]:
+    memory = []
+    for c, rows in entered.items():
+        for number, row in list(enumerate(rows))[max(len(rows) - size, 0) :]:
+            memory.append(Stored(c, first_slot + c * size + number % max(size, 1), row))
+    return memory

@@ -1,42 +1,31 @@
 """Pixel-wise cross-image contrast (Wang et al., ICCV 2021, Eq. 3), over all ranks and a memory."""
 
-import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
-from pixelcontrast.contrast.memory import Examples, PixelQueue
-from pixelcontrast.contrast.sampling import Anchors, draw_anchors, draw_entries
+from pixelcontrast.contrast.diagnostics import Diagnostics
+from pixelcontrast.contrast.info_nce import info_nce
+from pixelcontrast.contrast.maps import (
+    at_least_float,
+    labels_at,
+    pixel_rows,
+    predictions_at,
+    region_means,
+)
+from pixelcontrast.contrast.memory import Examples, Memory, Queue, Slots
+from pixelcontrast.contrast.mining import Mining, mine
+from pixelcontrast.contrast.sampling import (
+    Anchors,
+    anchor_budgets,
+    draw_anchors,
+    draw_entries,
+    labelled_pixels,
+)
 from pixelcontrast.distributed import Group
-
-
-def info_nce(anchors: Tensor, keys: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
-    """Eq. 3 for each anchor: the mean over its positives of −log(e^s⁺ / (e^s⁺ + Σ e^s⁻)), s = i·k/τ.
-
-    Written as softplus(L − s⁺), L the log-sum-exp of the negatives, it needs no logarithm of a quotient.
-
-    Args:
-        anchors: [a, D], L2-normalised.
-        keys: [n, D], L2-normalised.
-        positive: bool [a, n].
-        negative: bool [a, n], disjoint from ``positive``.
-
-    Returns:
-        [a]; 0 for an anchor without positives, and for one without negatives.
-    """
-    similarity = anchors @ keys.T / temperature
-    # What is no negative counts as e⁻⁶⁰ of the largest one: nothing at either precision. A number so low that
-    # exp underflows would take it 15 times as long, and with nothing but −inf the gradient would be NaN.
-    largest = similarity.detach().masked_fill(~negative, -math.inf).amax(dim=1, keepdim=True)
-    floor = (largest - 60).clamp(min=torch.finfo(similarity.dtype).min / 4)
-    negatives = torch.logsumexp(torch.where(negative, similarity, floor), dim=1)
-    # Positives are few: only they are gathered.
-    rows, columns = torch.nonzero(positive, as_tuple=True)
-    terms = F.softplus(negatives[rows] - similarity[rows, columns])
-    return torch.zeros_like(negatives).index_add(0, rows, terms) / positive.sum(dim=1).clamp(min=1)
 
 
 class PixelContrast(nn.Module):
@@ -48,7 +37,7 @@ class PixelContrast(nn.Module):
         >>> import torch
         >>> from pixelcontrast.contrast import PixelContrast
         >>> network = torch.nn.Conv2d(3, 16 + 5, 1)  # any network that gives embeddings and logits
-        >>> contrast = PixelContrast(num_classes=5, embedding_dim=16, queue_size=100)
+        >>> contrast = PixelContrast(num_classes=5, embedding_dim=16, pixel_queue_size=100)
         >>> images, labels = torch.rand(2, 3, 32, 32), torch.randint(5, (2, 32, 32))
         >>> embeddings, logits = network(images).split([16, 5], dim=1)
         >>> embeddings = torch.nn.functional.normalize(embeddings, dim=1)
@@ -61,10 +50,18 @@ class PixelContrast(nn.Module):
         temperature: τ.
         anchors_per_class: anchors of each class in a global batch, at most.
         hard_share: share of them drawn among the misclassified pixels (rounded up).
-        queue_size: entries per class of the pixel queue; 0 for none.
+        rare_class_power: above 0, a class has the more anchors the fewer its pixels (``anchor_budgets``).
+        pixel_queue_size: entries per class of the pixel queue; 0 for none.
         pixels_per_image: random pixels per class and image that enter the queue after the loss.
-        examples: which entries of the queue an anchor meets.
-        num_positives, num_negatives: how many, when ``examples`` is ``"random"``.
+        region_memory_size: entries per class of the region memory, each the average embedding of a class in
+            an image; 0 for none.
+        num_images: of the training set. Where ``region_memory_size`` is enough for all of them, each has its
+            slot, and ``forward`` needs ``image_ids``; else the newest regions are kept.
+        memory_dtype: in which the memory is stored.
+        positive_mining, negative_mining: which entries of the memory an anchor meets (``mine``); the anchors
+            of the batch it always meets.
+        num_positives, num_negatives: K of the mining.
+        semi_hard_share: of the entries, the part that semi-hard mining draws from.
         ignore_index: the label of pixels that take no part.
         seed: keys all draws.
         group: the ranks that share the batch; None is the default group.
@@ -74,6 +71,8 @@ class PixelContrast(nn.Module):
     """
 
     next_position: Tensor
+    steps: Tensor
+    class_pixels: Tensor
 
     def __init__(
         self,
@@ -83,39 +82,67 @@ class PixelContrast(nn.Module):
         temperature: float = 0.1,
         anchors_per_class: int = 50,
         hard_share: float = 0.5,
-        queue_size: int = 5000,
+        rare_class_power: float = 0.0,
+        pixel_queue_size: int = 5000,
         pixels_per_image: int = 10,
-        examples: Literal["all", "random"] = "random",
+        region_memory_size: int = 1000,
+        num_images: int | None = None,
+        memory_dtype: torch.dtype = torch.float32,
+        positive_mining: Mining = "semi-hard",
+        negative_mining: Mining = "semi-hard",
         num_positives: int = 1024,
         num_negatives: int = 2048,
+        semi_hard_share: float = 0.1,
         ignore_index: int = 255,
         seed: int = 0,
         group: Group = None,
     ):
         super().__init__()
-        sizes = {"anchors_per_class": anchors_per_class, "pixels_per_image": pixels_per_image}
-        sizes |= {"num_positives": num_positives, "num_negatives": num_negatives}
-        for name, value in (sizes | {"temperature": temperature}).items():
-            if not value > 0:
-                raise ValueError(f"{name} is {value}; it must be above 0")
-        if not 0 <= hard_share <= 1:
-            raise ValueError(f"hard_share is {hard_share}; it must lie between 0 and 1")
+        above_0 = {"temperature": temperature, "anchors_per_class": anchors_per_class}
+        above_0 |= {"pixels_per_image": pixels_per_image, "semi_hard_share": semi_hard_share}
+        above_0 |= {"num_positives": num_positives, "num_negatives": num_negatives}
+        at_least_0 = {"pixel_queue_size": pixel_queue_size, "region_memory_size": region_memory_size}
+        at_least_0 |= {"rare_class_power": rare_class_power}
+        shares = {"hard_share": hard_share, "semi_hard_share": semi_hard_share}
+        _require(lambda value: value > 0, "must be above 0", above_0)
+        _require(lambda value: value >= 0, "must not be below 0", at_least_0)
+        _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
         self.anchors_per_class, self.hard_share = anchors_per_class, hard_share
-        self.pixels_per_image, self.examples = pixels_per_image, examples
-        self.num_positives, self.num_negatives = num_positives, num_negatives
+        self.rare_class_power, self.pixels_per_image = rare_class_power, pixels_per_image
+        self.mining: dict[str, dict[str, Any]] = {
+            "positive": {"mining": positive_mining, "num": num_positives},
+            "negative": {"mining": negative_mining, "num": num_negatives},
+        }
+        self.semi_hard_share = semi_hard_share
         self.ignore_index, self.seed, self.group = ignore_index, seed, group
-        self.queue = PixelQueue(num_classes, queue_size, embedding_dim) if queue_size else None
-        self.register_buffer("next_position", torch.zeros((), dtype=torch.int64))
+        size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
+        pixel = Queue(size=pixel_queue_size, **size) if pixel_queue_size else None
+        region = None
+        if num_images is not None and num_images <= region_memory_size:
+            region = Slots(size=num_images, **size)
+        elif region_memory_size:
+            region = Queue(size=region_memory_size, **size)
+        self.memory = Memory(pixel, region)
+        self.diagnostics = Diagnostics(group)
+        for name in ("next_position", "steps"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self.register_buffer("class_pixels", torch.zeros(num_classes, dtype=torch.int64))
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, logits: Tensor, *, positions: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        *,
+        positions: Tensor | None = None,
+        image_ids: Tensor | None = None,
     ) -> Tensor:
         """The term's value on this rank; its mean over the ranks is the mean over all valid anchors.
 
-        An anchor is valid if it has a positive. In training mode, the batch's entries then enter the queue.
+        An anchor is valid if it has a positive. In training mode, the batch then enters the memory.
 
         Args:
             embeddings: [B, D, h, w], L2-normalised over D; B may differ between ranks, and be 0.
@@ -123,25 +150,26 @@ class PixelContrast(nn.Module):
             logits: [B, num_classes, ., .] of any size; only decides which pixels are misclassified.
             positions: int64 [B], the images' places in the global sample stream; without them the images are
                 numbered on in rank order.
+            image_ids: int64 [B], each image's number in the training set, from 0; needed where the region
+                memory has a slot for every image, else not used.
 
         Returns:
             A float32 scalar (float64 for float64 embeddings), connected to ``embeddings`` even where no pixel
             is labelled on any rank.
 
         Raises:
-            ValueError: shapes that do not fit each other, or an impossible label.
+            ValueError: shapes that do not fit each other, an impossible label or image.
         """
-        self._check(embeddings, labels, logits)
-        labels = _nearest(labels, embeddings.shape[-2:])
-        wrong = _predictions(logits, embeddings.shape[-2:]) != labels
+        self._check(embeddings, labels, logits, image_ids)
+        labels = labels_at(labels, embeddings.shape[-2:])
+        wrong = predictions_at(logits, embeddings.shape[-2:]) != labels
         if positions is None:
             positions = self._count(len(embeddings))
         anchors = draw_anchors(
             labels,
             wrong,
             positions,
-            num_classes=self.num_classes,
-            per_class=self.anchors_per_class,
+            budgets=self._budgets(labels),
             hard_share=self.hard_share,
             seed=self.seed,
             ignore_index=self.ignore_index,
@@ -149,59 +177,92 @@ class PixelContrast(nn.Module):
         )
         with torch.autocast(embeddings.device.type, enabled=False):
             loss = self._loss(embeddings, anchors)
-        if self.training and self.queue is not None:
-            self._enqueue(embeddings.detach(), labels, positions)
+            if self.training:
+                self._remember(at_least_float(embeddings.detach()), labels, positions, image_ids)
         return loss
 
     def _loss(self, embeddings: Tensor, anchors: Anchors) -> Tensor:
         if len(anchors.labels) == 0:
-            return _at_least_float(embeddings[:0]).sum()
-        mine = _at_least_float(_pixel_rows(embeddings, anchors.indices))
-        batch = distributed.all_gather_rows(mine, self.group, counts=anchors.counts)
-        start = sum(anchors.counts[: distributed.rank(self.group)])
-        labels = anchors.labels[start : start + len(mine)]
+            return at_least_float(embeddings[:0]).sum()
+        own = at_least_float(pixel_rows(embeddings, anchors.indices))
+        batch = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
+        memory = self._examples(batch, anchors.key)
+        classes = anchors.labels[anchors.here].unique().tolist()
+        losses = [self._class_loss(label, batch, anchors, memory) for label in classes]
+        total = torch.stack([batch.sum() * 0, *losses]).sum()
+        return total * distributed.world_size(self.group) / max(self._num_valid(anchors.labels), 1)
 
-        positive = labels[:, None] == anchors.labels
-        negative = ~positive
-        itself = torch.arange(len(mine), device=mine.device)
-        positive[itself, start + itself] = False
-        keys = batch
-        if self.queue is not None:
-            memory = self._examples(labels, anchors.key)
-            own = labels[:, None] == memory.labels
-            positive = torch.cat([positive, own & memory.positive], dim=1)
-            negative = torch.cat([negative, ~own & (memory.place < memory.end[labels][:, None])], dim=1)
-            keys = torch.cat([batch, memory.rows.to(batch.dtype)])
-        losses = info_nce(mine, keys, positive, negative, self.temperature)
-        return losses.sum() * distributed.world_size(self.group) / max(self._num_valid(anchors.labels), 1)
+    def _examples(self, batch: Tensor, key: int) -> Examples:
+        if not self.memory.banks:
+            nothing = torch.empty(0, dtype=torch.int64, device=batch.device)
+            return Examples(batch.detach()[:0], nothing, nothing)
+        rows, labels, place = self.memory.examples(seed=self.seed, key=key)
+        return Examples(rows.to(batch.dtype), labels, place)
 
-    def _examples(self, labels: Tensor, key: int) -> Examples:
-        assert self.queue is not None
-        if self.examples == "all":
-            return self.queue.all_examples()
-        counts = {"num_positives": self.num_positives, "num_negatives": self.num_negatives}
-        return self.queue.random_examples(labels.unique(), **counts, seed=self.seed, key=key)
+    def _class_loss(self, label: int, batch: Tensor, anchors: Anchors, memory: Examples) -> Tensor:
+        """Sum of the losses of this rank's anchors of one class; they all have equally many examples."""
+        same = torch.nonzero(anchors.labels == label).squeeze(1)
+        others = torch.nonzero(anchors.labels != label).squeeze(1)
+        ours = same[(same >= anchors.here.start) & (same < anchors.here.stop)]
+        rows = batch[ours]
+        not_itself = same != ours[:, None]
+        near = (rows @ batch[same].T)[not_itself].view(len(rows), -1)
+        begin, end = torch.searchsorted(memory.labels, memory.labels.new_tensor([label, label + 1])).tolist()
+        own, rest = [slice(begin, end)], [slice(0, begin), slice(end, len(memory.labels))]
+        share = self.semi_hard_share
+        positives = [near, mine(rows, memory, own, hard="far", share=share, **self.mining["positive"])]
+        negatives = [rows @ batch[others].T]
+        negatives += [mine(rows, memory, rest, hard="near", share=share, **self.mining["negative"])]
+        positive, negative = torch.cat(positives, dim=1), torch.cat(negatives, dim=1)
+        self.diagnostics.add(anchors.hard[ours], positive, negative)
+        if positive.shape[1] == 0:
+            return rows.sum() * 0
+        return info_nce(positive / self.temperature, negative / self.temperature).sum()
 
     def _num_valid(self, labels: Tensor) -> int:
-        """Anchors of all ranks that have a positive: another of their class in the batch, or in the queue."""
+        """Anchors of all ranks that have a positive: another of their class, in the batch or the memory."""
         count = torch.bincount(labels, minlength=self.num_classes)
-        has_positive = count > 1 if self.queue is None else (count > 1) | (self.queue.filled > 0)
-        return int(count[has_positive].sum())
+        return int(count[(count > 1) | (self.memory.filled > 0)].sum())
 
     @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor, labels: Tensor, positions: Tensor) -> None:
-        assert self.queue is not None
-        entries = draw_entries(
-            labels,
-            positions,
-            num_classes=self.num_classes,
-            per_image=self.pixels_per_image,
-            seed=self.seed,
-            ignore_index=self.ignore_index,
-        )
-        classes = distributed.all_gather_rows(labels.flatten()[entries], self.group)
-        rows = distributed.all_gather_rows(_at_least_float(_pixel_rows(embeddings, entries)), self.group)
-        self.queue.enqueue(rows, classes)
+    def _remember(
+        self, embeddings: Tensor, labels: Tensor, positions: Tensor, image_ids: Tensor | None
+    ) -> None:
+        pixel, region, step = self.memory.pixel, self.memory.region, int(self.steps)
+        if pixel is not None:
+            entries = draw_entries(
+                labels,
+                positions,
+                num_classes=self.num_classes,
+                per_image=self.pixels_per_image,
+                seed=self.seed,
+                ignore_index=self.ignore_index,
+            )
+            rows = pixel_rows(embeddings, entries)
+            pixel.enqueue(*self._gather(rows, labels.flatten()[entries]), step=step)
+        if region is not None:
+            rows, classes, images = region_means(embeddings, labels, self.num_classes)
+            if isinstance(region, Slots):
+                assert image_ids is not None
+                region.store(*self._gather(rows, classes, image_ids[images]), step=step)
+            else:
+                region.enqueue(*self._gather(rows, classes), step=step)
+        self.steps += 1
+
+    def _gather(self, *tensors: Tensor) -> list[Tensor]:
+        """Each tensor's rows from all ranks, in rank order."""
+        return [distributed.all_gather_rows(tensor, self.group) for tensor in tensors]
+
+    @torch.no_grad()
+    def _budgets(self, labels: Tensor) -> Tensor:
+        if self.rare_class_power == 0:
+            return torch.full_like(self.class_pixels, self.anchors_per_class)
+        _, classes = labelled_pixels(labels, self.num_classes, self.ignore_index)
+        count = torch.bincount(classes, minlength=self.num_classes)
+        seen = self.class_pixels + distributed.all_reduce(count, self.group)
+        if self.training:
+            self.class_pixels.copy_(seen)
+        return anchor_budgets(seen, per_class=self.anchors_per_class, rare_class_power=self.rare_class_power)
 
     @torch.no_grad()
     def _count(self, num_images: int) -> Tensor:
@@ -213,7 +274,7 @@ class PixelContrast(nn.Module):
             self.next_position += sum(counts)
         return positions
 
-    def _check(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> None:
+    def _check(self, embeddings: Tensor, labels: Tensor, logits: Tensor, image_ids: Tensor | None) -> None:
         if embeddings.ndim != 4 or embeddings.shape[1] != self.embedding_dim:
             raise ValueError(f"embeddings are [B, {self.embedding_dim}, h, w], not {list(embeddings.shape)}")
         if labels.ndim != 3 or labels.dtype != torch.int64:
@@ -223,32 +284,20 @@ class PixelContrast(nn.Module):
         if not len(embeddings) == len(labels) == len(logits):
             sizes = f"{len(embeddings)}, {len(labels)} and {len(logits)}"
             raise ValueError(f"embeddings, labels and logits hold {sizes} images")
+        if isinstance(self.memory.region, Slots) and self.training:
+            _check_image_ids(image_ids, len(embeddings), self.memory.region.size)
 
 
-def _pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
-    """Rows [n, D] of a map [B, D, h, w] at flat pixel indices [n], without a permuted copy of the map."""
-    pixels = embeddings.shape[2] * embeddings.shape[3]
-    image = indices.div(pixels, rounding_mode="floor")
-    return embeddings.flatten(2)[image, :, indices % pixels]
+def _require(allowed: Callable[[float], bool], says: str, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not allowed(value):
+            raise ValueError(f"{name} is {value}; it {says}")
 
 
-def _nearest(labels: Tensor, size: torch.Size) -> Tensor:
-    """Labels [B, H, W] at the pixels on which the map's strided convolutions are centred: [B, h, w]."""
-    rows, columns = (
-        torch.arange(n, device=labels.device).mul(full).div(n, rounding_mode="floor")
-        for n, full in zip(size, labels.shape[-2:], strict=True)
-    )
-    return labels[:, rows[:, None], columns]
-
-
-@torch.no_grad()
-def _predictions(logits: Tensor, size: torch.Size) -> Tensor:
-    """Classes [B, h, w] predicted by logits of any size."""
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
-    return logits.argmax(dim=1)
-
-
-def _at_least_float(tensor: Tensor) -> Tensor:
-    """float64 stays; anything else becomes float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _check_image_ids(image_ids: Tensor | None, num_images: int, num_slots: int) -> None:
+    if image_ids is None:
+        raise ValueError("image_ids are needed: the region memory has a slot for every image")
+    if image_ids.shape != (num_images,) or image_ids.dtype != torch.int64:
+        raise ValueError(f"image_ids are int64 [{num_images}], not {image_ids.dtype} {list(image_ids.shape)}")
+    if num_images and not 0 <= int(image_ids.min()) <= int(image_ids.max()) < num_slots:
+        raise ValueError(f"image_ids hold {image_ids.tolist()}; allowed are 0 to {num_slots - 1}")

@@ -25,8 +25,12 @@ class Anchors(NamedTuple):
     """int64 [a]: this rank's anchors, as flat indices into its [B, h, w] map."""
     labels: Tensor
     """int64 [A]: the classes of all ranks' anchors."""
+    hard: Tensor
+    """bool [A]: which of them are misclassified now."""
     counts: list[int]
     """Anchors of each rank; they sum to A."""
+    here: slice
+    """This rank's among all."""
     key: int
     """A number that names this batch among all: the smallest position of an anchor's image."""
 
@@ -48,10 +52,30 @@ def smallest_per_group(keys: Tensor, groups: Tensor, budget: int | Tensor) -> Te
     return order[place < (budget if isinstance(budget, int) else budget[groups[order]])]
 
 
+def ceil_share(count: int, share: float) -> int:
+    """⌈count · share⌉, rounded at the sixth digit first, so that 10 · 0.3 makes 3, not 4."""
+    return math.ceil(round(count * share, 6))
+
+
 def place_in_run(sorted_groups: Tensor) -> Tensor:
     """How many equal values stand before each one: int64 [n] → int64 [n], for sorted input."""
     first = torch.searchsorted(sorted_groups, sorted_groups)
     return torch.arange(len(sorted_groups), device=sorted_groups.device) - first
+
+
+def anchor_budgets(pixels: Tensor, *, per_class: int, rare_class_power: float) -> Tensor:
+    """int64 [num_classes]: how many anchors a class may have, ``per_class`` on average over those seen.
+
+    They go with a class's share of the pixels to the power of −``rare_class_power``; with 0 all are alike.
+
+    Args:
+        pixels: int64 [num_classes], pixels of every class seen so far.
+    """
+    seen = pixels > 0
+    weights = pixels[seen].double() ** -rare_class_power
+    budgets = torch.full_like(pixels, per_class)
+    budgets[seen] = (per_class * weights / weights.mean()).round().long().clamp(min=1)
+    return budgets
 
 
 def draw_anchors(
@@ -59,14 +83,13 @@ def draw_anchors(
     wrong: Tensor,
     positions: Tensor,
     *,
-    num_classes: int,
-    per_class: int,
+    budgets: Tensor,
     hard_share: float,
     seed: int,
     ignore_index: int,
     group: Group = None,
 ) -> Anchors:
-    """Draw up to ``per_class`` anchors of each class from the global batch (segmentation-aware sampling).
+    """Draw up to ``budgets[c]`` anchors of each class c from the global batch (segmentation-aware sampling).
 
     ``hard_share`` of them, rounded up, are drawn among the class's misclassified pixels; the rest, and what
     the hard ones cannot fill, among all its other pixels (paper, Sec. 3.3; there both halves are drawn per
@@ -76,22 +99,23 @@ def draw_anchors(
         labels: int64 [B, h, w].
         wrong: bool [B, h, w], the pixels that are misclassified now.
         positions: int64 [B], the images' places in the global sample stream.
+        budgets: int64 [num_classes].
 
     Raises:
         ValueError: a label outside 0 … num_classes − 1 that is not ``ignore_index``.
     """
-    hard_budget = math.ceil(round(per_class * hard_share, 6))
-    pixels, classes = _labelled_pixels(labels, num_classes, ignore_index)
+    hard_budgets = budgets.new_tensor([ceil_share(budget, hard_share) for budget in budgets.tolist()])
+    pixels, classes = labelled_pixels(labels, len(budgets), ignore_index)
     hard = wrong.flatten()[pixels]
     hard_keys, any_keys = (
         pixel_keys(labels.shape, positions, seed, s).flatten()[pixels] for s in (_HARD, _ANY)
     )
 
-    # Enough for any outcome: at most `per_class` of a class are chosen in all, so the random ones among them
-    # are within this rank's `per_class` smallest keys, even where some of these are taken as hard ones.
-    hard_pixels = torch.nonzero(hard).squeeze(1)
-    proposed_hard = hard_pixels[smallest_per_group(hard_keys[hard_pixels], classes[hard_pixels], hard_budget)]
-    proposed_any = smallest_per_group(any_keys, classes, per_class)
+    # Enough for any outcome: at most its budget of a class is chosen in all, so the random ones among them
+    # are within this rank's that many smallest keys, even where some of these are taken as hard ones.
+    rows = torch.nonzero(hard).squeeze(1)
+    proposed_hard = rows[smallest_per_group(hard_keys[rows], classes[rows], hard_budgets)]
+    proposed_any = smallest_per_group(any_keys, classes, budgets)
     proposed = torch.unique(torch.cat([proposed_hard, proposed_any]))
 
     owner = torch.full_like(pixels, distributed.rank(group))
@@ -99,14 +123,14 @@ def draw_anchors(
     columns = [classes, hard.long(), hard_keys, any_keys, images, owner, pixels]
     table = torch.stack([column[proposed] for column in columns], dim=1)
     table = distributed.all_gather_rows(table, group)
-    chosen = _choose(
-        *table.unbind(1)[:4], num_classes=num_classes, per_class=per_class, hard_budget=hard_budget
-    )
+    chosen = _choose(*table.unbind(1)[:4], budgets=budgets, hard_budgets=hard_budgets)
 
-    classes, _, _, _, images, owner, pixels = table[chosen].unbind(1)
+    classes, hard, _, _, images, owner, pixels = table[chosen].unbind(1)
     counts = torch.bincount(owner, minlength=distributed.world_size(group)).tolist()
-    mine = owner == distributed.rank(group)
-    return Anchors(pixels[mine], classes, counts, int(images.min()) if len(images) else 0)
+    first, rank = sum(counts[: distributed.rank(group)]), distributed.rank(group)
+    here = slice(first, first + counts[rank])
+    key = int(images.min()) if len(images) else 0
+    return Anchors(pixels[here], classes, hard.bool(), counts, here, key)
 
 
 def draw_entries(
@@ -121,7 +145,7 @@ def draw_entries(
     Returns:
         int64 [m]: flat indices into the map, ordered by (image, class, key).
     """
-    pixels, classes = _labelled_pixels(labels, num_classes, ignore_index)
+    pixels, classes = labelled_pixels(labels, num_classes, ignore_index)
     keys = pixel_keys(labels.shape, positions, seed, _ENTRY).flatten()[pixels]
     image = pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")
     return pixels[smallest_per_group(keys, image * num_classes + classes, per_image)]
@@ -133,7 +157,7 @@ def pixel_keys(shape: torch.Size, positions: Tensor, seed: int, stream: int) -> 
     return draws.hashed(seed, stream, positions[:, None], pixels)
 
 
-def _labelled_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+def labelled_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Flat indices of the pixels that are not ignored, and their classes."""
     flat = labels.flatten()
     pixels = torch.nonzero(flat != ignore_index).squeeze(1)
@@ -152,16 +176,15 @@ def _choose(
     hard_keys: Tensor,
     any_keys: Tensor,
     *,
-    num_classes: int,
-    per_class: int,
-    hard_budget: int,
+    budgets: Tensor,
+    hard_budgets: Tensor,
 ) -> Tensor:
     """Rows of the table of proposals that become anchors, ascending; the same on every rank."""
     rows = torch.nonzero(hard).squeeze(1)
-    first = rows[smallest_per_group(hard_keys[rows], classes[rows], hard_budget)]
+    first = rows[smallest_per_group(hard_keys[rows], classes[rows], hard_budgets)]
     free = torch.ones_like(classes, dtype=torch.bool)
     free[first] = False
     rows = torch.nonzero(free).squeeze(1)
-    left = per_class - torch.bincount(classes[first], minlength=num_classes)
+    left = budgets - torch.bincount(classes[first], minlength=len(budgets))
     second = rows[smallest_per_group(any_keys[rows], classes[rows], left)]
     return torch.sort(torch.cat([first, second])).values

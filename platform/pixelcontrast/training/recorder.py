@@ -150,7 +150,8 @@ class Recorder:
         }
         if self._state.contrast is None:
             del row["contrast"]
-        return row
+            return row
+        return row | self._state.contrast.diagnostics.read()
 
     def _evaluate(self) -> Row:
         scores = evaluate(
@@ -165,10 +166,20 @@ class Recorder:
         if distributed.rank() == 0:
             picture = draw_overlays(self._state.model, self._val_set, device=self._device)
             self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
-        self._record(
-            {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps} | scores
-        )
+        row = {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps}
+        self._record(row | scores | self._memory_row())
         return scores
+
+    def _memory_row(self) -> Row:
+        """What the memory holds of every class, by the class's name."""
+        if self._state.contrast is None:
+            return {}
+        contrast, names = self._state.contrast, self._val_set.labels.names
+        state = contrast.memory.state_of_classes(int(contrast.steps))
+        return {
+            key: {name: _or_none(value) for name, value in zip(names, values, strict=True)}
+            for key, values in state.items()
+        }
 
     def _record(self, row: Row) -> None:
         row["attempt"] = self._attempt
@@ -208,3 +219,8 @@ class Recorder:
             }
             self._log.finish(result)
         distributed.barrier()
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if value != value else value

@@ -18,7 +18,7 @@ from pixelcontrast.training.optim import build_optimizer
 
 _INITIAL_WEIGHTS, _STEP = 100, 101
 """Names of the streams that seed torch's own generator."""
-_MAX_QUEUE_ROWS = 200_000
+_MAX_MEMORY_ROWS = 200_000
 
 
 @dataclass
@@ -76,19 +76,26 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
     settings = experiment.contrast
     if settings.weight == 0:
         return None
-    default_size = min(10 * num_images, _MAX_QUEUE_ROWS // num_classes)
-    queue_size = settings.pixel_queue_size or default_size
+    most = _MAX_MEMORY_ROWS // num_classes
+    pixel_size = settings.pixel_queue_size or min(10 * num_images, most)
+    region_size = settings.region_memory_size or min(num_images, most)
     return PixelContrast(
         num_classes=num_classes,
         embedding_dim=experiment.model.embedding_dim,
         temperature=settings.temperature,
         anchors_per_class=settings.anchors_per_class,
         hard_share=settings.hard_share,
-        queue_size=queue_size if settings.memory == "pixel" else 0,
+        rare_class_power=settings.rare_class_power,
+        pixel_queue_size=pixel_size if settings.memory in ("pixel", "both") else 0,
         pixels_per_image=settings.pixels_per_image,
-        examples=settings.examples,
+        region_memory_size=region_size if settings.memory in ("region", "both") else 0,
+        num_images=num_images,
+        memory_dtype=getattr(torch, settings.memory_dtype),
+        positive_mining=settings.positive_mining,
+        negative_mining=settings.negative_mining,
         num_positives=settings.num_positives,
         num_negatives=settings.num_negatives,
+        semi_hard_share=settings.semi_hard_share,
         seed=experiment.run.seed,
     )
 

@@ -48,7 +48,8 @@ def train_step(
     ce = cross_entropy(output.logits, batch.labels, class_weights)
     total, term = ce, None
     if contrast is not None:
-        term = contrast(output.embedding, batch.labels, output.logits, positions=batch.positions)
+        pixels = output.embedding, batch.labels, output.logits
+        term = contrast(*pixels, positions=batch.positions, image_ids=batch.indices)
         total = total + contrast_weight * term
 
     optimizer.zero_grad(set_to_none=True)

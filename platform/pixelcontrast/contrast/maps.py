@@ -1,0 +1,50 @@
+"""Maps of labels, logits and embeddings, read at the embedding's resolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
+    """Rows [n, D] of a map [B, D, h, w] at flat pixel indices [n], without a permuted copy of the map."""
+    pixels = embeddings.shape[2] * embeddings.shape[3]
+    image = indices.div(pixels, rounding_mode="floor")
+    return embeddings.flatten(2)[image, :, indices % pixels]
+
+
+def labels_at(labels: Tensor, size: torch.Size) -> Tensor:
+    """Labels [B, H, W] at the pixels on which the map's strided convolutions are centred: [B, h, w]."""
+    rows, columns = (
+        torch.arange(n, device=labels.device).mul(full).div(n, rounding_mode="floor")
+        for n, full in zip(size, labels.shape[-2:], strict=True)
+    )
+    return labels[:, rows[:, None], columns]
+
+
+@torch.no_grad()
+def predictions_at(logits: Tensor, size: torch.Size) -> Tensor:
+    """Classes [B, h, w] predicted by logits of any size."""
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
+    return logits.argmax(dim=1)
+
+
+def at_least_float(tensor: Tensor) -> Tensor:
+    """float64 stays; anything else becomes float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The average embedding of every class in every image, stretched to unit length.
+
+    Args:
+        embeddings: [B, D, h, w].
+        labels: int64 [B, h, w]; a label outside 0 … num_classes − 1 takes no part.
+
+    Returns:
+        rows [n, D], their classes int64 [n], and their images' indices int64 [n], ordered by image and class.
+    """
+    member = labels.flatten(1)[:, None] == torch.arange(num_classes, device=labels.device)[:, None]
+    sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)
+    images, classes = torch.nonzero(member.any(dim=2), as_tuple=True)
+    return F.normalize(sums[images, classes], dim=1), classes, images
