@@ -70,7 +70,18 @@ def test_run_folder_holds_what_was_reported(finished: tuple[Experiment, list[dic
     assert kinds == [("train", s) for s in (2, 3, 4)] + [("eval", 4), ("train", 6), ("train", 8), ("eval", 8)]
     assert config.from_json(run.read("experiment.json")) == settings
     assert [row["attempt"] for row in reported] == [1] * len(reported)
-    assert all(row["contrast"] > 0 for row in reported if row["kind"] == "train")
+    for row in reported:
+        if row["kind"] == "train":
+            assert row["contrast"] > 0
+            assert 0 <= row["anchors_without_positive"] <= row["hard_anchors"] <= 1
+            assert -1 <= row["positive_similarity"] <= 1
+        else:
+            for bank in ("pixel", "region"):
+                fill, age = row[f"{bank}_fill"], row[f"{bank}_age"]
+                assert fill.keys() == age.keys() == row["iou"].keys()
+                assert 0 < fill["road"] <= 1
+                assert 1 <= age["road"] <= row["step"]
+                assert all((age[name] is None) == (fill[name] == 0) for name in fill)
 
     table = pq.read_table(io.BytesIO(run.read("metrics.parquet"))).to_pylist()
     assert [row["step"] for row in table] == [row["step"] for row in reported]

@@ -67,10 +67,10 @@ class Reference:
             rows = {other: embeddings[other[0], :, other[1], other[2]] for other in others}
             positives = [rows[other] for other in others if labels[other] == label]
             negatives = [rows[other] for other in others if labels[other] != label]
-            positives += self._mined(
-                vector, [m for m in memory if m.label == label], keys, hard_is_near=False
-            )
-            negatives += self._mined(vector, [m for m in memory if m.label != label], keys, hard_is_near=True)
+            same = [entry for entry in memory if entry.label == label]
+            rest = [entry for entry in memory if entry.label != label]
+            positives += self._mined(vector, same, keys, hard_is_near=False)
+            negatives += self._mined(vector, rest, keys, hard_is_near=True)
             if positives:
                 losses.append(self._eq3(vector, positives, negatives))
         self._enqueue(embeddings.detach(), labels, positions, image_ids)
@@ -90,12 +90,10 @@ class Reference:
         if hard_is_near:
             mining, num = self.negative_mining, self.num_negatives
 
-        def hardness(entry: Stored) -> float:
-            similarity = float(entry.row @ anchor.detach())
-            return similarity if hard_is_near else -similarity
-
-        if mining in ("hardest", "semi-hard"):
-            candidates = sorted(candidates, key=hardness, reverse=True)
+        if mining in ("hardest", "semi-hard") and candidates:
+            similarity = (torch.stack([entry.row for entry in candidates]) @ anchor.detach()).tolist()
+            order = sorted(range(len(candidates)), key=lambda i: similarity[i], reverse=hard_is_near)
+            candidates = [candidates[i] for i in order]
         if mining == "semi-hard":
             candidates = candidates[: math.ceil(self.semi_hard_share * len(candidates))]
         if mining in ("random", "semi-hard"):
@@ -124,9 +122,7 @@ class Reference:
     def _pixel_keys(self, stream: int, labels: Tensor, positions: Tensor) -> Tensor:
         """Each pixel's key: [B, h, w]."""
         numbers = torch.arange(labels[0].numel()).view(labels.shape[1:])
-        return torch.stack(
-            [draws.hashed(self.seed, stream, int(position), numbers) for position in positions]
-        )
+        return torch.stack([draws.hashed(self.seed, stream, int(p), numbers) for p in positions])
 
     def _example_keys(self, memory: list[Stored], key: int) -> dict[int, int]:
         slots = torch.tensor([entry.slot for entry in memory], dtype=torch.int64)

@@ -111,7 +111,8 @@ def test_command_line_sets_values() -> None:
         ("--run.workers 9", "run.workers is 9 and optim.batch_size 8"),
         ("--run.workers many", "such as 2 or 1:4, not"),
         ("--contrast.temperatur 1", "--contrast.temperatur"),
-        ("--contrast.examples most", "'all', 'random'"),
+        ("--contrast.memory all", "'none', 'pixel', 'region'"),
+        ("--contrast.negative-mining easy", "'all', 'random', 'hardest'"),
     ],
 )
 def test_command_line_mistakes_end_with_status_2(

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcontrast.contrast import PixelContrast, loss, sampling
-from pixelcontrast.contrast.memory import PixelQueue
+from pixelcontrast.contrast import PixelContrast, loss
 
 CLASSES, DIM = 3, 4
 
 
 def make(**settings: Any) -> PixelContrast:
-    defaults: dict[str, Any] = {"num_classes": CLASSES, "embedding_dim": DIM, "queue_size": 8}
+    defaults: dict[str, Any] = {"num_classes": CLASSES, "embedding_dim": DIM, "pixel_queue_size": 8}
+    defaults |= {"region_memory_size": 0, "positive_mining": "all", "negative_mining": "all"}
     return PixelContrast(**defaults | settings)
 
 
@@ -42,25 +42,9 @@ def test_defect_1_queue_holds_pixels_of_the_class_they_are_filed_under() -> None
     contrast = make(pixels_per_image=2)
     contrast(codes, labels, logits_for(labels))
     for c in range(CLASSES):
-        assert contrast.queue is not None
-        assert contrast.queue.filled[c] == 2
-        assert (contrast.queue.rows[c, :2].argmax(1) == c).all()
-
-
-def numbered(*numbers: int) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float32)[:, None].expand(-1, DIM)
-
-
-def test_defect_2_pointer_advances_by_what_was_written_and_the_oldest_leave() -> None:
-    queue = PixelQueue(2, 4, DIM)
-    queue.enqueue(numbered(1, 2, 3), torch.tensor([1, 1, 1]))
-    assert queue.pointer.tolist() == [0, 3]
-    queue.enqueue(numbered(4, 5, 6), torch.tensor([1, 1, 1]))
-    assert queue.pointer.tolist() == [0, 2]
-    assert sorted(queue.rows[1, :, 0].tolist()) == [3, 4, 5, 6]
-    queue.enqueue(numbered(*range(10, 19)), torch.tensor([1] * 9))
-    assert sorted(queue.rows[1, :, 0].tolist()) == [15, 16, 17, 18]
-    assert queue.filled.tolist() == [0, 4]
+        assert contrast.memory.pixel is not None
+        assert contrast.memory.pixel.filled[c] == 2
+        assert (contrast.memory.pixel.rows[c, :2].argmax(1) == c).all()
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (7, 9), (64, 64)])
@@ -68,12 +52,12 @@ def test_defect_3_labels_are_read_at_the_embedding_s_size(size: tuple[int, int])
     """Left half class 0, right half class 1, whatever the ratio of the two sizes."""
     labels = torch.zeros(1, 32, 32, dtype=torch.int64)
     labels[:, :, 16:] = 1
-    contrast = make(pixels_per_image=10_000, queue_size=10_000)
+    contrast = make(pixels_per_image=10_000, pixel_queue_size=10_000)
     column = torch.arange(size[1]).expand(size) / size[1]
     codes = torch.stack([column, 1 - column, 0 * column, 0 * column])[None]
     contrast(codes, labels, logits_for(labels))
-    assert contrast.queue is not None
-    left, right = (contrast.queue.rows[c, : contrast.queue.filled[c], 0] for c in (0, 1))
+    assert contrast.memory.pixel is not None
+    left, right = (contrast.memory.pixel.rows[c, : contrast.memory.pixel.filled[c], 0] for c in (0, 1))
     assert len(left) + len(right) == size[0] * size[1]
     assert left.max() < 0.5 <= right.min()
 
@@ -83,9 +67,9 @@ def test_defect_4_class_0_is_an_ordinary_class() -> None:
     labels[:, 2:] = 1
     contrast = make()
     assert contrast(embeddings(2, DIM, 4, 4), labels, logits_for(1 - labels)) > 0
-    assert contrast.queue is not None
-    assert contrast.queue.filled.tolist() == [8, 8, 0]
-    torch.testing.assert_close(contrast.queue.rows[0].norm(dim=1), torch.ones(8))
+    assert contrast.memory.pixel is not None
+    assert contrast.memory.pixel.filled.tolist() == [8, 8, 0]
+    torch.testing.assert_close(contrast.memory.pixel.rows[0].norm(dim=1), torch.ones(8))
 
 
 def test_defect_5_empty_slots_are_not_samples() -> None:
@@ -93,7 +77,7 @@ def test_defect_5_empty_slots_are_not_samples() -> None:
     labels = torch.tensor([[[0, 1], [1, 0]]])
     values = []
     for size in (2, 1000):
-        contrast = make(queue_size=size, examples="all", pixels_per_image=2)
+        contrast = make(pixel_queue_size=size, pixels_per_image=2)
         contrast(embeddings(1, DIM, 2, 2), labels, logits_for(labels))
         values.append(contrast(embeddings(1, DIM, 2, 2, seed=1), labels, logits_for(labels)))
     assert values[0] > 0
@@ -105,7 +89,7 @@ def test_defect_6_an_anchor_is_masked_from_itself_only() -> None:
     labels = torch.tensor([[[0, 1]]])
     vectors = F.normalize(torch.tensor([[1.0, 0.3, 0, 0], [0.2, 1.0, 0, 0]]), dim=1)
     codes = vectors.T[None, :, None, :].clone()
-    contrast = make(temperature=0.5, examples="all")
+    contrast = make(temperature=0.5)
     assert contrast(codes, labels, logits_for(labels)) == 0, "no anchor has a positive yet"
     value = contrast(codes, labels, logits_for(labels))
     cross = vectors[0] @ vectors[1] / 0.5
@@ -117,13 +101,15 @@ def test_defect_6_an_anchor_is_masked_from_itself_only() -> None:
 
 
 @pytest.mark.parametrize("label", [0, 255])
-@pytest.mark.parametrize("queue_size", [0, 8])
-def test_defect_7_nothing_to_contrast_is_a_zero_that_reaches_the_network(label: int, queue_size: int) -> None:
+@pytest.mark.parametrize("pixel_queue_size", [0, 8])
+def test_defect_7_nothing_to_contrast_is_a_zero_that_reaches_the_network(
+    label: int, pixel_queue_size: int
+) -> None:
     """Void only, and one pixel only: neither crashes, neither is NaN."""
     inputs = embeddings(1, DIM, 3, 3)
     labels = torch.full((1, 3, 3), 255)
     labels[0, 1, 1] = label
-    value = make(queue_size=queue_size)(inputs, labels, torch.zeros(1, CLASSES, 3, 3))
+    value = make(pixel_queue_size=pixel_queue_size)(inputs, labels, torch.zeros(1, CLASSES, 3, 3))
     value.backward()
     assert value == 0
     assert inputs.grad is not None
@@ -135,99 +121,11 @@ def test_defect_7_loss_is_finite_where_similarities_are_extreme() -> None:
     codes = torch.zeros(1, DIM, 1, 4)
     codes[0, 0] = torch.tensor([1.0, -1.0, 1.0, -1.0])
     codes.requires_grad_()
-    value = make(temperature=1e-3, queue_size=0)(codes, labels, logits_for(labels))
+    value = make(temperature=1e-3, pixel_queue_size=0)(codes, labels, logits_for(labels))
     value.backward()
     assert torch.isfinite(value)
     assert codes.grad is not None
     assert torch.isfinite(codes.grad).all()
-
-
-@pytest.mark.parametrize(
-    ("per_class", "share", "hard"), [(1, 0.5, 1), (5, 0.5, 3), (4, 0.5, 2), (10, 0.3, 3)]
-)
-def test_defect_8_odd_budgets_favour_hard_anchors(per_class: int, share: float, hard: int) -> None:
-    """With few hard pixels among many, about all hard anchors come from the hard budget."""
-    labels = torch.zeros(1, 100, 100, dtype=torch.int64)
-    wrong = torch.zeros(1, 100, 100, dtype=torch.bool)
-    wrong[0, 0, :20] = True
-    counts = []
-    for seed in range(20):
-        anchors = draw(labels, wrong, per_class=per_class, hard_share=share, seed=seed)
-        counts.append(int(wrong.flatten()[anchors.indices].sum()))
-    assert min(counts) == hard
-    assert sum(counts) / len(counts) < hard + 0.2
-
-
-def draw(labels: Tensor, wrong: Tensor, **settings: Any) -> sampling.Anchors:
-    defaults = {"num_classes": CLASSES, "per_class": 5, "hard_share": 0.5, "seed": 0, "ignore_index": 255}
-    return sampling.draw_anchors(labels, wrong, torch.arange(len(labels)), **defaults | settings)
-
-
-def test_too_few_hard_pixels_are_filled_up_at_random() -> None:
-    labels = torch.zeros(2, 10, 10, dtype=torch.int64)
-    wrong = torch.zeros_like(labels, dtype=torch.bool)
-    wrong[1, 5, 5] = True
-    anchors = draw(labels, wrong, per_class=8)
-    assert len(anchors.indices.unique()) == 8
-    assert 155 in anchors.indices
-
-
-def test_budget_is_global_and_a_rare_class_gives_what_it_has() -> None:
-    labels = torch.zeros(4, 10, 10, dtype=torch.int64)
-    labels[2, 3, :2] = 2
-    anchors = draw(labels, torch.zeros_like(labels, dtype=torch.bool), per_class=30)
-    assert torch.bincount(anchors.labels, minlength=3).tolist() == [30, 0, 2]
-
-
-def test_anchors_are_drawn_uniformly() -> None:
-    """Each of 40 pixels, half of them hard, is drawn as often as it should be, over many steps."""
-    labels = torch.zeros(1, 4, 10, dtype=torch.int64)
-    wrong = torch.zeros(1, 4, 10, dtype=torch.bool)
-    wrong[0, :2] = True
-    times, trials = torch.zeros(40), 3000
-    for position in range(trials):
-        anchors = sampling.draw_anchors(
-            labels,
-            wrong,
-            torch.tensor([position]),
-            num_classes=1,
-            per_class=8,
-            hard_share=0.5,
-            seed=0,
-            ignore_index=255,
-        )
-        times[anchors.indices] += 1
-    random = 4 / 36  # four hard ones first, then four of the 36 others
-    hard, easy = times[:20] / trials, times[20:] / trials
-    assert hard.mean() == pytest.approx(4 / 20 + 16 / 20 * random, abs=0.005)
-    assert easy.mean() == pytest.approx(random, abs=0.005)
-    for group in (hard, easy):
-        p = group.mean()
-        assert (group - p).abs().max() < 5 * (p * (1 - p) / trials).sqrt()
-
-
-def test_random_examples_are_drawn_uniformly_without_replacement() -> None:
-    queue = PixelQueue(3, 10, 1)
-    for c, count in enumerate([10, 4, 7]):
-        queue.enqueue(torch.arange(count)[:, None] + 100.0 * c, torch.full((count,), c))
-    trials, positives, negatives = 3000, torch.zeros(210), torch.zeros(210)
-    for key in range(trials):
-        examples = queue.random_examples(
-            torch.tensor([0, 1]), num_positives=3, num_negatives=5, seed=0, key=key
-        )
-        ids = examples.rows[:, 0].long()
-        own = ids[(examples.labels == 0) & examples.positive]
-        others = ids[(examples.labels != 0) & (examples.place < examples.end[0])]
-        assert len(own.unique()) == 3
-        assert len(others.unique()) == 5
-        positives[own] += 1
-        negatives[others] += 1
-    for times, members, p in (
-        (positives, range(10), 3 / 10),
-        (negatives, [*range(100, 104), *range(200, 207)], 5 / 11),
-    ):
-        observed = times[list(members)] / trials
-        assert (observed - p).abs().max() < 5 * (p * (1 - p) / trials) ** 0.5
 
 
 def test_defect_11_one_process_without_a_group_contrasts() -> None:
@@ -243,8 +141,8 @@ def test_evaluation_mode_leaves_the_memory_alone() -> None:
     contrast = make().eval()
     labels = torch.tensor([[[0, 0], [1, 1]]])
     assert contrast(embeddings(1, DIM, 2, 2), labels, logits_for(labels)) > 0
-    assert contrast.queue is not None
-    assert contrast.queue.filled.sum() == 0
+    assert contrast.memory.pixel is not None
+    assert contrast.memory.pixel.filled.sum() == 0
     assert contrast.next_position == 0
 
 
@@ -261,12 +159,124 @@ def test_without_positions_images_are_numbered_on() -> None:
 
 def test_state_dict_restores_everything() -> None:
     labels = torch.randint(CLASSES, (2, 8, 8), generator=torch.Generator().manual_seed(0))
-    first, second = make(num_positives=2, num_negatives=3), make(num_positives=2, num_negatives=3)
+    settings = dict.fromkeys(("positive_mining", "negative_mining"), "semi-hard")
+    settings |= {"num_positives": 2, "num_negatives": 3, "semi_hard_share": 0.3, "rare_class_power": 0.5}
+    settings |= {"region_memory_size": 4, "num_images": 4}
+    first, second = make(**settings), make(**settings)
+    ids = torch.tensor([3, 0])
     for step in range(3):
-        first(embeddings(2, DIM, 8, 8, seed=step), labels, logits_for(labels))
+        first(embeddings(2, DIM, 8, 8, seed=step), labels, logits_for(labels), image_ids=ids)
     second.load_state_dict(first.state_dict())
-    inputs = embeddings(2, DIM, 8, 8, seed=9)
-    assert first(inputs, labels, logits_for(labels)) == second(inputs, labels, logits_for(labels))
+    inputs = embeddings(2, DIM, 8, 8, seed=9), labels, logits_for(labels)
+    assert first(*inputs, image_ids=ids) == second(*inputs, image_ids=ids)
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+def contrast_twice(labels: Tensor, num_classes: int, **settings: Any) -> list[Tensor]:
+    """The losses of two steps on ``labels``, through every kind of memory and mining; all must be finite."""
+    contrast = make(
+        num_classes=num_classes,
+        region_memory_size=5,
+        positive_mining="semi-hard",
+        negative_mining="semi-hard",
+        **settings,
+    )
+    values = []
+    for step in range(2):
+        inputs = embeddings(len(labels), DIM, *labels.shape[1:], seed=step)
+        logits = torch.zeros(len(labels), num_classes, *labels.shape[1:])
+        values.append(contrast(inputs, labels, logits))
+        values[-1].backward()
+        assert inputs.grad is not None
+        assert inputs.grad.isfinite().all()
+        assert bool(inputs.grad.any()) == bool(values[-1] > 0)
+    assert all(value.isfinite() for value in values)
+    return values
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_one_class_has_no_negatives_and_no_loss(label: int) -> None:
+    assert contrast_twice(torch.full((2, 4, 4), label), CLASSES) == [0, 0]
+
+
+def test_two_classes_and_171() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for num_classes in (2, 171):
+        labels = torch.randint(num_classes, (2, 16, 16), generator=generator)
+        assert min(contrast_twice(labels, num_classes)) > 0
+
+
+def test_void_images_beside_others_change_nothing() -> None:
+    labels = torch.randint(CLASSES, (2, 6, 6), generator=torch.Generator().manual_seed(0))
+    with_void = torch.cat([labels, torch.full((1, 6, 6), 255)])
+    inputs = embeddings(3, DIM, 6, 6)
+    logits = torch.zeros(3, CLASSES, 6, 6)
+    positions = torch.arange(3)
+    value = make()(inputs, with_void, logits, positions=positions)
+    assert value > 0
+    assert value == make()(inputs[:2], labels, logits[:2], positions=positions[:2])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 2)])
+def test_tiny_maps(size: tuple[int, int]) -> None:
+    labels = torch.arange(2 * size[0] * size[1]).view(2, *size) % CLASSES
+    values = contrast_twice(labels, CLASSES)
+    assert values[1] > 0, "in the second step every anchor has a positive in the memory"
+
+
+def test_no_images_at_all() -> None:
+    inputs = torch.zeros(0, DIM, 4, 4, requires_grad=True)
+    value = make()(inputs, torch.zeros(0, 4, 4).long(), torch.zeros(0, CLASSES, 4, 4))
+    value.backward()
+    assert value == 0
+    assert inputs.grad is not None
+
+
+def test_region_memory_is_a_slot_per_image_where_it_fits_and_a_queue_where_not() -> None:
+    labels = torch.tensor([[[0, 0], [1, 1]]])
+    inputs = embeddings(1, DIM, 2, 2), labels, logits_for(labels)
+    slots = make(region_memory_size=3, num_images=3, pixel_queue_size=0)
+    queue = make(region_memory_size=2, num_images=3, pixel_queue_size=0)
+    for _ in range(3):
+        slots(*inputs, image_ids=torch.tensor([2]))
+        queue(*inputs)
+    assert slots.memory.region is not None
+    assert slots.memory.region.written.tolist() == [[-1, -1, 2], [-1, -1, 2], [-1, -1, -1]]
+    assert queue.memory.region is not None
+    assert queue.memory.region.written.tolist() == [[2, 1], [2, 1], [-1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "message"),
+    [
+        (None, "image_ids are needed: the region memory has a slot for every image"),
+        (torch.tensor([0, 3]), r"image_ids hold \[0, 3\]; allowed are 0 to 2"),
+        (torch.tensor([0]), r"image_ids are int64 \[2\], not torch.int64 \[1\]"),
+    ],
+)
+def test_wrong_image_ids_are_named(image_ids: Tensor | None, message: str) -> None:
+    contrast = make(region_memory_size=3, num_images=3)
+    labels = torch.zeros(2, 4, 4).long()
+    with pytest.raises(ValueError, match=message):
+        contrast(embeddings(2, DIM, 4, 4), labels, logits_for(labels), image_ids=image_ids)
+
+
+def test_diagnostics_count_anchors_and_average_similarities() -> None:
+    """Three anchors of class 0, one of class 1, which has no positive; two of the four are misclassified."""
+    labels = torch.tensor([[[0, 0], [0, 1]]])
+    vectors = F.normalize(torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]), dim=1)
+    vectors[3, :2] = torch.tensor([0.6, 0.0])
+    vectors[3, 2] = 0.8
+    codes = vectors.T.reshape(1, DIM, 2, 2).clone()
+    contrast = make(pixel_queue_size=0)
+    contrast(codes, labels, logits_for(torch.tensor([[[0, 1], [0, 2]]])))
+    root = 0.5**0.5
+    read = contrast.diagnostics.read()
+    assert read["hard_anchors"] == 2 / 4
+    assert read["anchors_without_positive"] == 1 / 4
+    assert read["positive_similarity"] == pytest.approx((root + 0 + root) / 3)  # each pair twice
+    assert read["negative_similarity"] == pytest.approx(2 * (0.6 + 0.6 * root + 0) / 6)
+    assert set(contrast.diagnostics.read().values()) == {None}, "it begins anew"
 
 
 def test_half_precision_inputs_are_contrasted_in_float32() -> None:
@@ -301,6 +311,9 @@ def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None
     [
         ("temperature", 0.0),
         ("hard_share", 1.5),
+        ("semi_hard_share", 0.0),
+        ("rare_class_power", -1.0),
+        ("region_memory_size", -1),
         ("anchors_per_class", 0),
         ("num_negatives", 0),
         ("ignore_index", 2),

@@ -1,0 +1,112 @@
+"""Which pixels become anchors and which enter the memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pixelcontrast.contrast import sampling
+
+CLASSES = 3
+
+
+@pytest.mark.parametrize(
+    ("per_class", "share", "hard"), [(1, 0.5, 1), (5, 0.5, 3), (4, 0.5, 2), (10, 0.3, 3)]
+)
+def test_defect_8_odd_budgets_favour_hard_anchors(per_class: int, share: float, hard: int) -> None:
+    """With few hard pixels among many, about all hard anchors come from the hard budget."""
+    labels = torch.zeros(1, 100, 100, dtype=torch.int64)
+    wrong = torch.zeros(1, 100, 100, dtype=torch.bool)
+    wrong[0, 0, :20] = True
+    counts = []
+    for seed in range(20):
+        anchors = draw(labels, wrong, per_class=per_class, hard_share=share, seed=seed)
+        counts.append(int(wrong.flatten()[anchors.indices].sum()))
+    assert min(counts) == hard
+    assert sum(counts) / len(counts) < hard + 0.2
+
+
+def draw(labels: Tensor, wrong: Tensor, *, per_class: int = 5, **settings: Any) -> sampling.Anchors:
+    defaults: dict[str, Any] = {"hard_share": 0.5, "seed": 0, "ignore_index": 255}
+    defaults["budgets"] = torch.full((CLASSES,), per_class)
+    defaults["positions"] = torch.arange(len(labels))
+    return sampling.draw_anchors(labels, wrong, **defaults | settings)
+
+
+def test_too_few_hard_pixels_are_filled_up_at_random() -> None:
+    labels = torch.zeros(2, 10, 10, dtype=torch.int64)
+    wrong = torch.zeros_like(labels, dtype=torch.bool)
+    wrong[1, 5, 5] = True
+    anchors = draw(labels, wrong, per_class=8)
+    assert len(anchors.indices.unique()) == 8
+    assert 155 in anchors.indices
+
+
+def test_budget_is_global_and_a_rare_class_gives_what_it_has() -> None:
+    labels = torch.zeros(4, 10, 10, dtype=torch.int64)
+    labels[2, 3, :2] = 2
+    anchors = draw(labels, torch.zeros_like(labels, dtype=torch.bool), per_class=30)
+    assert torch.bincount(anchors.labels, minlength=3).tolist() == [30, 0, 2]
+
+
+def test_anchors_are_drawn_uniformly() -> None:
+    """Each of 40 pixels, half of them hard, is drawn as often as it should be, over many steps."""
+    labels = torch.zeros(1, 4, 10, dtype=torch.int64)
+    wrong = torch.zeros(1, 4, 10, dtype=torch.bool)
+    wrong[0, :2] = True
+    times, trials = torch.zeros(40), 3000
+    for position in range(trials):
+        anchors = draw(labels, wrong, per_class=8, positions=torch.tensor([position]))
+        times[anchors.indices] += 1
+    random = 4 / 36  # four hard ones first, then four of the 36 others
+    hard, easy = times[:20] / trials, times[20:] / trials
+    assert hard.mean() == pytest.approx(4 / 20 + 16 / 20 * random, abs=0.005)
+    assert easy.mean() == pytest.approx(random, abs=0.005)
+    for group in (hard, easy):
+        p = group.mean()
+        assert (group - p).abs().max() < 5 * (p * (1 - p) / trials).sqrt()
+
+
+def test_anchors_say_which_of_them_are_misclassified() -> None:
+    labels = torch.zeros(2, 10, 10, dtype=torch.int64)
+    wrong = torch.rand(2, 10, 10, generator=torch.Generator().manual_seed(0)) < 0.3
+    anchors = draw(labels, wrong, per_class=20)
+    assert torch.equal(anchors.hard, wrong.flatten()[anchors.indices])
+    assert 10 <= int(anchors.hard.sum()) < 20
+
+
+def test_memory_entries_are_drawn_uniformly_from_each_class_of_each_image() -> None:
+    labels = torch.zeros(2, 4, 10, dtype=torch.int64)
+    labels[1, 2:] = 2
+    labels[0, 0] = 255
+    times, trials = torch.zeros(80), 3000
+    for step in range(trials):
+        positions = torch.tensor([2 * step, 2 * step + 1])
+        entries = sampling.draw_entries(
+            labels, positions, num_classes=CLASSES, per_image=3, seed=0, ignore_index=255
+        )
+        assert torch.bincount(entries // 40 * 3 + labels.flatten()[entries]).tolist() == [3, 0, 0, 3, 0, 3]
+        times[entries] += 1
+    observed = times / trials
+    assert not observed[:10].any()
+    for part, p in ((slice(10, 40), 3 / 30), (slice(40, 60), 3 / 20), (slice(60, 80), 3 / 20)):
+        assert (observed[part] - p).abs().max() < 5 * (p * (1 - p) / trials) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("power", "budgets"),
+    [
+        (0.0, [12, 12, 12, 12]),
+        (1.0, [1, 6, 30, 12]),  # as 1/1000 : 1/100 : 1/20, and one at least; the last is not seen
+        (0.5, [3, 10, 23, 12]),
+    ],
+)
+def test_rare_classes_may_have_more_anchors(power: float, budgets: list[int]) -> None:
+    pixels = torch.tensor([1000, 100, 20, 0])
+    assert sampling.anchor_budgets(pixels, per_class=12, rare_class_power=power).tolist() == budgets
+
+
+def test_before_anything_is_seen_all_budgets_are_alike() -> None:
+    pixels = torch.zeros(3, dtype=torch.int64)
+    assert sampling.anchor_budgets(pixels, per_class=7, rare_class_power=1.0).tolist() == [7, 7, 7]
