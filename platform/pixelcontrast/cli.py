@@ -61,7 +61,7 @@ def run(experiment: Experiment) -> None:
     try:
         result = training.check(experiment)
         if result is None:
-            print(f"Run {experiment.run.name}: {_describe(experiment)}")
+            print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
             with Progress() as progress, _messages_shown():
                 launch(experiment, on_row=progress.row)
             result = training.check(experiment)
@@ -82,11 +82,12 @@ def run(experiment: Experiment) -> None:
     print(f"best network {folder}/{result['best_checkpoint']}/model.safetensors")
 
 
-def _describe(experiment: Experiment) -> str:
+def _describe(experiment: Experiment, memory: int) -> str:
     data, optim, run = experiment.data, experiment.optim, experiment.run
     return (
         f"{experiment.model.backbone} on {data.layout} in {data.root}, {optim.steps} steps of "
         f"{optim.batch_size} images, workers {run.workers}, in {run.storage}/{run.name}"
+        + (f"; memory of {memory / 1e6:,.1f} MB per worker" if memory else "")
     )
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
 from pixelcontrast.cluster.launch import absolute_paths
-from pixelcontrast.cluster.placement import check_placement, takes_gpus
+from pixelcontrast.cluster.placement import check_memory_fits, check_placement, takes_gpus
 from pixelcontrast.config import Data, Experiment, Model, Run, Workers
 
 
@@ -42,6 +42,15 @@ def test_an_autoscaled_cluster_may_grow_first():
     check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 8.0})
     with pytest.raises(LaunchError, match="4 workers"):
         check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 2.0})
+
+
+def test_embeddings_must_fit_into_a_quarter_of_a_worker_s_part_of_its_node():
+    nodes = [{"CPU": 4.0, "memory": 16e9}, {"CPU": 1.0, "memory": 8e9}, {"CPU": 0.0, "memory": 1e9}]
+    check_memory_fits(1_000_000_000, run(Workers(4)), nodes, gpu=False)
+    with pytest.raises(ValueError, match=r"1\.01 GB .* 25% of .* takes 4 workers, 4 GB.*pixel_queue_size"):
+        check_memory_fits(1_010_000_000, run(Workers(4)), nodes, gpu=False)
+    check_memory_fits(1_010_000_000, run(Workers(1)), nodes, gpu=False)
+    check_memory_fits(10**12, run(Workers(4)), nodes, gpu=True)  # on the GPU, which the worker looks at
 
 
 def test_paths_become_absolute_and_uris_stay(tmp_path, monkeypatch):

@@ -11,10 +11,17 @@ from typing import Any
 
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.local import connect
-from pixelcontrast.cluster.placement import check_placement, describe_request, takes_gpus, worker_resources
+from pixelcontrast.cluster.placement import (
+    check_memory_fits,
+    check_placement,
+    describe_request,
+    takes_gpus,
+    worker_resources,
+)
 from pixelcontrast.cluster.settings import sigterm_interrupts
 from pixelcontrast.cluster.worker import Loop, Row, train
 from pixelcontrast.config import Experiment, Run
+from pixelcontrast.training.contrast import memory_bytes
 
 PLACEMENT_TIMEOUT_S = 600.0
 """How long workers may wait for a place, at the start and after each failure; an autoscaler needs minutes."""
@@ -36,10 +43,11 @@ def launch(experiment: Experiment, *, on_row: Callable[[Row], None]) -> None:
         on_row: called in this thread with every row of metrics, in order and once each, as training goes on.
 
     Raises:
+        ValueError: the memory of the contrast does not fit on a node.
         LaunchError: the workers do not fit on the cluster, got no place in time, or failed for good; the text
             is the first cause.
     """
-    _launch(experiment, on_row=on_row, loop=train)
+    _launch(experiment, on_row=on_row, loop=train, memory=memory_bytes(experiment))
 
 
 def _launch(
@@ -47,6 +55,7 @@ def _launch(
     *,
     on_row: Callable[[Row], None],
     loop: Loop,
+    memory: int = 0,
     placement_timeout_s: float = PLACEMENT_TIMEOUT_S,
 ) -> None:
     experiment = absolute_paths(experiment)
@@ -56,11 +65,13 @@ def _launch(
 
         nodes, growth = _resources()
         check_placement(run, nodes, growth)
+        gpu = takes_gpus(run, nodes, growth)
+        check_memory_fits(memory, run, nodes, gpu=gpu)
         attempt_s = min(_PLACEMENT_ATTEMPT_S, placement_timeout_s)
         plan = Plan(
             experiment=experiment,
             loop=loop,
-            resources=worker_resources(run, gpu=takes_gpus(run, nodes, growth)),
+            resources=worker_resources(run, gpu=gpu),
             loopback=_is_loopback(),
             storage=f"{run.storage.rstrip('/')}/{run.name}/.ray",
             # Ray would resume a name that it knows; resuming is ours.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.config import Run
+from pixelcontrast.training.contrast import check_memory
 
 Resources = Mapping[str, float]
 
@@ -39,6 +40,22 @@ def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | No
             f"{describe_request(run, asked)}, but the cluster has {_describe_nodes(nodes, asked)}, where "
             f"{fitting or 'none'} would fit. {_remedy(asked)}"
         )
+
+
+def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: bool) -> None:
+    """Check that ``size`` bytes of embeddings fit into every worker's part of its node's memory.
+
+    With a GPU, where they lie, its memory is known to the worker only, which checks it before the first step.
+
+    Raises:
+        ValueError: naming both sizes and the keys to change.
+    """
+    asked = worker_resources(run, gpu=gpu)
+    for node in nodes:
+        workers = min(_fitting(asked, node), run.workers.max)
+        if workers and not gpu:
+            where = f"a worker's part of the memory of a node that takes {_count(workers, 'worker')}"
+            check_memory(size, node.get("memory", 0) / workers, where)
 
 
 def worker_resources(run: Run, *, gpu: bool) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Training in plain torch: the step, the loop, checkpoints. Knows no Ray."""
 
+from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check
 
-__all__ = ["check", "fit"]
+__all__ = ["check", "fit", "memory_bytes"]

@@ -14,11 +14,11 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.models import SegmentationModel, build_model
 from pixelcontrast.training.batchnorm import synchronize_batchnorm
+from pixelcontrast.training.contrast import build_contrast, check_memory
 from pixelcontrast.training.optim import build_optimizer
 
 _INITIAL_WEIGHTS, _STEP = 100, 101
 """Names of the streams that seed torch's own generator."""
-_MAX_MEMORY_ROWS = 200_000
 
 
 @dataclass
@@ -60,44 +60,22 @@ class TrainState:
 def build_state(
     experiment: Experiment, *, num_classes: int, num_images: int, device: torch.device
 ) -> TrainState:
-    """The state of a run before its first step: the same on every rank."""
+    """The state of a run before its first step: the same on every rank.
+
+    Raises:
+        ValueError: a network that cannot be built, or a memory too large for the GPU.
+    """
     torch.manual_seed(int(draws.hashed(experiment.run.seed, _INITIAL_WEIGHTS)))
     contrast = build_contrast(experiment, num_classes=num_classes, num_images=num_images)
+    if contrast is not None and device.type == "cuda":
+        size = sum(buffer.nbytes for buffer in contrast.memory.buffers())
+        check_memory(size, torch.cuda.get_device_properties(device).total_memory, f"{device}'s memory")
     model = build_model(experiment.model, num_classes=num_classes, embedding=contrast is not None)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = synchronize_batchnorm(model.to(device), device)
     assert isinstance(model, SegmentationModel)
     return TrainState(model, contrast and contrast.to(device), build_optimizer(model, experiment.optim))
-
-
-def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int) -> PixelContrast | None:
-    """The contrastive term of the experiment; None where its weight is 0."""
-    settings = experiment.contrast
-    if settings.weight == 0:
-        return None
-    most = _MAX_MEMORY_ROWS // num_classes
-    pixel_size = settings.pixel_queue_size or min(10 * num_images, most)
-    region_size = settings.region_memory_size or min(num_images, most)
-    return PixelContrast(
-        num_classes=num_classes,
-        embedding_dim=experiment.model.embedding_dim,
-        temperature=settings.temperature,
-        anchors_per_class=settings.anchors_per_class,
-        hard_share=settings.hard_share,
-        rare_class_power=settings.rare_class_power,
-        pixel_queue_size=pixel_size if settings.memory in ("pixel", "both") else 0,
-        pixels_per_image=settings.pixels_per_image,
-        region_memory_size=region_size if settings.memory in ("region", "both") else 0,
-        num_images=num_images,
-        memory_dtype=getattr(torch, settings.memory_dtype),
-        positive_mining=settings.positive_mining,
-        negative_mining=settings.negative_mining,
-        num_positives=settings.num_positives,
-        num_negatives=settings.num_negatives,
-        semi_hard_share=settings.semi_hard_share,
-        seed=experiment.run.seed,
-    )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

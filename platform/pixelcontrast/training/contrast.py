@@ -1,0 +1,64 @@
+"""The contrastive term of an experiment, and what its memory takes."""
+
+import torch
+
+from pixelcontrast.config import Experiment
+from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.datasets.segmentation import build_dataset
+
+_MAX_MEMORY_ROWS = 200_000
+MEMORY_SHARE = 0.25
+"""The part of a worker's memory (a GPU's, or its part of the node's) that stored embeddings may take."""
+
+
+def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int) -> PixelContrast | None:
+    """The contrastive term of the experiment; None where its weight is 0.
+
+    Args:
+        num_images: of the training set.
+    """
+    settings = experiment.contrast
+    if settings.weight == 0:
+        return None
+    most = _MAX_MEMORY_ROWS // num_classes
+    pixels = settings.pixel_queue_size or min(10 * num_images, most)
+    regions = settings.region_memory_size or min(num_images, most)
+    return PixelContrast(
+        num_classes=num_classes,
+        embedding_dim=experiment.model.embedding_dim,
+        temperature=settings.temperature,
+        anchors_per_class=settings.anchors_per_class,
+        hard_share=settings.hard_share,
+        rare_class_power=settings.rare_class_power,
+        pixel_queue_size=pixels if settings.memory in ("pixel", "both") else 0,
+        pixels_per_image=settings.pixels_per_image,
+        region_memory_size=regions if settings.memory in ("region", "both") else 0,
+        num_images=num_images,
+        memory_dtype=getattr(torch, settings.memory_dtype),
+        positive_mining=settings.positive_mining,
+        negative_mining=settings.negative_mining,
+        num_positives=settings.num_positives,
+        num_negatives=settings.num_negatives,
+        semi_hard_share=settings.semi_hard_share,
+        seed=experiment.run.seed,
+    )
+
+
+def memory_bytes(experiment: Experiment) -> int:
+    """Bytes of the memory that every worker holds, found without allocating it; 0 where there is none."""
+    train_set = build_dataset(experiment.data, "train")
+    with torch.device("meta"):
+        contrast = build_contrast(
+            experiment, num_classes=train_set.labels.num_classes, num_images=len(train_set)
+        )
+    return sum(buffer.nbytes for buffer in contrast.memory.buffers()) if contrast is not None else 0
+
+
+def check_memory(size: int, available: float, where: str) -> None:
+    """Raise ``ValueError`` if ``size`` bytes are more than ``MEMORY_SHARE`` of the ``available``."""
+    if size > MEMORY_SHARE * available:
+        raise ValueError(
+            f"contrast.memory: {size / 1e9:.3g} GB of embeddings for every worker are more than "
+            f"{MEMORY_SHARE:.0%} of {where}, {available / 1e9:.3g} GB. Lower contrast.pixel_queue_size or "
+            "contrast.region_memory_size, or set contrast.memory_dtype to bfloat16."
+        )
