@@ -2,5 +2,6 @@
 
 from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check
+from pixelcontrast.training.trained import load_model
 
-__all__ = ["check", "fit"]
+__all__ = ["check", "fit", "load_model"]
