@@ -34,8 +34,9 @@ def load_model(run: str | os.PathLike[str], step: int | None = None) -> Segmenta
         experiment = config.from_json(storage.read("experiment.json"))
     except ValueError as error:
         raise ValueError(f"{storage.path('experiment.json')} cannot be read: {error}") from error
+    name = _choose(storage, step)
     try:
-        content = checkpoint.load(storage, _choose(storage, step), only=[_WEIGHTS])[_WEIGHTS]
+        content = checkpoint.load(storage, name, only=[_WEIGHTS])[_WEIGHTS]
     except ValueError as error:
         raise ValueError(f"{storage.location}: {error}") from error
     return _build(experiment.model, content)
@@ -47,14 +48,14 @@ def _choose(run: Storage, step: int | None) -> str:
         name = checkpoint.folder_of(step)
         if not run.exists(name):
             there = ", ".join(n for n in run.names(checkpoint.FOLDER) if n.startswith("step-")) or "none"
-            raise ValueError(f"there is no {name}; there are {there}")
+            raise ValueError(f"{run.location}: there is no {name}; there are {there}")
         return name
     result = read_result(run)
     if result is not None:
         return result["best_checkpoint"]
     name, _ = checkpoint.newest_valid(run)
     if name is None:
-        raise ValueError("there is no checkpoint yet")
+        raise ValueError(f"{run.location}: there is no checkpoint yet")
     return name
 
 
