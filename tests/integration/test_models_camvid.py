@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def test_network_trains_resumes_and_is_used_without_the_head(
         contrast=Contrast(pixel_queue_size=40, num_positives=20, num_negatives=80, warmup=0.0),
         optim=Optim(steps=STEPS, batch_size=4),
         run=Run(
-            name="whole", storage=str(tmp_path), report_interval=1, eval_interval=STEPS, checkpoint_interval=2
+            name="whole",
+            storage=str(tmp_path),
+            report_interval=1,
+            eval_interval=STEPS,
+            checkpoint_interval=STEPS,
         ),
     )
     first, second = run_ranks(2, fit_rank, config.to_json(settings), STEPS)
@@ -88,7 +93,7 @@ def test_network_trains_resumes_and_is_used_without_the_head(
         assert row["loss"] == pytest.approx(parts, rel=1e-5)
         assert ("auxiliary" in row) == (decoder != "hrnet")
 
-    resumed = replace(settings, {"run.name": "resumed"})
+    resumed = replace(settings, {"run.name": "resumed", "run.checkpoint_interval": 2})
     before = run_ranks(2, fit_rank, config.to_json(resumed), BROKEN_OFF)[0]
     after = run_ranks(2, fit_rank, config.to_json(resumed), STEPS)[0]
     assert [row["step"] for row in after if row["kind"] == "train"] == [3, 4]
@@ -99,6 +104,7 @@ def test_network_trains_resumes_and_is_used_without_the_head(
         assert saved[part] == again[part], part
 
     assert_used_without_the_head(settings, saved["model.safetensors"])
+    shutil.rmtree(tmp_path)  # pytest would keep up to 2 GB of it
 
 
 def assert_used_without_the_head(settings: Experiment, content: bytes) -> None:
