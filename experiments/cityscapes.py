@@ -6,6 +6,11 @@ in-batch contrast, one seed each). We have not measured this experiment: it need
 `CITYSCAPES_ROOT` names the folder that holds `leftImg8bit` and `gtFine`.
 
     CITYSCAPES_ROOT=/data/cityscapes python experiments/cityscapes.py --run.workers 8
+
+The reference's other networks, with their dropout (`--run.name` keeps the runs apart):
+
+    … --run.name ocr --model.decoder ocr --model.dropout 0.05
+    … --run.name deeplabv3 --model.decoder deeplabv3 --model.backbone resnet101s --model.dropout 0
 """
 
 import os

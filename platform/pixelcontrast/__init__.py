@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from pixelcontrast.cli import main, parse, run
     from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run, Workers, replace
     from pixelcontrast.contrast import PixelContrast
+    from pixelcontrast.training import load_model
 
 _HOMES = {
     **dict.fromkeys(("main", "parse", "run"), "cli"),
@@ -14,6 +15,7 @@ _HOMES = {
         ("Contrast", "Data", "Experiment", "Model", "Optim", "Run", "Workers", "replace"), "config"
     ),
     "PixelContrast": "contrast",
+    "load_model": "training",
 }
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "PixelContrast",
     "Run",
     "Workers",
+    "load_model",
     "main",
     "parse",
     "replace",

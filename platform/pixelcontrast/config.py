@@ -106,12 +106,12 @@ class Model:
     """A HRNet (hrnet_w18_small, hrnet_w48, …) or ResNet (resnet50, resnet101s, …) of timm, by timm's name."""
     weights: str = "none"
     """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
-    decoder: Literal["hrnet"] = "hrnet"
-    """hrnet: all branches upsampled and concatenated (HRNetV2)."""
+    decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
+    """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on a ResNet only."""
     decoder_kernel: Literal[1, 3] = 1
-    """The decoder's first convolution: 1 as in the official HRNet code, 3 as in the method's reference."""
+    """hrnet's first convolution: 1 as in the official code, 3 as in the method's reference; not of others."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the classifier."""
+    """Dropout before the classifier; the reference has 0.1 with hrnet, 0.05 with ocr, none with deeplabv3."""
     embedding_dim: Count = 256
     """Length of a pixel's embedding."""
     embedding_batchnorm: bool = False
@@ -180,6 +180,8 @@ class Optim:
     """Gradients are scaled down to this norm when they exceed it; unset: never."""
     class_weights: tuple[Positive, ...] | None = None
     """Class weights of the cross-entropy, one per class in the data set's order; unset: all alike."""
+    auxiliary_weight: NonNegative = 0.4
+    """Weight of the auxiliary head's cross-entropy, where the decoder has one (deeplabv3, ocr)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -230,6 +232,15 @@ class Experiment:
             raise ValueError(
                 f"run.workers is {self.run.workers} and optim.batch_size {self.optim.batch_size}: "
                 "every worker needs at least one image of the global batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _image_pooling_can_normalise(self) -> "Experiment":
+        if self.model.decoder == "deeplabv3" and self.optim.batch_size == 1:
+            raise ValueError(
+                "model.decoder is deeplabv3 and optim.batch_size 1: the BatchNorm after its image pooling "
+                "sees one value per image, and needs at least two images in the global batch"
             )
         return self
 

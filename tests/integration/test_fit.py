@@ -15,9 +15,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, replace, training
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model, replace, training
+from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.training import checkpoint, loop
+from pixelcontrast.training.evaluate import evaluate
 from pixelcontrast.training.run_folder import open_storage
+from pixelcontrast.training.state import build_state
 from processes import run_ranks
 
 CPU = torch.device("cpu")
@@ -258,15 +261,28 @@ def test_two_processes_train_and_count_each_image_once(scenes: Path, tmp_path: P
             assert ours["ce"] == pytest.approx(theirs["ce"], rel=1e-2)
             assert ours["contrast"] == pytest.approx(theirs["contrast"], rel=1e-2)
 
-    from pixelcontrast.datasets.segmentation import build_dataset
-    from pixelcontrast.training.evaluate import evaluate
-    from pixelcontrast.training.state import build_state
-
     val_set = build_dataset(settings.data, "val")
     state = build_state(settings, num_classes=19, num_images=10, device=CPU)
     state.restore(checkpoint.load(open_storage(settings), checkpoint.folder_of(3)))
     again = evaluate(state.model, val_set, device=CPU)
     assert {key: first[-1][key] for key in again} == again
+
+
+def test_two_processes_train_ocr_and_its_network_is_used_without_the_head(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """Every parameter has a gradient in every step, or DDP would fail in the second."""
+    settings = experiment(scenes, tmp_path, optim__steps=2, model__decoder="ocr", optim__auxiliary_weight=0.5)
+    settings = replace(settings, {"run.report_interval": 1})
+    rows, others = run_ranks(2, fit_ranks, config.to_json(settings))
+    assert learnt(rows) == learnt(others)
+    for row in rows[:2]:
+        contrast = 0.0 if row["step"] == 1 else row["contrast"]  # warm-up
+        assert row["loss"] == pytest.approx(row["ce"] + 0.5 * row["auxiliary"] + contrast, rel=1e-5)
+    model = load_model(tmp_path / "small")
+    assert model.projection is None
+    scores = evaluate(model, build_dataset(settings.data, "val"), device=CPU)
+    assert {key: rows[-1][key] for key in scores} == scores
 
 
 def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> None:
@@ -284,6 +300,7 @@ def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> N
     [
         ({"data__root": "/nowhere"}, "/nowhere"),
         ({"model__backbone": "hrnet_w19"}, "hrnet_w19"),
+        ({"model__decoder": "deeplabv3"}, "model.decoder: deeplabv3"),
         ({"model__weights": "/nowhere/weights.pth"}, "/nowhere/weights.pth"),
         ({"optim__class_weights": (1.0, 2.0)}, "optim.class_weights: 2 numbers for 19 classes: road"),
         ({"run__storage": "nosuch://bucket"}, "nosuch://bucket"),

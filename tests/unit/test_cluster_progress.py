@@ -51,6 +51,11 @@ def test_baseline_without_contrast_shows_none():
     assert "contrast" not in shown(plain)
 
 
+def test_auxiliary_loss_is_shown_where_there_is_one():
+    assert "aux" not in shown(TRAIN)
+    assert "aux 1.250" in shown(TRAIN | {"auxiliary": 1.25})
+
+
 def test_time_left_follows_the_pace_of_the_rows(monkeypatch):
     times = iter([0.0, 10.0])
     monkeypatch.setattr("pixelcontrast.cluster.progress.time.monotonic", lambda: next(times))

@@ -43,6 +43,14 @@ def test_a_wrong_value_is_one_line_with_its_key(key: str, value: Any, line: str)
     assert __import__("re").match(line, lines[0]), lines[0]
 
 
+def test_image_pooling_needs_two_images() -> None:
+    one = replace(EXPERIMENT, {"run.workers": Workers(1), "optim.batch_size": 1})
+    with pytest.raises(ValueError, match=r"model\.decoder is deeplabv3 and optim\.batch_size 1"):
+        replace(one, {"model.decoder": "deeplabv3"})
+    replace(one, {"model.decoder": "ocr"})
+    replace(one, {"model.decoder": "deeplabv3", "optim.batch_size": 2})
+
+
 def test_several_mistakes_are_several_lines() -> None:
     tree = json.loads(config.to_json(EXPERIMENT))
     tree["optim"]["lr"], tree["contrast"]["hard_share"] = 0, 2

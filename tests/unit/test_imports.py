@@ -21,7 +21,7 @@ ALLOWED = {
     "training": BASE | ROOMS,
     "cluster": BASE | ROOMS | {"training"},
     "cli": BASE | ROOMS | {"training", "cluster"},
-    "__init__": {"cli", "config", "contrast"},
+    "__init__": {"cli", "config", "contrast", "training"},
 }
 
 

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pixelcontrast.config import Model
 from pixelcontrast.models import Output, SegmentationModel, build_model, check_model
 from pixelcontrast.models.backbone import build_backbone
+from pixelcontrast.models.decoders.ocr import gather_objects
 
 
 def count(module: nn.Module) -> int:
@@ -44,11 +45,45 @@ def test_parameter_counts_are_those_of_the_published_networks(backbone, kernel, 
     assert (count(model.backbone), count(model)) == (of_backbone, of_all)
 
 
-def test_projection_head_is_all_that_contrast_adds():
-    plain, contrastive = on_meta("hrnet_w18_small"), on_meta("hrnet_w18_small", embedding=True)
-    assert count(contrastive) - count(plain) == 240 * 240 + 240 + 240 * 256 + 256
-    with_batchnorm = on_meta("hrnet_w18_small", embedding=True, embedding_batchnorm=True)
-    assert count(with_batchnorm) - count(contrastive) == 2 * 240
+@pytest.mark.parametrize(
+    ("backbone", "decoder", "of_backbone", "of_all"),
+    [
+        ("hrnet_w48", "ocr", 65_325_120, 74_522_182),
+        ("resnet101s", "deeplabv3", 42_623_936, 89_570_278),
+        # The pixels' 3×3, the auxiliary head 1024 → 512 → 19; object context, fusion and classifier as above.
+        (
+            "resnet101s",
+            "ocr",
+            42_623_936,
+            42_623_936
+            + (9 * 2048 * 512 + 3 * 512)
+            + (9 * 1024 * 512 + 3 * 512 + 512 * 19 + 19)
+            + (660_736 + 525_824 + 9_747),
+        ),
+    ],
+)
+def test_parameter_counts_with_the_auxiliary_head(backbone, decoder, of_backbone, of_all):
+    for kernel in (1, 3):  # a setting of the hrnet decoder, without effect here
+        model = on_meta(backbone, decoder=decoder, decoder_kernel=kernel)
+        assert (count(model.backbone), count(model)) == (of_backbone, of_all)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "decoder", "width"),
+    [
+        ("hrnet_w18_small", "hrnet", 240),
+        ("hrnet_w18_small", "ocr", 240),
+        ("resnet50", "deeplabv3", 2048),
+        ("resnet50", "ocr", 2048),
+    ],
+)
+def test_projection_head_is_all_that_contrast_adds(backbone, decoder, width):
+    """Its width says where the embedding is taken: at the concatenated branches, or at the last stage."""
+    plain = on_meta(backbone, decoder=decoder)
+    contrastive = on_meta(backbone, decoder=decoder, embedding=True)
+    assert count(contrastive) - count(plain) == width * width + width + width * 256 + 256
+    with_batchnorm = on_meta(backbone, decoder=decoder, embedding=True, embedding_batchnorm=True)
+    assert count(with_batchnorm) - count(contrastive) == 2 * width
     extra = contrastive.state_dict().keys() - plain.state_dict().keys()
     assert extra == {key for key in contrastive.state_dict() if key.startswith("projection.")}
 
@@ -96,13 +131,50 @@ def test_resnet_is_dilated_to_stride_8_with_multi_grid(name):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (1, 7)])
-@pytest.mark.parametrize("backbone", ["hrnet_w18_small", "resnet50"])
-def test_any_size_goes_in_and_comes_out(backbone, size):
-    model = on_meta(backbone, num_classes=5, embedding=True, embedding_dim=8)
+@pytest.mark.parametrize(
+    ("backbone", "decoder", "stride"),
+    [
+        ("hrnet_w18_small", "hrnet", 4),
+        ("hrnet_w18_small", "ocr", 4),
+        ("resnet50", "hrnet", 4),
+        ("resnet50", "ocr", 8),
+        ("resnet50", "deeplabv3", 8),
+    ],
+)
+def test_any_size_goes_in_and_comes_out(backbone, decoder, stride, size):
+    model = on_meta(backbone, decoder=decoder, num_classes=5, embedding=True, embedding_dim=8)
     output = model(torch.empty(2, 3, *size, device="meta"))
     assert output.logits.shape == (2, 5, *size)
     assert output.embedding is not None
-    assert output.embedding.shape == (2, 8, math.ceil(size[0] / 4), math.ceil(size[1] / 4))
+    assert output.embedding.shape == (2, 8, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+    assert (output.auxiliary is None) == (decoder == "hrnet")
+    if output.auxiliary is not None:
+        assert output.auxiliary.shape == (2, 5, *size)
+    assert model.eval()(torch.empty(2, 3, *size, device="meta")).auxiliary is None
+
+
+def test_padding_is_part_of_no_object():
+    """OCR's regions are drawn over the image, not over the zeros that a HRNet's branches need beside it."""
+    model: Any = small(decoder="ocr", embedding=False).eval().double()
+    images = torch.randn(1, 3, 40, 72, dtype=torch.float64)
+    levels = model.backbone(F.pad(images, (0, 24, 0, 24)))
+    pixels = model.decoder.pixels(model.decoder(levels).features)
+    scores = model.decoder.auxiliary(model.decoder(levels).features)
+    objects = gather_objects(pixels[..., :10, :18], scores[..., :10, :18])
+    hidden = model.decoder.fuse(torch.cat([model.decoder.context(pixels, objects), pixels], 1))
+    logits = model.decoder.classifier(hidden)
+    want = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=True)[..., :40, :72]
+    torch.testing.assert_close(model(images).logits, want, rtol=0, atol=1e-12)
+
+
+def test_a_resnet_sees_no_padding():
+    """Its maps are interpolated to any size, and image pooling would average the zeros."""
+    model: Any = small(backbone="resnet50", decoder="deeplabv3", embedding=False).eval()
+    images = torch.randn(1, 3, 40, 56)
+    levels = model.backbone(images)
+    assert levels[3].shape[-2:] == (6, 8)
+    want = F.interpolate(model.decoder(levels).logits, size=(40, 56), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(model(images).logits, want)
 
 
 def test_odd_sizes_equal_zero_padding_by_hand():
@@ -133,11 +205,13 @@ def test_embeddings_have_unit_length_in_the_dtype_of_the_network(dtype):
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
 
-def test_autocast_leaves_outputs_in_float32():
-    model = small()
+@pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
+def test_autocast_leaves_outputs_in_float32(decoder):
+    model = small(decoder=decoder)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randn(2, 3, 64, 64))
     assert output.embedding.dtype == output.logits.dtype == torch.float32
+    assert output.auxiliary is None or output.auxiliary.dtype == torch.float32
     lengths = output.embedding.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))  # bfloat16 would miss by 1e-3
 
@@ -152,13 +226,14 @@ def test_a_vanishing_vector_has_a_finite_gradient():
     assert not output.embedding.any()
 
 
-def test_without_a_head_there_is_no_embedding_and_the_network_starts_alike():
-    contrastive, plain = small(), small(embedding=False)
+@pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
+def test_without_a_head_there_is_no_embedding_and_the_network_starts_alike(decoder):
+    contrastive, plain = small(decoder=decoder), small(decoder=decoder, embedding=False)
     images = torch.randn(2, 3, 64, 64)
     assert plain(images).embedding is None
-    same = contrastive.state_dict()
-    assert all(torch.equal(value, same[key]) for key, value in small(embedding=False).state_dict().items())
-    other = small(seed=1, embedding=False).decoder.classifier.weight
+    same, again = contrastive.state_dict(), small(decoder=decoder, embedding=False).state_dict()
+    assert all(torch.equal(value, same[key]) for key, value in again.items())
+    other = small(seed=1, decoder=decoder, embedding=False).decoder.classifier.weight
     assert not torch.equal(other, same["decoder.classifier.weight"])
 
 
@@ -187,15 +262,27 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(model.decoder(levels).logits, model.decoder(levels).logits)
 
 
-def test_ddp_steps_use_every_parameter_and_give_the_named_outputs(tmp_path):
+@pytest.mark.parametrize(
+    ("backbone", "decoder"),
+    [
+        ("hrnet_w18_small", "hrnet"),
+        ("hrnet_w18_small", "ocr"),
+        ("resnet50", "deeplabv3"),
+        ("resnet50", "ocr"),
+    ],
+)
+def test_ddp_steps_use_every_parameter_and_give_the_named_outputs(backbone, decoder, tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        model = DistributedDataParallel(small())
+        model = DistributedDataParallel(small(backbone=backbone, decoder=decoder))
         for _ in range(2):  # a parameter without gradient fails the second step
-            output = model(torch.randn(2, 3, 64, 64))
+            output = model(torch.randn(2, 3, 32, 32))
             assert isinstance(output, Output)
             assert output.embedding is not None
-            (output.logits.sum() + output.embedding.sum()).backward()
+            loss = output.logits.sum() + output.embedding.sum()
+            if output.auxiliary is not None:
+                loss = loss + 0 * output.auxiliary.sum()  # as with --optim.auxiliary-weight 0
+            loss.backward()
     finally:
         dist.destroy_process_group()
 
@@ -216,6 +303,14 @@ def test_an_unusable_backbone_is_named_with_what_is_allowed(name, says):
         assert says in str(error.value)
 
 
+def test_deeplabv3_on_a_hrnet_is_refused_with_both_keys():
+    for refuse in (check_model, lambda model: build_model(model, num_classes=2, embedding=False)):
+        with pytest.raises(ValueError, match=r"model\.decoder: deeplabv3 .* model\.backbone is 'hrnet_w48'"):
+            refuse(Model(backbone="hrnet_w48", decoder="deeplabv3"))
+
+
 def test_check_model_accepts_what_can_be_built():
     check_model(Model(backbone="hrnet_w18_small"))
+    check_model(Model(backbone="resnet101s", weights="timm", decoder="deeplabv3"))
+    check_model(Model(backbone="resnet50", decoder="ocr"))
     check_model(Model(backbone="hrnet_w18.ms_aug_in1k", weights="timm"))

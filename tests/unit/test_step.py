@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, distributed
-from pixelcontrast.models import build_model
+from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.models import Output, build_model
 from pixelcontrast.training.loop import contrast_weight
 from pixelcontrast.training.optim import build_optimizer, set_poly_rate
-from pixelcontrast.training.step import cross_entropy
+from pixelcontrast.training.step import cross_entropy, train_step
 from processes import run_ranks
 
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
@@ -59,6 +62,60 @@ def test_cross_entropy_is_the_global_mean(world_size: int) -> None:
         torch.testing.assert_close(torch.cat([grad for _, grad in outcomes]), gradient, rtol=0, atol=1e-12)
 
 
+class TwoHeads(nn.Module):
+    """Logits and auxiliary logits, each a 1×1 convolution of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.auxiliary = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: Tensor) -> Output:
+        return Output(self.main(images), None, self.auxiliary(images))
+
+
+def two_heads() -> TwoHeads:
+    torch.manual_seed(1)
+    return TwoHeads().double()
+
+
+def auxiliary_step(rank: int, world_size: int, weight: float) -> dict[str, Tensor]:
+    """The losses' means over the ranks, and DDP's gradients, of one step on this rank's slice."""
+    images, labels = (
+        tensor[rank * 3 // world_size : (rank + 1) * 3 // world_size] for tensor in global_batch("some")
+    )
+    model = two_heads()
+    network = model if world_size == 1 else DistributedDataParallel(model)
+    batch = Batch(images, labels, torch.arange(len(images)), torch.arange(len(images)))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    losses = train_step(
+        network, None, optimizer, batch, contrast_weight=0.0, auxiliary_weight=weight, class_weights=WEIGHTS
+    )
+    assert losses.contrast is None
+    assert losses.auxiliary is not None
+    means = {"total": losses.total, "ce": losses.ce, "auxiliary": losses.auxiliary}
+    results = {name: distributed.all_reduce(loss) / world_size for name, loss in means.items()}
+    return results | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("weight", "world_size"), [(0.4, 1), (0.0, 1), (0.4, 2)])
+def test_auxiliary_loss_is_a_weighted_global_mean(weight: float, world_size: int) -> None:
+    images, labels = global_batch("some")
+    model = two_heads()
+    ce, auxiliary = (
+        F.cross_entropy(head(images), labels, WEIGHTS, ignore_index=255)
+        for head in (model.main, model.auxiliary)
+    )
+    total = ce + weight * auxiliary
+    total.backward()
+    expected = {"total": total.detach(), "ce": ce.detach(), "auxiliary": auxiliary.detach()}
+    expected |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    ranks = (
+        [auxiliary_step(0, 1, weight)] if world_size == 1 else run_ranks(world_size, auxiliary_step, weight)
+    )
+    for got in ranks:
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
 def small(**sections: Any) -> Experiment:
     return Experiment(data=Data(layout="camvid", root=""), run=Run(name="a"), **sections)
 
@@ -68,8 +125,9 @@ def test_warmup_weighs_nothing_and_then_lambda() -> None:
     assert [contrast_weight(settings, step) for step in (0, 9, 10, 99)] == [0.0, 0.0, 0.7, 0.7]
 
 
-def test_every_parameter_is_in_one_group_with_its_rate_and_decay() -> None:
-    model = build_model(Model(backbone="hrnet_w18_small"), num_classes=3, embedding=True)
+@pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
+def test_every_parameter_is_in_one_group_with_its_rate_and_decay(decoder: Any) -> None:
+    model = build_model(Model(backbone="hrnet_w18_small", decoder=decoder), num_classes=3, embedding=True)
     optim = Optim(lr=0.1, new_layer_lr_factor=10.0, weight_decay=1e-3)
     optimizer = build_optimizer(model, optim)
     settings = {

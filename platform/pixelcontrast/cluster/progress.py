@@ -16,7 +16,8 @@ class Progress:
     """Shows rows as they come: a live bar on a terminal, else one plain line per row.
 
     Used as a context manager. Train rows have step, steps, loss, ce, contrast (without in the plain network),
-    lr, images_per_second and attempt; eval rows step, miou, pixel_accuracy and iou.
+    auxiliary (with an auxiliary head), lr, images_per_second and attempt; eval rows step, miou,
+    pixel_accuracy and iou.
     """
 
     def __init__(self, console: Console | None = None):
@@ -57,6 +58,8 @@ class Progress:
 
     def _numbers(self, row: Row, seconds_left: float | None) -> str:
         parts = [f"CE {row['ce']:.3f}"]
+        if row.get("auxiliary") is not None:
+            parts.append(f"aux {row['auxiliary']:.3f}")
         if row.get("contrast") is not None:
             parts.append(f"contrast {row['contrast']:.3f}")
         if self._miou is not None:

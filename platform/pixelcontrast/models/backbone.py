@@ -52,11 +52,22 @@ def _why_not(architecture: str) -> str:
     return f"is neither a HRNet nor a plain ResNet{suggestion}"
 
 
+def is_hrnet(name: str) -> bool:
+    """Whether a backbone's name is a HRNet's; of those that can be used, the others are ResNets."""
+    return name.startswith("hrnet")
+
+
+def side_multiple(name: str) -> int:
+    """What an image's sides must be multiples of: a HRNet's branches only add up at multiples of 32."""
+    return 32 if is_hrnet(name) else 1
+
+
 def build_backbone(name: str, *, weights: str = "none") -> Any:
     """A network [B, 3, H, W] → list of its four levels [B, C_i, H/s_i, W/s_i], finest first.
 
-    H and W are multiples of 32. ``feature_info.channels()`` and ``.reduction()`` give C_i and s_i: strides
-    4, 8, 16, 32 of a HRNet, 4, 8, 8, 8 of a ResNet, whose maps are H/s + 1 high (its pooling rounds up).
+    H and W are multiples of ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give
+    C_i and s_i: strides 4, 8, 16, 32 of a HRNet, 4, 8, 8, 8 of a ResNet, whose maps are H/s + 1 high where 8
+    divides H (its pooling rounds up).
 
     Args:
         name: timm's name, with or without the tag of its weights.
@@ -68,7 +79,7 @@ def build_backbone(name: str, *, weights: str = "none") -> Any:
     check_backbone(name)
     check_weights(weights, backbone=name)
     file = fetch_timm_weights(name) if weights == "timm" else Path(weights)
-    backbone = _hrnet(name) if name.startswith("hrnet") else _resnet(name)
+    backbone = _hrnet(name) if is_hrnet(name) else _resnet(name)
     if weights != "none":
         load_weights(backbone, file, name=name)
     return backbone

@@ -1,5 +1,6 @@
 """The whole network: backbone, decoder, and in contrastive training the projection head."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,13 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast import config
-from pixelcontrast.models.backbone import build_backbone, check_backbone
-from pixelcontrast.models.decoder import HRNetDecoder, resize
+from pixelcontrast.models.backbone import build_backbone, check_backbone, is_hrnet, side_multiple
+from pixelcontrast.models.decoders import (
+    Decoder,
+    DeepLabV3Decoder,
+    HRNetDecoder,
+    HRNetOCRDecoder,
+    ResNetOCRDecoder,
+    resize,
+)
 from pixelcontrast.models.projection import ProjectionHead
 from pixelcontrast.models.weights import check_weights
-
-_MULTIPLE = 32
-"""HRNet's branches only add up where the input's sides are multiples of this."""
 
 
 class Output(NamedTuple):
@@ -22,7 +27,9 @@ class Output(NamedTuple):
     logits: Tensor
     """[B, num_classes, H, W]; float32 under autocast."""
     embedding: Tensor | None
-    """[B, D, ⌈H/s⌉, ⌈W/s⌉], s the decoder's stride (4), of unit length over D; None without a head."""
+    """[B, D, ⌈H/s⌉, ⌈W/s⌉], s the model's ``stride``, of unit length over D; None without a head."""
+    auxiliary: Tensor | None = None
+    """The auxiliary head's logits, like ``logits``; None in evaluation, and without such a head."""
 
 
 class SegmentationModel(nn.Module):
@@ -33,38 +40,61 @@ class SegmentationModel(nn.Module):
 
     Args:
         stride: of the decoder's feature map against the image.
+        multiple: what the sides of the backbone's input must be multiples of.
     """
 
     def __init__(
-        self, backbone: nn.Module, decoder: HRNetDecoder, projection: ProjectionHead | None, *, stride: int
+        self,
+        backbone: nn.Module,
+        decoder: Decoder,
+        projection: ProjectionHead | None,
+        *,
+        stride: int,
+        multiple: int,
     ):
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
         self.projection = projection
         self.stride = stride
+        self.multiple = multiple
 
     def forward(self, images: Tensor) -> Output:
-        """Normalised images [B, 3, H, W] of any size; zeros are padded right and below, and cropped again."""
-        height, width = images.shape[-2:]
-        padded = _pad(images)
-        logits, features = self.decoder(self.backbone(padded))
-        # In bfloat16 the backward of the upsampling would add up many gradients of one cell in 8 bits.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = resize(logits, padded.shape[-2:])[..., :height, :width]
-        return Output(logits, self._embed(features, height, width))
+        """Normalised images [B, 3, H, W] of any size.
 
-    def _embed(self, features: Tensor, height: int, width: int) -> Tensor | None:
+        Where the backbone needs it, zeros are padded right and below, and cropped again.
+        """
+        size = images.shape[-2:]
+        padded = _pad(images, self.multiple)
+        valid = None if padded is images else self._cells(size)
+        logits, features, auxiliary = self.decoder(self.backbone(padded), valid)
+        return Output(
+            _upsample(logits, padded, size),
+            self._embed(features, size),
+            None if auxiliary is None else _upsample(auxiliary, padded, size),
+        )
+
+    def _cells(self, size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the feature map that show an image of this size."""
+        return -(-size[0] // self.stride), -(-size[1] // self.stride)
+
+    def _embed(self, features: Tensor, size: Sequence[int]) -> Tensor | None:
         if self.projection is None:
             return None
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        rows, columns = self._cells(size)
         # Cropped first, so that the padding stays out of a BatchNorm's statistics.
         return self.projection(features[..., :rows, :columns])
 
 
-def _pad(images: Tensor) -> Tensor:
-    below, right = -images.shape[-2] % _MULTIPLE, -images.shape[-1] % _MULTIPLE
+def _pad(images: Tensor, multiple: int) -> Tensor:
+    below, right = -images.shape[-2] % multiple, -images.shape[-1] % multiple
     return F.pad(images, (0, right, 0, below)) if below or right else images
+
+
+def _upsample(logits: Tensor, padded: Tensor, size: Sequence[int]) -> Tensor:
+    # In bfloat16 the backward of the upsampling would add up many gradients of one cell in 8 bits.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return resize(logits, padded.shape[-2:])[..., : size[0], : size[1]]
 
 
 def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> SegmentationModel:
@@ -78,23 +108,48 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
         embedding: with a projection head; not for the baseline without contrast, and not for inference.
 
     Raises:
-        ValueError: a backbone that cannot be used, or weights that cannot be had or do not fit.
+        ValueError: a backbone that cannot be used, or not with this decoder, or weights that cannot be had
+            or do not fit.
     """
+    _check_decoder(model)
     backbone = build_backbone(model.backbone, weights=model.weights)
     channels, strides = backbone.feature_info.channels(), backbone.feature_info.reduction()
-    match model.decoder:
-        case "hrnet":
-            decoder = HRNetDecoder(channels, num_classes, kernel=model.decoder_kernel, dropout=model.dropout)
+    decoder = _build_decoder(model, channels, num_classes)
     width, dim = decoder.feature_channels, model.embedding_dim
     projection = ProjectionHead(width, dim, batchnorm=model.embedding_batchnorm) if embedding else None
-    return SegmentationModel(backbone, decoder, projection, stride=strides[0])
+    stride, multiple = strides[decoder.feature_level], side_multiple(model.backbone)
+    return SegmentationModel(backbone, decoder, projection, stride=stride, multiple=multiple)
+
+
+def _build_decoder(model: config.Model, channels: Sequence[int], num_classes: int) -> Decoder:
+    dropout = model.dropout
+    match model.decoder:
+        case "hrnet":
+            return HRNetDecoder(channels, num_classes, kernel=model.decoder_kernel, dropout=dropout)
+        case "deeplabv3":
+            return DeepLabV3Decoder(channels, num_classes, dropout=dropout)
+        case "ocr" if is_hrnet(model.backbone):
+            return HRNetOCRDecoder(channels, num_classes, dropout=dropout)
+        case "ocr":
+            return ResNetOCRDecoder(channels, num_classes, dropout=dropout)
 
 
 def check_model(model: config.Model) -> None:
     """Raise ``ValueError`` for what ``build_model`` would refuse, without building, reading or downloading.
 
-    Found: a backbone that cannot be used, ``timm`` weights that timm does not have, and a file that does not
-    exist or has an unknown suffix. Not found: whether the hub can be reached, and what the file holds.
+    Found: a backbone that cannot be used, or not with this decoder, ``timm`` weights that timm does not have,
+    and a file that does not exist or has an unknown suffix. Not found: whether the hub can be reached, and
+    what the file holds.
     """
     check_backbone(model.backbone)
+    _check_decoder(model)
     check_weights(model.weights, backbone=model.backbone)
+
+
+def _check_decoder(model: config.Model) -> None:
+    if model.decoder == "deeplabv3" and is_hrnet(model.backbone):
+        raise ValueError(
+            f"model.decoder: deeplabv3 is made for the last stage of a ResNet, and model.backbone is "
+            f"{model.backbone!r}; set model.backbone to a ResNet (resnet50, resnet101s, …), or model.decoder "
+            "to hrnet or ocr"
+        )

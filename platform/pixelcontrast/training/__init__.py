@@ -3,5 +3,6 @@
 from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check
+from pixelcontrast.training.trained import load_model
 
-__all__ = ["check", "fit", "memory_bytes"]
+__all__ = ["check", "fit", "load_model", "memory_bytes"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 
 from pixelcontrast.training.storage import Storage
 
@@ -26,8 +27,8 @@ def save(run: Storage, step: int, parts: dict[str, bytes]) -> str:
     return folder_of(step)
 
 
-def load(run: Storage, name: str) -> dict[str, bytes]:
-    """Read and verify a checkpoint's parts.
+def load(run: Storage, name: str, *, only: Collection[str] | None = None) -> dict[str, bytes]:
+    """Read and verify a checkpoint's parts: all, or those named in ``only``.
 
     Raises:
         ValueError: a file is missing, too short, or not the one written; the message names it.
@@ -39,6 +40,8 @@ def load(run: Storage, name: str) -> dict[str, bytes]:
         raise ValueError(f"{name}/{MANIFEST} is missing or damaged") from error
     parts = {}
     for file, entry in files:
+        if only is not None and file not in only:
+            continue
         try:
             part = run.read(f"{name}/{file}")
         except FileNotFoundError as error:

@@ -125,18 +125,18 @@ class Recorder:
         }
 
     def _reset_meter(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         self._steps, self._since = 0, time.perf_counter()
 
     def _add_to_meter(self, losses: Losses) -> None:
-        contrast = torch.zeros_like(losses.ce) if losses.contrast is None else losses.contrast
-        self._sums += torch.stack([losses.total, losses.ce, contrast]).to(torch.float64)
+        parts = [torch.zeros_like(losses.ce) if part is None else part for part in losses]
+        self._sums += torch.stack(parts).to(torch.float64)
         self._steps += 1
 
     def _training_row(self, rate: float) -> Row:
         """Means over all ranks and over the steps since the last row."""
         means = distributed.all_reduce(self._sums) / (distributed.world_size() * self._steps)
-        total, ce, contrast = means.tolist()
+        total, ce, contrast, auxiliary = means.tolist()
         step, batch_size = self._state.step, self._experiment.optim.batch_size
         row = {
             "kind": "train",
@@ -145,9 +145,12 @@ class Recorder:
             "loss": total,
             "ce": ce,
             "contrast": contrast,
+            "auxiliary": auxiliary,
             "lr": rate,
             "images_per_second": self._steps * batch_size / (time.perf_counter() - self._since),
         }
+        if self._state.model.decoder.auxiliary is None:
+            del row["auxiliary"]
         if self._state.contrast is None:
             del row["contrast"]
             return row

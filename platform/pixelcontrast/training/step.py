@@ -20,6 +20,7 @@ class Losses(NamedTuple):
     total: Tensor
     ce: Tensor
     contrast: Tensor | None
+    auxiliary: Tensor | None
 
 
 def train_step(
@@ -29,6 +30,7 @@ def train_step(
     batch: Batch,
     *,
     contrast_weight: float,
+    auxiliary_weight: float = 0.4,
     class_weights: Tensor | None = None,
     clip_norm: float | None = None,
     autocast: torch.dtype | None = None,
@@ -40,13 +42,17 @@ def train_step(
         contrast: None for the cross-entropy baseline.
         batch: this rank's slice of the global batch.
         contrast_weight: λ; 0 during warm-up, when the term is computed but teaches nothing.
-        class_weights: [C] for the cross-entropy.
+        auxiliary_weight: of the auxiliary head's cross-entropy, where the network has such a head.
+        class_weights: [C] for the cross-entropies.
         autocast: dtype of the network's operators; the losses stay in float32.
     """
     with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
         output = network(batch.images)
     ce = cross_entropy(output.logits, batch.labels, class_weights)
-    total, term = ce, None
+    total, auxiliary, term = ce, None, None
+    if output.auxiliary is not None:
+        auxiliary = cross_entropy(output.auxiliary, batch.labels, class_weights)
+        total = total + auxiliary_weight * auxiliary
     if contrast is not None:
         pixels = output.embedding, batch.labels, output.logits
         term = contrast(*pixels, positions=batch.positions, image_ids=batch.indices)
@@ -57,7 +63,12 @@ def train_step(
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters(optimizer), clip_norm)
     optimizer.step()
-    return Losses(total.detach(), ce.detach(), None if term is None else term.detach())
+    return Losses(
+        total=total.detach(),
+        ce=ce.detach(),
+        contrast=None if term is None else term.detach(),
+        auxiliary=None if auxiliary is None else auxiliary.detach(),
+    )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
