@@ -15,7 +15,14 @@ from pixelcontrast.datasets import streets
 EXPERIMENT = Experiment(
     data=Data(layout="cityscapes", root="runs/scenes", crop_size=(128, 256), scale_range=(0.5, 1.0)),
     model=Model(backbone="hrnet_w18_small", embedding_dim=128),
-    contrast=Contrast(pixel_queue_size=500, num_positives=256, num_negatives=1024),
+    # Random examples: from scratch, in so few steps, hard ones make all embeddings alike (README.md).
+    contrast=Contrast(
+        pixel_queue_size=500,
+        positive_mining="random",
+        negative_mining="random",
+        num_positives=256,
+        num_negatives=1024,
+    ),
     optim=Optim(steps=150, batch_size=8, lr=0.05, weight_decay=1e-4),
     run=Run(name="streets", workers=Workers(2), device="cpu", eval_interval=75, checkpoint_interval=25),
 )
