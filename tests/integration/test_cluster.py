@@ -142,6 +142,12 @@ def test_sigterm_stops_the_workers_like_ctrl_c(experiment):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_memory_that_does_not_fit_is_refused_before_any_worker_starts(experiment):
+    with pytest.raises(ValueError, match=r"contrast.memory: 1e\+06 GB .* node that takes 2 workers"):
+        _launch(experiment, on_row=print, loop=cluster_loops.counting, memory=10**15)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_workers_without_a_place_end_in_bounded_time(experiment):

@@ -322,3 +322,8 @@ def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None
 def test_wrong_settings_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} (is )?{value}"):
         make(**{name: value})
+
+
+def test_unknown_mining_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ValueError, match="'semihard'; there are all, random, hardest, semi-hard"):
+        make(negative_mining="semihard")

@@ -74,6 +74,6 @@ def test_every_setting_reaches_the_term() -> None:
     assert term is not None
     for name in ("temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"):
         assert getattr(term, name) == getattr(settings, name)
-    assert term.mining["positive"] == {"mining": "random", "num": 5}
-    assert term.mining["negative"] == {"mining": "hardest", "num": 6}
-    assert term.semi_hard_share == settings.semi_hard_share
+    positives, negatives = term.mine_positives.keywords, term.mine_negatives.keywords
+    assert positives == {"hard": "far", "mining": "random", "num": 5, "share": 0.3}
+    assert negatives == {"hard": "near", "mining": "hardest", "num": 6, "share": 0.3}

@@ -21,7 +21,6 @@ from pixelcontrast.cluster.placement import (
 from pixelcontrast.cluster.settings import sigterm_interrupts
 from pixelcontrast.cluster.worker import Loop, Row, train
 from pixelcontrast.config import Experiment, Run
-from pixelcontrast.training.contrast import memory_bytes
 
 PLACEMENT_TIMEOUT_S = 600.0
 """How long workers may wait for a place, at the start and after each failure; an autoscaler needs minutes."""
@@ -47,6 +46,8 @@ def launch(experiment: Experiment, *, on_row: Callable[[Row], None]) -> None:
         LaunchError: the workers do not fit on the cluster, got no place in time, or failed for good; the text
             is the first cause.
     """
+    from pixelcontrast.training import memory_bytes
+
     _launch(experiment, on_row=on_row, loop=train, memory=memory_bytes(experiment))
 
 

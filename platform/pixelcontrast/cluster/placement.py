@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.config import Run
-from pixelcontrast.training.contrast import check_memory
 
 Resources = Mapping[str, float]
 
@@ -50,6 +49,8 @@ def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: b
     Raises:
         ValueError: naming both sizes and the keys to change.
     """
+    from pixelcontrast.training.contrast import check_memory
+
     asked = worker_resources(run, gpu=gpu)
     for node in nodes:
         workers = min(_fitting(asked, node), run.workers.max)

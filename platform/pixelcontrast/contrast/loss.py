@@ -1,7 +1,8 @@
 """Pixel-wise cross-image contrast (Wang et al., ICCV 2021, Eq. 3), over all ranks and a memory."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -107,16 +108,21 @@ class PixelContrast(nn.Module):
         _require(lambda value: value > 0, "must be above 0", above_0)
         _require(lambda value: value >= 0, "must not be below 0", at_least_0)
         _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
+        for mining in (positive_mining, negative_mining):
+            if mining not in get_args(Mining):
+                raise ValueError(f"mining is {mining!r}; there are {', '.join(get_args(Mining))}")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
         self.anchors_per_class, self.hard_share = anchors_per_class, hard_share
         self.rare_class_power, self.pixels_per_image = rare_class_power, pixels_per_image
-        self.mining: dict[str, dict[str, Any]] = {
-            "positive": {"mining": positive_mining, "num": num_positives},
-            "negative": {"mining": negative_mining, "num": num_negatives},
-        }
-        self.semi_hard_share = semi_hard_share
+        share = semi_hard_share
+        self.mine_positives = partial(
+            mine, hard="far", mining=positive_mining, num=num_positives, share=share
+        )
+        self.mine_negatives = partial(
+            mine, hard="near", mining=negative_mining, num=num_negatives, share=share
+        )
         self.ignore_index, self.seed, self.group = ignore_index, seed, group
         size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
         pixel = Queue(size=pixel_queue_size, **size) if pixel_queue_size else None
@@ -209,15 +215,12 @@ class PixelContrast(nn.Module):
         near = (rows @ batch[same].T)[not_itself].view(len(rows), -1)
         begin, end = torch.searchsorted(memory.labels, memory.labels.new_tensor([label, label + 1])).tolist()
         own, rest = [slice(begin, end)], [slice(0, begin), slice(end, len(memory.labels))]
-        share = self.semi_hard_share
-        positives = [near, mine(rows, memory, own, hard="far", share=share, **self.mining["positive"])]
-        negatives = [rows @ batch[others].T]
-        negatives += [mine(rows, memory, rest, hard="near", share=share, **self.mining["negative"])]
-        positive, negative = torch.cat(positives, dim=1), torch.cat(negatives, dim=1)
-        self.diagnostics.add(anchors.hard[ours], positive, negative)
-        if positive.shape[1] == 0:
+        positives = torch.cat([near, self.mine_positives(rows, memory, own)], dim=1)
+        negatives = torch.cat([rows @ batch[others].T, self.mine_negatives(rows, memory, rest)], dim=1)
+        self.diagnostics.add(anchors.hard[ours], positives, negatives)
+        if positives.shape[1] == 0:
             return rows.sum() * 0
-        return info_nce(positive / self.temperature, negative / self.temperature).sum()
+        return info_nce(positives / self.temperature, negatives / self.temperature).sum()
 
     def _num_valid(self, labels: Tensor) -> int:
         """Anchors of all ranks that have a positive: another of their class, in the batch or the memory."""
