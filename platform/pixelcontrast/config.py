@@ -135,7 +135,8 @@ class Contrast:
     rare_class_power: NonNegative = 0.0
     """Above 0, classes get anchors by their share of the pixels to the power of −this; 0: all alike."""
     memory: Literal["none", "pixel", "region", "both"] = "both"
-    """pixel: a queue of earlier batches' pixels. region: the average embedding of each class in an image."""
+    """pixel: a queue of earlier batches' pixels. region: the average embedding of each class in an image.
+    none: an anchor meets the other anchors of its batch only."""
     pixel_queue_size: Count | None = None
     """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes."""
     pixels_per_image: Count = 10
