@@ -100,8 +100,8 @@ class Memory(nn.Module):
     """A pixel queue and a region memory, each of them or none, seen as one set of examples.
 
     Args:
-        pixel: where ``store_pixels`` puts pixels; None for no pixel queue.
-        region: where ``store_regions`` puts regions: a slot per class and image, or the newest of each class.
+        pixel: None for no pixel queue.
+        region: a slot per class and image, or the newest of each class; None for no region memory.
     """
 
     def __init__(self, pixel: Queue | None, region: Slots | Queue | None):
@@ -113,6 +113,11 @@ class Memory(nn.Module):
         """The banks that there are, by name."""
         both = {"pixel": self.pixel, "region": self.region}
         return {name: bank for name, bank in both.items() if bank is not None}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all banks."""
+        return sum(buffer.nbytes for buffer in self.buffers())
 
     @property
     def filled(self) -> Tensor | int:

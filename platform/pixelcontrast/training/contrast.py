@@ -51,7 +51,7 @@ def memory_bytes(experiment: Experiment) -> int:
         contrast = build_contrast(
             experiment, num_classes=train_set.labels.num_classes, num_images=len(train_set)
         )
-    return sum(buffer.nbytes for buffer in contrast.memory.buffers()) if contrast is not None else 0
+    return contrast.memory.nbytes if contrast is not None else 0
 
 
 def check_memory(size: int, available: float, where: str) -> None:

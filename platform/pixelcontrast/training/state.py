@@ -68,8 +68,8 @@ def build_state(
     torch.manual_seed(int(draws.hashed(experiment.run.seed, _INITIAL_WEIGHTS)))
     contrast = build_contrast(experiment, num_classes=num_classes, num_images=num_images)
     if contrast is not None and device.type == "cuda":
-        size = sum(buffer.nbytes for buffer in contrast.memory.buffers())
-        check_memory(size, torch.cuda.get_device_properties(device).total_memory, f"{device}'s memory")
+        total = torch.cuda.get_device_properties(device).total_memory
+        check_memory(contrast.memory.nbytes, total, f"{device}'s memory")
     model = build_model(experiment.model, num_classes=num_classes, embedding=contrast is not None)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
