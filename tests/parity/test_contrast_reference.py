@@ -12,7 +12,7 @@ from contrast_reference import Reference
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
-from pixelcontrast.contrast import PixelContrast, info_nce
+from pixelcontrast.contrast import PixelContrast
 from processes import run_ranks
 
 CLASSES, DIM, IMAGES = 4, 6, 4

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
+from pixelcontrast.contrast.info_nce import Similarities
 from pixelcontrast.distributed import Group
 
 
@@ -18,18 +19,14 @@ class Diagnostics(nn.Module):
         self.register_buffer("sums", torch.zeros(7, dtype=torch.float64), persistent=False)
 
     @torch.no_grad()
-    def add(self, hard: Tensor, positives: Tensor, negatives: Tensor) -> None:
+    def add(self, hard: Tensor, met: Similarities) -> None:
         """Add anchors.
 
         Args:
             hard: bool [a], which of them are misclassified now.
-            positives, negatives: [a, p] and [a, n], their cosines with the keys that each meets.
         """
-        anchors, without_positive = len(hard), 0 if positives.shape[1] else len(hard)
-        for place, number in enumerate((anchors, without_positive, positives.numel(), negatives.numel())):
-            self.sums[place] += number
-        for place, values in enumerate((hard, positives, negatives), start=4):
-            self.sums[place] += values.sum(dtype=torch.float64)
+        sums = [hard, ~hard | hard, met.positives == 0, *met]
+        self.sums += torch.stack([each.sum(dtype=torch.float64) for each in sums])
 
     @torch.no_grad()
     def read(self) -> dict[str, float | None]:
@@ -38,7 +35,7 @@ class Diagnostics(nn.Module):
         Call it on every rank.
         """
         total = distributed.all_reduce(self.sums, self.group).tolist()
-        anchors, without_positive, positives, negatives, hard, near, far = total
+        hard, anchors, without_positive, positives, near, negatives, far = total
         self.sums.zero_()
         return {
             "hard_anchors": _ratio(hard, anchors),

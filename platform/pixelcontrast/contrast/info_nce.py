@@ -1,21 +1,301 @@
-"""The loss of anchors whose examples are known."""
+"""The loss of anchors against any number of keys, in memory that does not grow with their number.
+
+With L the log-sum-exp of an anchor's negatives, Eq. 3 is the mean over its positives of softplus(L − s⁺). So
+there are two sweeps, over the negatives for L, then over the positives, and each gathers on its way what the
+gradient needs: a sum of keys for every anchor. Keys come in blocks, and backward recomputes nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pixelcontrast import distributed
+from pixelcontrast.distributed import Group
+
+_CHUNK = 1 << 19
+"""Similarities computed at a time."""
+_NOTHING = -1e30
+"""The log-sum-exp of nothing: finite, so that no difference is NaN."""
+_FLOOR = -80.0
+"""Adds nothing to a sum of at least 1; exp of less is no normal float32, and on CPUs some 100 times slower."""
 
 
-def info_nce(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Eq. 3 for each anchor: the mean over its positives of −log(e^s⁺ / (e^s⁺ + Σ e^s⁻)), s = i·k/τ.
+class Block(NamedTuple):
+    """Keys that a run of anchors meets."""
 
-    (Wang et al., ICCV 2021.) Written as softplus(L − s⁺), L the log-sum-exp of the negatives, it needs no
-    logarithm of a quotient.
+    anchors: slice
+    """a of the anchors."""
+    keys: Tensor
+    """[k, D], of any floating dtype."""
+    taken: Tensor | None = None
+    """bool [a, k]: which anchor meets which key; None where each meets all."""
+
+
+class Classes(NamedTuple):
+    """Anchors sorted by class: the labels that occur, and where their anchors lie."""
+
+    labels: list[int]
+    parts: list[slice]
+
+
+Blocks = Callable[[Tensor, Classes], Iterator[Block]]
+"""Memory keys for anchors [a, D], sorted by class."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Who meets whom.
+
+    An anchor meets all other anchors of the global batch: those of its class are positives, the others
+    negatives. What it meets beyond them comes from ``positives`` and ``negatives``.
+    """
+
+    labels: Tensor
+    """int64 [A]: classes of all anchors of the global batch; on each rank ascending."""
+    counts: list[int]
+    """Anchors of each rank; they sum to A."""
+    here: slice
+    """This rank's among all."""
+    positives: Blocks
+    negatives: Blocks
+    temperature: float
+    sharded: bool = False
+    """Whether ``positives`` and ``negatives`` are one of W parts, so that the anchors of all ranks meet them."""
+    group: Group = None
+
+
+class Similarities(NamedTuple):
+    """What the anchors of this rank met."""
+
+    positives: Tensor
+    """int64 [a]: number of positives of every anchor; one with none has no loss."""
+    positive_sum: Tensor
+    """Sum of the cosines with them."""
+    negatives: Tensor
+    """int64 [a]"""
+    negative_sum: Tensor
+
+
+def info_nce(anchors: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, Similarities]:
+    """Sum of Eq. 3 (Wang et al., ICCV 2021) over this rank's anchors, with gradient to both arguments.
 
     Args:
-        positives: [a, p], s of each anchor's positives; p is not 0.
-        negatives: [a, n], s of its negatives; n may be 0.
+        anchors: [a, D], this rank's; float32 or float64.
+        batch: [A, D], those of all ranks; ``batch[meeting.here]`` are the anchors.
 
     Returns:
-        [a]; 0 without negatives.
+        A scalar, and what it was made of. Blocks are only read while this runs. With ``sharded`` meetings
+        every rank must call it.
     """
-    return F.softplus(torch.logsumexp(negatives, dim=1, keepdim=True) - positives).mean(dim=1)
+    total, *sums = _InfoNCE.apply(anchors, batch, meeting)  # type: ignore[misc]
+    return total, Similarities(*sums)
+
+
+def no_blocks(anchors: Tensor, classes: Classes) -> Iterator[Block]:
+    """Of an empty memory."""
+    return iter(())
+
+
+class _Sweep:
+    """Sums over the keys that come along, for anchors [a, D]."""
+
+    def __init__(self, anchors: Tensor, temperature: float):
+        self.temperature, self.scaled = temperature, anchors / temperature
+        self.pull = torch.zeros_like(anchors)
+        self.weight = anchors.new_zeros(len(anchors))
+        self.count = anchors.new_zeros(len(anchors))
+        self.similarity = anchors.new_zeros(len(anchors))
+        self._space = anchors.new_empty(_CHUNK)
+
+    def add(self, block: Block) -> Self:
+        """Let anchors meet keys."""
+        anchors = self.scaled[block.anchors]
+        if len(anchors) == 0 or len(block.keys) == 0:
+            return self
+        step = max(_CHUNK // len(anchors), 1)
+        for begin in range(0, len(block.keys), step):
+            keys = block.keys[begin : begin + step].to(anchors.dtype)
+            taken = None if block.taken is None else block.taken[:, begin : begin + step]
+            similarity = self._space[: len(anchors) * len(keys)].view(len(anchors), len(keys))
+            torch.mm(anchors, keys.T, out=similarity)
+            self._count(block.anchors, similarity, taken)
+            self._add(block.anchors, similarity, keys, taken)
+        return self
+
+    def _count(self, anchors: slice, similarity: Tensor, taken: Tensor | None) -> None:
+        self.count[anchors] += similarity.shape[1] if taken is None else taken.sum(dim=1)
+        met = similarity if taken is None else similarity * taken
+        self.similarity[anchors] += met.sum(dim=1)
+
+    def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
+        raise NotImplementedError
+
+    @property
+    def _sums(self) -> tuple[Tensor, ...]:
+        return self.weight, self.count, self.similarity
+
+    def reduce(self, group: Group, chosen: Tensor) -> None:
+        """Add up all ranks' sums, and keep those of the anchors at ``chosen``."""
+        table = torch.cat([self.pull, torch.stack(self._sums, dim=1)], dim=1)
+        table = distributed.all_reduce(table, group)[chosen]
+        self.pull = table[:, : self.pull.shape[1]].contiguous()
+        self.weight, self.count, self.similarity = (column.clone() for column in table.T[-3:])
+        self.scaled = self.scaled[chosen]
+
+
+class _Negatives(_Sweep):
+    """Log-sum-exp of similarities: Σ e^(s − maximum) in ``weight``, Σ e^(s − maximum)·key in ``pull``."""
+
+    def __init__(self, anchors: Tensor, temperature: float):
+        super().__init__(anchors, temperature)
+        self.maximum = torch.full_like(self.weight, _NOTHING)
+
+    def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
+        if taken is not None:
+            similarity.masked_fill_(~taken, -torch.inf)
+        before = self.maximum[anchors]
+        maximum = torch.maximum(before, similarity.amax(dim=1))
+        similarity.sub_(maximum[:, None])
+        if taken is not None or 2 / self.temperature > -_FLOOR:  # unit vectors: s spans 2/τ
+            similarity.clamp_(min=_FLOOR)
+        weights = similarity.exp_()
+        scale = (before - maximum).exp_()
+        self.weight[anchors] = self.weight[anchors] * scale + weights.sum(dim=1)
+        self.pull[anchors] = torch.addmm(self.pull[anchors] * scale[:, None], weights, keys)
+        self.maximum[anchors] = maximum
+
+    def reduce(self, group: Group, chosen: Tensor) -> None:
+        maximum = self.maximum.clone()
+        if distributed.world_size(group) > 1:
+            dist.all_reduce(maximum, dist.ReduceOp.MAX, group=group)
+        scale = (self.maximum - maximum).exp_()
+        self.weight *= scale
+        self.pull *= scale[:, None]
+        self.maximum = maximum[chosen]
+        super().reduce(group, chosen)
+
+    @property
+    def log_sum(self) -> Tensor:
+        """L: [a]."""
+        return self.maximum + self._safe_weight.log()
+
+    @property
+    def mean(self) -> Tensor:
+        """The gradient of L in the anchor, times τ: [a, D]."""
+        return self.pull / self._safe_weight[:, None]
+
+    @property
+    def _safe_weight(self) -> Tensor:
+        return self.weight.clamp(min=torch.finfo(self.weight.dtype).tiny)
+
+
+class _Positives(_Sweep):
+    """Σ softplus(L − s) in ``loss``; of its slopes σ(L − s) the sum in ``weight``, with the keys in ``pull``."""
+
+    def __init__(self, anchors: Tensor, log_sum: Tensor, temperature: float):
+        super().__init__(anchors, temperature)
+        self.log_sum, self.loss = log_sum, torch.zeros_like(self.weight)
+
+    def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
+        excess = torch.sub(self.log_sum[anchors, None], similarity, out=similarity)
+        loss, slope = F.softplus(excess), torch.sigmoid(excess)
+        if taken is not None:
+            loss, slope = loss * taken, slope * taken
+        self.loss[anchors] += loss.sum(dim=1)
+        self.weight[anchors] += slope.sum(dim=1)
+        self.pull[anchors] = torch.addmm(self.pull[anchors], slope, keys)
+
+    def reduce(self, group: Group, chosen: Tensor) -> None:
+        self.log_sum = self.log_sum[chosen]
+        self.loss = distributed.all_reduce(self.loss, group)[chosen]
+        super().reduce(group, chosen)
+
+
+class _InfoNCE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, ...]:
+        own, batch = own.detach(), batch.detach()
+        rows, order = (batch, torch.argsort(meeting.labels, stable=True)) if meeting.sharded else (own, None)
+        labels = meeting.labels if meeting.sharded else meeting.labels[meeting.here]
+        if order is not None:
+            rows, labels = rows[order], labels[order]
+        classes = classes_of(labels)
+        same, other = _in_batch(meeting)
+
+        near = _Negatives(rows, meeting.temperature)
+        for block in meeting.negatives(rows, classes):
+            near.add(block)
+        if order is not None:
+            here = torch.argsort(order)[meeting.here]
+            near.reduce(meeting.group, here)
+        near.add(Block(slice(None), batch, other))
+        log_sum = near.log_sum
+
+        everyone = log_sum
+        if order is not None:
+            everyone = distributed.all_gather_rows(log_sum, meeting.group, counts=meeting.counts)[order]
+        far = _Positives(rows, everyone, meeting.temperature)
+        for block in meeting.positives(rows, classes):
+            far.add(block)
+        if order is not None:
+            far.reduce(meeting.group, here)
+        far.add(Block(slice(None), batch, same))
+
+        share = far.count.clamp(min=1).reciprocal()
+        slope = far.weight * share  # of the loss in L
+        pulled = (slope[:, None] * near.mean - share[:, None] * far.pull) / meeting.temperature
+        pulled_batch = _pull_on_batch(near.scaled, batch, same, other, log_sum, slope, share)
+        ctx.save_for_backward(pulled, pulled_batch)
+        sums = [far.count.long(), far.similarity, near.count.long(), near.similarity]
+        sums[1::2] = [sum * meeting.temperature for sum in sums[1::2]]
+        ctx.mark_non_differentiable(*sums)
+        return (far.loss * share).sum(), *sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        pulled, pulled_batch = ctx.saved_tensors
+        return grad * pulled, grad * pulled_batch, None
+
+
+def classes_of(labels: Tensor) -> Classes:
+    """The runs of equal values in ascending labels."""
+    values, counts = torch.unique_consecutive(labels, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    return Classes(values.tolist(), [slice(b, e) for b, e in zip([0, *ends][:-1], ends, strict=True)])
+
+
+def _in_batch(meeting: Meeting) -> tuple[Tensor, Tensor]:
+    """Positives and negatives of this rank's anchors in the batch, without themselves: bool [a, A]."""
+    other = meeting.labels[meeting.here, None] != meeting.labels
+    same = ~other
+    numbers = torch.arange(len(same), device=same.device)
+    same[numbers, numbers + meeting.here.start] = False
+    return same, other
+
+
+def _pull_on_batch(
+    scaled: Tensor,
+    batch: Tensor,
+    same: Tensor,
+    other: Tensor,
+    log_sum: Tensor,
+    slope: Tensor,
+    share: Tensor,
+) -> Tensor:
+    """Gradient of the loss in the anchors of the batch as keys: [A, D]."""
+    pulled = torch.zeros_like(batch)
+    for begin in range(0, len(batch), step := max(_CHUNK // max(len(scaled), 1), 1)):
+        part = slice(begin, begin + step)
+        excess = scaled @ batch[part].T - log_sum[:, None]
+        push = slope[:, None] * excess.exp()
+        pull = share[:, None] * torch.sigmoid(-excess)
+        force = torch.where(other[:, part], push, 0) - torch.where(same[:, part], pull, 0)
+        pulled[part] = force.T @ scaled
+    return pulled

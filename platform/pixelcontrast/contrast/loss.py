@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast.diagnostics import Diagnostics
-from pixelcontrast.contrast.info_nce import info_nce
+from pixelcontrast.contrast.info_nce import Blocks, Meeting, info_nce, no_blocks
 from pixelcontrast.contrast.maps import (
     at_least_float,
     labels_at,
@@ -17,8 +16,8 @@ from pixelcontrast.contrast.maps import (
     predictions_at,
     region_means,
 )
-from pixelcontrast.contrast.memory import Examples, Memory, Queue, Slots
-from pixelcontrast.contrast.mining import Mining, mine
+from pixelcontrast.contrast.memory import Memory, Queue, Shard, Slots
+from pixelcontrast.contrast.mining import Miner, Mining
 from pixelcontrast.contrast.sampling import (
     Anchors,
     anchor_budgets,
@@ -59,6 +58,8 @@ class PixelContrast(nn.Module):
         num_images: of the training set. Where ``region_memory_size`` is enough for all of them, each has its
             slot, and ``forward`` needs ``image_ids``; else the newest regions are kept.
         memory_dtype: in which the memory is stored.
+        sharded: each rank stores a part of the memory, and the anchors of all ranks meet each part; else each
+            rank stores all of it.
         positive_mining, negative_mining: which entries of the memory an anchor meets (``mine``); the anchors
             of the batch it always meets.
         num_positives, num_negatives: K of the mining.
@@ -89,6 +90,7 @@ class PixelContrast(nn.Module):
         region_memory_size: int = 1000,
         num_images: int | None = None,
         memory_dtype: torch.dtype = torch.float32,
+        sharded: bool = False,
         positive_mining: Mining = "semi-hard",
         negative_mining: Mining = "semi-hard",
         num_positives: int = 1024,
@@ -108,23 +110,19 @@ class PixelContrast(nn.Module):
         _require(lambda value: value > 0, "must be above 0", above_0)
         _require(lambda value: value >= 0, "must not be below 0", at_least_0)
         _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
-        for mining in (positive_mining, negative_mining):
-            if mining not in get_args(Mining):
-                raise ValueError(f"mining is {mining!r}; there are {', '.join(get_args(Mining))}")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
         self.anchors_per_class, self.hard_share = anchors_per_class, hard_share
         self.rare_class_power, self.pixels_per_image = rare_class_power, pixels_per_image
-        share = semi_hard_share
-        self.mine_positives = partial(
-            mine, hard="far", mining=positive_mining, num=num_positives, share=share
-        )
-        self.mine_negatives = partial(
-            mine, hard="near", mining=negative_mining, num=num_negatives, share=share
+        self.shard = Shard(distributed.rank(group), distributed.world_size(group)) if sharded else Shard()
+        self.positive_miner, self.negative_miner = (
+            Miner(mining, -(-num // self.shard.of), semi_hard_share)
+            for mining, num in ((positive_mining, num_positives), (negative_mining, num_negatives))
         )
         self.ignore_index, self.seed, self.group = ignore_index, seed, group
         size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
+        size |= {"shard": self.shard}
         pixel = Queue(size=pixel_queue_size, **size) if pixel_queue_size else None
         region = None
         if num_images is not None and num_images <= region_memory_size:
@@ -192,35 +190,30 @@ class PixelContrast(nn.Module):
             return at_least_float(embeddings[:0]).sum()
         own = at_least_float(pixel_rows(embeddings, anchors.indices))
         batch = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
-        memory = self._examples(batch, anchors.key)
-        classes = anchors.labels[anchors.here].unique().tolist()
-        losses = [self._class_loss(label, batch, anchors, memory) for label in classes]
-        total = torch.stack([batch.sum() * 0, *losses]).sum()
+        positives, negatives = self._miners(anchors.key)
+        meeting = Meeting(
+            labels=anchors.labels,
+            counts=anchors.counts,
+            here=anchors.here,
+            positives=positives,
+            negatives=negatives,
+            temperature=self.temperature,
+            sharded=self.shard.of > 1,
+            group=self.group,
+        )
+        total, met = info_nce(own, batch, meeting)
+        self.diagnostics.add(anchors.hard[anchors.here], met)
         return total * distributed.world_size(self.group) / max(self._num_valid(anchors.labels), 1)
 
-    def _examples(self, batch: Tensor, key: int) -> Examples:
+    def _miners(self, key: int) -> tuple[Blocks, Blocks]:
+        """What gives the anchors of this step their positives and negatives in the memory."""
         if not self.memory.banks:
-            nothing = torch.empty(0, dtype=torch.int64, device=batch.device)
-            return Examples(batch.detach()[:0], nothing, nothing)
-        rows, labels, place = self.memory.examples(seed=self.seed, key=key)
-        return Examples(rows.to(batch.dtype), labels, place)
-
-    def _class_loss(self, label: int, batch: Tensor, anchors: Anchors, memory: Examples) -> Tensor:
-        """Sum of the losses of this rank's anchors of one class; they all have equally many examples."""
-        same = torch.nonzero(anchors.labels == label).squeeze(1)
-        others = torch.nonzero(anchors.labels != label).squeeze(1)
-        ours = same[(same >= anchors.here.start) & (same < anchors.here.stop)]
-        rows = batch[ours]
-        not_itself = same != ours[:, None]
-        near = (rows @ batch[same].T)[not_itself].view(len(rows), -1)
-        begin, end = torch.searchsorted(memory.labels, memory.labels.new_tensor([label, label + 1])).tolist()
-        own, rest = [slice(begin, end)], [slice(0, begin), slice(end, len(memory.labels))]
-        positives = torch.cat([near, self.mine_positives(rows, memory, own)], dim=1)
-        negatives = torch.cat([rows @ batch[others].T, self.mine_negatives(rows, memory, rest)], dim=1)
-        self.diagnostics.add(anchors.hard[ours], positives, negatives)
-        if positives.shape[1] == 0:
-            return rows.sum() * 0
-        return info_nce(positives / self.temperature, negatives / self.temperature).sum()
+            return no_blocks, no_blocks
+        examples = self.memory.examples(seed=self.seed, key=key)
+        return (
+            partial(self.positive_miner.positives, examples=examples),
+            partial(self.negative_miner.negatives, examples=examples),
+        )
 
     def _num_valid(self, labels: Tensor) -> int:
         """Anchors of all ranks that have a positive: another of their class, in the batch or the memory."""

@@ -1,10 +1,14 @@
 """The memory: embeddings of earlier batches, as further positives and negatives (paper, Sec. 3.2).
 
-Every rank stores the same gathered rows, so all copies are equal to the bit. The buffers are state to be
-saved and restored; nothing here must be wrapped in DDP, whose buffer broadcast is not needed.
+Replicated, every rank stores the same gathered rows, so all copies are equal to the bit. Sharded, rank r of W
+stores the rows of the slots r, r + W, r + 2W, … of every class; all else is the same on every rank. The
+buffers are state to be saved and restored; nothing here must be wrapped in DDP, whose buffer broadcast is not
+needed.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +20,36 @@ _EXAMPLE = 4
 """The stream of keys that examples are drawn with; sampling.py has 1 to 3."""
 
 
+class Shard(NamedTuple):
+    """Which part of every class's slots a rank stores: those that leave ``index`` when divided by ``of``."""
+
+    index: int = 0
+    of: int = 1
+
+    def count(self, slots: int | Tensor) -> int | Tensor:
+        """How many of the first ``slots`` are stored here."""
+        return (slots - self.index + self.of - 1) // self.of
+
+
 class Bank(nn.Module):
-    """Slots for embeddings, ``size`` for every class; an empty one is never a sample."""
+    """Slots for embeddings, ``size`` for every class, filled from the first on; an empty one is no sample."""
 
     rows: Tensor
-    """[num_classes, size, D], in the type they are stored in."""
+    """[num_classes, slots stored here, D], in the type they are stored in."""
     written: Tensor
     """int64 [num_classes, size]: the step in which the slot was written; −1 while it is empty."""
 
-    def __init__(self, num_classes: int, size: int, embedding_dim: int, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        num_classes: int,
+        size: int,
+        embedding_dim: int,
+        dtype: torch.dtype = torch.float32,
+        shard: Shard = Shard(),  # noqa: B008
+    ):
         super().__init__()
-        self.register_buffer("rows", torch.zeros(num_classes, size, embedding_dim, dtype=dtype))
+        self.shard = shard
+        self.register_buffer("rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype))
         self.register_buffer("written", torch.full((num_classes, size), -1, dtype=torch.int64))
 
     @property
@@ -39,14 +62,22 @@ class Bank(nn.Module):
         """int64 [num_classes]: slots that hold something."""
         return (self.written >= 0).sum(dim=1)
 
+    @property
+    def names(self) -> Tensor:
+        """int64 [num_classes, size]: what tells a slot from the others of its class, wherever it is stored."""
+        return torch.arange(self.size, device=self.written.device).expand_as(self.written)
+
     def age(self, step: int) -> Tensor:
         """float64 [num_classes]: mean number of steps since a class's rows were written; NaN without rows."""
         ages = torch.where(self.written >= 0, step - self.written, 0)
         return ages.sum(dim=1).to(torch.float64) / self.filled
 
     def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, step: int) -> None:
-        self.rows[labels, slots] = rows.to(self.rows.dtype)
         self.written[labels, slots] = step
+        if self.shard.of > 1:
+            here = slots % self.shard.of == self.shard.index
+            labels, slots, rows = labels[here], slots[here].div(self.shard.of, rounding_mode="floor"), rows[here]
+        self.rows[labels, slots] = rows.to(self.rows.dtype)
 
 
 class Queue(Bank):
@@ -54,46 +85,128 @@ class Queue(Bank):
 
     pointer: Tensor
 
-    def __init__(self, num_classes: int, size: int, embedding_dim: int, dtype: torch.dtype = torch.float32):
-        super().__init__(num_classes, size, embedding_dim, dtype)
+    def __init__(self, num_classes: int, size: int, *args: Any, **settings: Any):
+        super().__init__(num_classes, size, *args, **settings)
         self.register_buffer("pointer", torch.zeros(num_classes, dtype=torch.int64))
 
     @torch.no_grad()
     def enqueue(self, rows: Tensor, labels: Tensor, *, step: int) -> None:
         """Let rows [n, D] of classes ``labels`` [n] in, in their order; in a full ring the oldest leave."""
-        num_classes, size, _ = self.rows.shape
         order = torch.argsort(labels, stable=True)
         labels = labels[order]
-        place, count = place_in_run(labels), torch.bincount(labels, minlength=num_classes)
-        kept = place >= (count - size)[labels]
-        slots = (self.pointer[labels] + place) % size
+        place, count = place_in_run(labels), torch.bincount(labels, minlength=len(self.pointer))
+        kept = place >= (count - self.size)[labels]
+        slots = (self.pointer[labels] + place) % self.size
         self._write(labels[kept], slots[kept], rows[order[kept]], step)
-        self.pointer.copy_((self.pointer + count) % size)
+        self.pointer.copy_((self.pointer + count) % self.size)
 
 
 class Slots(Bank):
-    """One row for every class and image, the newest: the paper's region memory."""
+    """One row for every class and image, the newest: the paper's region memory. ``size`` is that of images.
+
+    A class's slots are given out in the order in which its images come.
+    """
+
+    slot: Tensor
+    """int64 [num_classes, size]: the slot of every image; −1 where it has none yet."""
+
+    def __init__(self, num_classes: int, size: int, *args: Any, **settings: Any):
+        super().__init__(num_classes, size, *args, **settings)
+        self.register_buffer("slot", torch.full((num_classes, size), -1, dtype=torch.int64))
+
+    @property
+    def names(self) -> Tensor:
+        """A slot is named by its image."""
+        labels, images = torch.nonzero(self.slot >= 0, as_tuple=True)
+        names = torch.zeros_like(self.slot)
+        names[labels, self.slot[labels, images]] = images
+        return names
 
     @torch.no_grad()
     def store(self, rows: Tensor, labels: Tensor, images: Tensor, *, step: int) -> None:
         """Let rows [n, D] of classes ``labels`` [n] and ``images`` [n] in; the last of equals stays."""
-        slots = labels * self.rows.shape[1] + images
-        order = torch.argsort(slots, stable=True)
-        last = torch.ones_like(slots, dtype=torch.bool)
-        last[:-1] = slots[order][1:] != slots[order][:-1]
+        numbers = labels * self.size + images
+        order = torch.argsort(numbers, stable=True)
+        last = torch.ones_like(numbers, dtype=torch.bool)
+        last[:-1] = numbers[order][1:] != numbers[order][:-1]
         kept = order[last]
-        self._write(labels[kept], images[kept], rows[kept], step)
+        rows, labels, images = rows[kept], labels[kept], images[kept]
+        new = torch.nonzero(self.slot[labels, images] < 0).squeeze(1)
+        self.slot[labels[new], images[new]] = self.filled[labels[new]] + place_in_run(labels[new])
+        self._write(labels, self.slot[labels, images], rows, step)
 
 
-class Examples(NamedTuple):
-    """A copy of the memory as one step sees it, sorted by class."""
+class Run(NamedTuple):
+    """Stored rows of one class, side by side."""
 
+    label: int
     rows: Tensor
-    """[n, D]."""
-    labels: Tensor
-    """int64 [n], ascending."""
-    place: Tensor
-    """int64 [n]: each row's place in the random order of this step."""
+    """[n, D], a view."""
+    first: int
+    """The number of the first among all examples."""
+
+
+class Examples:
+    """What this rank stores as one step sees it: views and numbers, no copy. Valid until rows are written.
+
+    Args:
+        banks: rows [num_classes, slots, D] of every bank, and of each class how many hold something.
+        keys: int64 [n], what the examples are ordered by, in the order of banks, classes and slots.
+    """
+
+    def __init__(self, banks: Sequence[tuple[Tensor, list[int]]], keys: Tensor):
+        self._banks = [rows.flatten(0, 1) for rows, _ in banks]
+        self._keys = keys
+        self.runs: list[Run] = []
+        self._starts, places = [], []
+        number = 0
+        for rows, counts in banks:
+            self._starts.append(number)
+            for label, count in enumerate(counts):
+                if count:
+                    self.runs.append(Run(label, rows[label, :count], number))
+                    places.append(label * rows.shape[1])
+                    number += count
+        device, sizes = keys.device, torch.tensor([len(run.rows) for run in self.runs], dtype=torch.int64)
+        sizes = sizes.to(device)
+        self.labels = torch.tensor([run.label for run in self.runs], dtype=torch.int64, device=device)
+        self.labels = self.labels.repeat_interleave(sizes)
+        firsts = torch.tensor([run.first for run in self.runs], dtype=torch.int64, device=device)
+        offsets = torch.tensor(places, dtype=torch.int64, device=device) - firsts
+        self._rows = torch.arange(number, device=device) + offsets.repeat_interleave(sizes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """int64 [n]: the examples' numbers in the random order of this step."""
+        return torch.argsort(self._keys, stable=True)
+
+    @cached_property
+    def _by_class(self) -> tuple[Tensor, list[int]]:
+        """The same, class after class, and where each class begins."""
+        labels = self.labels[self.order]
+        count = torch.bincount(labels).tolist()
+        return self.order[torch.argsort(labels, stable=True)], [sum(count[:c]) for c in range(len(count) + 1)]
+
+    def first(self, label: int, num: int) -> Tensor:
+        """Numbers of the first ``num`` examples of a class in the step's order, or of all there are."""
+        numbers, begins = self._by_class
+        if label + 1 >= len(begins):
+            return numbers[:0]
+        return numbers[begins[label] : min(begins[label] + num, begins[label + 1])]
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """[n, D]: the rows of these numbers, ascending or not."""
+        rows = self._banks[0].new_empty(len(numbers), self._banks[0].shape[1])
+        if len(self._banks) == 1:
+            return torch.index_select(self._banks[0], 0, self._rows[numbers])
+        bounds = [*self._starts, len(self)]
+        for bank, begin, end in zip(self._banks, bounds[:-1], bounds[1:], strict=True):
+            inside = torch.nonzero((numbers >= begin) & (numbers < end)).squeeze(1)
+            rows[inside] = bank[self._rows[numbers[inside]]]
+        return rows
 
 
 class Memory(nn.Module):
@@ -116,12 +229,12 @@ class Memory(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all banks."""
+        """Bytes of all banks on this rank."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
     @property
     def filled(self) -> Tensor | int:
-        """int64 [num_classes]: examples of every class; 0 where there is no bank."""
+        """int64 [num_classes]: examples of every class on all ranks; 0 where there is no bank."""
         return sum(bank.filled for bank in self.banks.values())
 
     def state_of_classes(self, step: int) -> dict[str, list[float]]:
@@ -133,31 +246,15 @@ class Memory(nn.Module):
         return state
 
     def examples(self, *, seed: int, key: int) -> Examples:
-        """All that is stored, with an order drawn for the step that ``key`` names; needs a bank."""
-        labels, slots = self._filled_slots()
-        order = torch.argsort(labels, stable=True)
-        labels, slots = labels[order], slots[order]
-        place = torch.empty_like(slots)
-        place[torch.argsort(draws.hashed(seed, _EXAMPLE, key, slots), stable=True)] = torch.arange(
-            len(slots), device=slots.device
-        )
-        return Examples(self._rows(slots), labels, place)
-
-    def _filled_slots(self) -> tuple[Tensor, Tensor]:
-        """Classes [n] and slots [n], numbered through all banks, of what is filled."""
-        labels, slots, first = [], [], 0
+        """All that this rank stores, in an order drawn for the step that ``key`` names; needs a bank."""
+        banks, names, first = [], [], 0
         for bank in self.banks.values():
-            found = torch.nonzero(bank.written.flatten() >= 0).squeeze(1)
-            labels.append(found.div(bank.size, rounding_mode="floor"))
-            slots.append(first + found)
+            stored = bank.shard.count(bank.filled)
+            assert isinstance(stored, Tensor)
+            banks.append((bank.rows, stored.tolist()))
+            here = torch.arange(bank.rows.shape[1], device=bank.rows.device) < stored[:, None]
+            labels, places = torch.nonzero(here, as_tuple=True)
+            slots = places * bank.shard.of + bank.shard.index
+            names.append(first + labels * bank.size + bank.names[labels, slots])
             first += bank.written.numel()
-        return torch.cat(labels), torch.cat(slots)
-
-    def _rows(self, slots: Tensor) -> Tensor:
-        banks = list(self.banks.values())
-        rows, first = banks[0].rows.new_empty(len(slots), banks[0].rows.shape[2]), 0
-        for bank in banks:
-            inside = torch.nonzero((slots >= first) & (slots < first + bank.written.numel())).squeeze(1)
-            rows[inside] = bank.rows.flatten(0, 1)[slots[inside] - first]
-            first += bank.written.numel()
-        return rows
+        return Examples(banks, draws.hashed(seed, _EXAMPLE, key, torch.cat(names)))

@@ -1,55 +1,205 @@
 """Which examples of the memory an anchor meets: example mining (paper, Sec. 3.3)."""
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pixelcontrast.contrast.memory import Examples
+from pixelcontrast.contrast.info_nce import Block, Classes
+from pixelcontrast.contrast.memory import Examples, Run
 from pixelcontrast.contrast.sampling import ceil_share
 
-Mining = Literal["all", "random", "hardest", "semi-hard"]
-"""all; K random ones; the K hardest; K random ones among the hardest share."""
+Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
+"""all; K random ones; the K hardest; K random ones among the hardest share; the hardest share of random ones
+so many that it is K."""
+
+_MOST_SIMILARITIES = 1 << 23
+"""Held at a time, to find the hardest."""
+_MOST_ROWS = 1 << 13
+"""Copied at a time out of the memory."""
 
 
-def mine(
-    anchors: Tensor,
-    examples: Examples,
-    candidates: Sequence[slice],
-    *,
-    hard: Literal["near", "far"],
-    mining: Mining,
-    num: int,
-    share: float,
-) -> Tensor:
-    """Similarities of anchors of one class with the examples chosen for each.
+@dataclass(frozen=True)
+class Miner:
+    """Chooses positives or negatives in the memory, for anchors [a, D] sorted by class.
 
-    The random ones are those first in the step's order, which all anchors share; a semi-hard pool holds
-    ⌈share · candidates⌉ examples (a share of 10 % in the paper). Where there are fewer than ``num``, all are
-    taken. Equally hard ones are told apart arbitrarily.
+    What is random is first in the step's order (``Examples.order``), which all anchors share. The hardest are
+    the least similar positives and the most similar negatives; those as hard as the last of them are all
+    taken. With n candidates in the memory:
+
+    - ``random``: K of n.
+    - ``hardest``: the K hardest of n.
+    - ``semi-hard``: K random ones of the ⌈share · n⌉ hardest, each equally likely (the paper's share is 10 %).
+    - ``semi-hard-subset``: the ⌈share · m⌉ hardest of m = ⌈K / share⌉ random ones, which are about K. An
+      example is in with the probability m/n · P(fewer than ⌈share · m⌉ harder ones are drawn): nearly K / (share ·
+      n) for those well within the pool of ``semi-hard`` and 0 for those well outside, with a soft edge
+      whose width in ranks is about n · √(share · (1 − share) / m). It compares the anchor with m rows, not n.
+
+    Where fewer than K are there, all are taken. A memory in W shards chooses ⌈K / W⌉ in each by the same
+    rule: the union is a draw stratified by shards, not that of a memory in one piece.
 
     Args:
-        anchors: [a, D].
-        candidates: the parts of ``examples`` that may be chosen, n in all.
-        hard: which examples are: those similar to the anchor (negatives) or those unlike it (positives).
-        num: K.
+        num: K, of this rank's part of the memory.
+        share: of the semi-hard.
+    """
+
+    mining: Mining
+    num: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.mining not in get_args(Mining):
+            raise ValueError(f"mining is {self.mining!r}; there are {', '.join(get_args(Mining))}")
+
+    def positives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
+        """Blocks of the positives of all anchors."""
+        for label, part in zip(classes.labels, classes.parts, strict=True):
+            runs = [run for run in examples.runs if run.label == label]
+            match self.mining:
+                case "all":
+                    yield from (Block(part, run.rows) for run in runs)
+                case "random":
+                    yield Block(part, examples.rows(examples.first(label, self.num)))
+                case "semi-hard-subset":
+                    rows = examples.rows(examples.first(label, self._subset))
+                    yield self._hard_block(anchors, part, rows, sign=1)
+                case "hardest" | "semi-hard":
+                    yield from self._mined(anchors, part, runs, examples, sign=1)
+
+    def negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
+        """Blocks of the negatives of all anchors."""
+        if not classes.labels:
+            return
+        if self.mining == "all":
+            yield from _all_negatives(classes, examples)
+        elif self.mining in ("random", "semi-hard-subset"):
+            yield from self._drawn_negatives(anchors, classes, examples)
+        else:
+            for label, part in zip(classes.labels, classes.parts, strict=True):
+                runs = [run for run in examples.runs if run.label != label]
+                yield from self._mined(anchors, part, runs, examples, sign=-1)
+
+    def _mined(
+        self, anchors: Tensor, part: slice, runs: list[Run], examples: Examples, *, sign: int
+    ) -> Iterator[Block]:
+        """Of candidates that are all compared with every anchor; the least of sign · similarity is hardest."""
+        numbers = [torch.arange(run.first, run.first + len(run.rows)) for run in runs]
+        if not numbers:
+            return
+        numbers = torch.cat(numbers).to(anchors.device)
+        pool = self._pool(len(numbers))
+        step = max(_MOST_SIMILARITIES // len(numbers), 1)
+        for begin in range(part.start, part.stop, step):
+            few = slice(begin, min(begin + step, part.stop))
+            distance = _products(sign * anchors[few], runs, len(numbers))
+            limit = _kth_smallest(distance, pool)
+            if pool <= self.num:
+                taken = distance <= limit
+                columns = torch.nonzero(taken.any(dim=0)).squeeze(1)
+                taken = taken[:, columns]
+            else:
+                columns, taken = self._first_within(limit, distance, _positions(numbers, examples))
+            for chunk in torch.arange(len(columns), device=columns.device).split(_MOST_ROWS):
+                yield Block(few, examples.rows(numbers[columns[chunk]]), taken[:, chunk])
+
+    def _first_within(self, limit: Tensor, distance: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """The first K columns of ``order`` that are no further than the limit: columns, and whose they are."""
+        # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
+        probable = math.ceil(1.2 * self.num / self.share) + 100
+        for columns in (order[:probable], order):
+            taken = distance.index_select(1, columns) <= limit
+            taken &= taken.cumsum(dim=1, dtype=torch.int32) <= self.num
+            if int(taken.sum(dim=1).min()) >= self.num:
+                break
+        return columns, taken
+
+    def _drawn_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
+        """Of the first in the step's order; all anchors share the copied rows."""
+        num = self.num if self.mining == "random" else self._subset
+        numbers, allowed = _first_others(classes, examples, num)
+        if self.mining == "random":
+            sizes = torch.tensor([part.stop - part.start for part in classes.parts], device=anchors.device)
+            taken = allowed.repeat_interleave(sizes, dim=0)
+            yield Block(slice(0, len(anchors)), examples.rows(numbers), taken)
+            return
+        rows = examples.rows(numbers)
+        for part, candidates in zip(classes.parts, allowed, strict=True):
+            yield self._hard_block(anchors, part, rows, sign=-1, candidates=candidates)
+
+    def _hard_block(
+        self, anchors: Tensor, part: slice, rows: Tensor, *, sign: int, candidates: Tensor | None = None
+    ) -> Block:
+        """The hardest share of rows [m, D], or of those of them that ``candidates`` [m] marks."""
+        distance = sign * anchors[part] @ rows.to(anchors.dtype).T
+        count = len(rows)
+        if candidates is not None:
+            distance.masked_fill_(~candidates, torch.inf)
+            count = int(candidates.sum())
+        if count == 0:
+            return Block(part, rows[:0])
+        return Block(part, rows, distance <= _kth_smallest(distance, ceil_share(count, self.share)))
+
+    @property
+    def _subset(self) -> int:
+        return math.ceil(self.num / self.share)
+
+    def _pool(self, candidates: int) -> int:
+        return min(self.num, candidates) if self.mining == "hardest" else ceil_share(candidates, self.share)
+
+
+def _all_negatives(classes: Classes, examples: Examples) -> Iterator[Block]:
+    """Every run of the memory meets the anchors before and after those of its class."""
+    end = classes.parts[-1].stop
+    own = dict(zip(classes.labels, classes.parts, strict=True))
+    for run in examples.runs:
+        part = own.get(run.label, slice(end, end))
+        yield Block(slice(0, part.start), run.rows)
+        yield Block(slice(part.stop, end), run.rows)
+
+
+def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tensor, Tensor]:
+    """For each class the first ``num`` examples of other classes in the step's order, or all there are.
 
     Returns:
-        [a, k], with gradient; k is 0 only where n is.
+        numbers int64 [m] of their union, and bool [classes, m]: whose they are.
     """
-    place = torch.cat([examples.place[part] for part in candidates])
-    num = min(num, len(place))
-    if mining == "random":
-        chosen = place.topk(num, largest=False, sorted=False).indices
-        numbers = torch.arange(len(examples.labels), device=place.device)
-        chosen = torch.cat([numbers[part] for part in candidates])[chosen]
-        return anchors @ examples.rows[chosen].T
-    similarity = torch.cat([anchors @ examples.rows[part].T for part in candidates], dim=1)
-    if mining == "all":
-        return similarity
-    pool = num if mining == "hardest" else ceil_share(len(place), share)
-    chosen = similarity.detach().topk(pool, largest=hard == "near", sorted=False).indices
-    if pool > num:
-        chosen = chosen.gather(1, place[chosen].topk(num, largest=False, sorted=False).indices)
-    return similarity.gather(1, chosen)
+    labels = torch.tensor(classes.labels, device=examples.labels.device)[:, None]
+    most = min(2 * num, len(examples))
+    while True:
+        order = examples.order[:most]
+        others = examples.labels[order] != labels
+        if most == len(examples) or int(others.sum(dim=1).min()) >= num:
+            break
+        most = min(2 * most, len(examples))
+    others &= others.cumsum(dim=1, dtype=torch.int32) <= num
+    columns = torch.nonzero(others.any(dim=0)).squeeze(1)
+    return order[columns], others[:, columns]
+
+
+def _products(anchors: Tensor, runs: list[Run], width: int) -> Tensor:
+    """Anchors [a, D] times the rows of all runs: [a, width]."""
+    products, begin = anchors.new_empty(len(anchors), width), 0
+    for run in runs:
+        for rows in run.rows.split(_MOST_ROWS):
+            torch.mm(anchors, rows.to(anchors.dtype).T, out=products[:, begin : begin + len(rows)])
+            begin += len(rows)
+    return products
+
+
+def _positions(numbers: Tensor, examples: Examples) -> Tensor:
+    """Where in ``numbers``, which ascend or not, the examples of the step's order lie that are among them."""
+    place = torch.full((len(examples),), -1, device=numbers.device)
+    place[numbers] = torch.arange(len(numbers), device=numbers.device)
+    ordered = place[examples.order]
+    return ordered[ordered >= 0]
+
+
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    """[n, m] → [n, 1]; k from 1. numpy's selection is several times faster than torch's on a CPU."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.partition(values.numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
+    return values.topk(k, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)

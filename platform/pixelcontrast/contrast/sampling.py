@@ -19,7 +19,7 @@ _HARD, _ANY, _ENTRY = 1, 2, 3
 
 
 class Anchors(NamedTuple):
-    """The anchors of a global batch, in rank order and within a rank in pixel order."""
+    """The anchors of a global batch, in rank order and within a rank by class."""
 
     indices: Tensor
     """int64 [a]: this rank's anchors, as flat indices into its [B, h, w] map."""
@@ -125,7 +125,10 @@ def draw_anchors(
     table = distributed.all_gather_rows(table, group)
     chosen = _choose(*table.unbind(1)[:4], budgets=budgets, hard_budgets=hard_budgets)
 
-    classes, hard, _, _, images, owner, pixels = table[chosen].unbind(1)
+    table = table[chosen]
+    by_class = torch.argsort(table[:, 0], stable=True)
+    table = table[by_class[torch.argsort(table[by_class, 5], stable=True)]]
+    classes, hard, _, _, images, owner, pixels = table.unbind(1)
     counts = torch.bincount(owner, minlength=distributed.world_size(group)).tolist()
     first, rank = sum(counts[: distributed.rank(group)]), distributed.rank(group)
     here = slice(first, first + counts[rank])
