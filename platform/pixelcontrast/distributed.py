@@ -39,6 +39,15 @@ def broadcast_object(value: Any, group: Group = None) -> Any:
     return box[0]
 
 
+def gather_objects(value: Any, group: Group = None) -> list[Any]:
+    """Every rank's ``value``, a small picklable object, in rank order, on every rank."""
+    if world_size(group) == 1:
+        return [value]
+    values: list[Any] = [None] * world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
 def all_reduce(tensor: Tensor, group: Group = None) -> Tensor:
     """Sum over the ranks, with gradient: backward sums the ranks' gradients too.
 

@@ -1,5 +1,7 @@
-"""Storage and checkpoints: on a local disk, and where nothing can be renamed."""
+"""Storage and checkpoints: on a local disk, and where nothing can be renamed; by one rank and by many."""
 
+import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from pyarrow import fs
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.checkpoint import CheckpointError, folder_of
 from pixelcontrast.training.storage import Storage
+from processes import run_ranks
 
 PARTS = {"model.safetensors": b"weights" * 100, "optimizer.pt": b"momentum" * 50}
 
@@ -93,6 +96,123 @@ def test_saving_again_replaces_a_damaged_folder(run: Storage) -> None:
     damage(run, f"{folder_of(100)}/model.safetensors", "flipped bit")
     checkpoint.save(run, 100, PARTS)
     assert checkpoint.load(run, folder_of(100)) == PARTS
+
+
+def test_a_damaged_folder_does_not_become_valid_before_it_is_saved_again(run: Storage) -> None:
+    """Interrupted before the manifest: on an object store the old one must not vouch for the new parts."""
+    checkpoint.save(run, 100, PARTS)
+    damage(run, f"{folder_of(100)}/optimizer.pt", "missing")
+    run.start_folder(folder_of(100), last=checkpoint.MANIFEST)
+    for file, part in PARTS.items():
+        run.write(f"{run.staging(folder_of(100))}/{file}", part)
+    with pytest.raises(ValueError, match=r"step-00000100/(manifest\.json|optimizer\.pt) is missing"):
+        checkpoint.load(run, folder_of(100))
+
+
+def shard(rank: int, world_size: int) -> dict[str, bytes]:
+    """A rank's own part, of another size on every rank; rank 0 has the common ones too, as in a run."""
+    own = {f"memory-{rank}-of-{world_size}.safetensors": bytes([rank]) * (1000 + rank)}
+    return own | PARTS if rank == 0 else own
+
+
+def save_shards(rank: int, world_size: int, run: Storage, step: int) -> str:
+    name = checkpoint.save(run, step, shard(rank, world_size))
+    assert run.exists(f"{name}/manifest.json")  # on every rank, as soon as it goes on
+    return name
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_rank_s_part_comes_back_and_its_damage_is_named(run: Storage, world_size: int) -> None:
+    checkpoint.save(run, 100, PARTS)
+    one = world_size == 1  # without a process group
+    names = [save_shards(0, 1, run, 200)] if one else run_ranks(world_size, save_shards, run, 200)
+    assert names == [folder_of(200)] * world_size
+    parts = {file: part for rank in range(world_size) for file, part in shard(rank, world_size).items()}
+    assert checkpoint.load(run, folder_of(200)) == parts
+    assert run.names(folder_of(200)) == sorted([*parts, "manifest.json"])
+    manifest = json.loads(run.read(f"{folder_of(200)}/manifest.json"))
+    last = f"memory-{world_size - 1}-of-{world_size}.safetensors"
+    assert manifest["files"][last]["size"] == 1000 + world_size - 1
+
+    damage(run, f"{folder_of(200)}/{last}", "flipped bit")
+    name, skipped = checkpoint.newest_valid(run)
+    assert name == folder_of(100)
+    assert skipped[-1] == f"{folder_of(200)}/{last} was altered: its sha256 is not the manifest's"
+
+
+def test_a_rank_without_parts_takes_part(run: Storage) -> None:
+    run_ranks(2, save_on_rank_1, run)
+    assert checkpoint.load(run, folder_of(100)) == PARTS
+
+
+def save_on_rank_1(rank: int, _world_size: int, run: Storage) -> None:
+    checkpoint.save(run, 100, PARTS if rank == 1 else {})
+
+
+def fail_to_save(rank: int, world_size: int, run: Storage, failing: dict[int, int]) -> str:
+    """Save with the system refusing, on some ranks, to let a file grow beyond a size; the error's text."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank in failing:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (failing[rank], unlimited[1]))
+    try:
+        checkpoint.save(run, 200, {} if rank == 0 else shard(rank, world_size))
+    except OSError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    return ""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("failing", "file"),
+    [
+        ({2: 500}, "memory-2-of-3.safetensors"),
+        ({1: 500, 2: 500}, "memory-1-of-3.safetensors"),
+        ({0: 100}, "manifest.json"),
+    ],
+)
+def test_a_rank_that_cannot_write_stops_all_and_the_checkpoint_before_stays(
+    run: Storage, failing: dict[int, int], file: str
+) -> None:
+    checkpoint.save(run, 100, PARTS)
+    errors = run_ranks(3, fail_to_save, run, failing)
+    assert len(set(errors)) == 1
+    assert errors[0].startswith(f"rank {min(failing)}: ")
+    assert f"step-00000200{'.partial' if run.is_local else ''}/{file} cannot be written: " in errors[0]
+    assert "File too large" in errors[0]
+    assert checkpoint.newest_valid(run)[0] == folder_of(100)
+    run_ranks(3, save_shards, run, 200)  # and what is left does not hinder the next attempt
+    assert checkpoint.newest_valid(run)[0] == folder_of(200)
+
+
+def save_what_all_have(rank: int, _world_size: int, run: Storage) -> str:
+    parts = {f"own-{rank}.pt": b"mine"} | ({"memory.safetensors": b"the same"} if rank > 0 else {})
+    with pytest.raises(ValueError) as caught:
+        checkpoint.save(run, 100, parts)
+    return str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_a_name_that_two_ranks_have_is_refused_on_all(run: Storage) -> None:
+    message = "checkpoint part memory.safetensors: rank 1 and rank 2 both have it"
+    assert run_ranks(3, save_what_all_have, run) == [message] * 3
+    assert checkpoint.newest_valid(run)[0] is None
+
+
+def save_on_own_disk(rank: int, world_size: int, folder: str) -> str:
+    with pytest.raises(OSError) as caught:
+        checkpoint.save(Storage(f"{folder}/{rank}"), 100, shard(rank, world_size))
+    return str(caught.value)
+
+
+def test_ranks_that_do_not_share_the_storage_are_told(tmp_path: Path) -> None:
+    """Each machine's own disk: the checkpoint would lack the other machines' parts."""
+    first, second = run_ranks(2, save_on_own_disk, str(tmp_path))
+    assert first == second
+    assert "memory-1-of-2.safetensors, which rank 1 wrote, is not whole in rank 0's" in first
+    assert "run.storage must be a file system that all workers share" in first
+    assert checkpoint.newest_valid(Storage(str(tmp_path / "0")))[0] is None
 
 
 def test_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:

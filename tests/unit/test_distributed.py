@@ -22,6 +22,7 @@ def collectives(rank: int, _world_size: int) -> dict[str, torch.Tensor]:
         "total": total.detach(),
         "value_grad": value.grad,
         "object": torch.tensor(distributed.broadcast_object({"rank": rank})["rank"]),
+        "objects": torch.tensor([box["rank"] for box in distributed.gather_objects({"rank": rank})]),
         "empty": distributed.all_gather_rows(torch.zeros(0, 3)),
     }
 
@@ -38,4 +39,5 @@ def test_collectives_and_their_gradients(world_size: int) -> None:
         assert rank["total"] == total
         assert rank["value_grad"] == 2 * total * weights
         assert rank["object"] == 0
+        assert rank["objects"].tolist() == list(range(world_size))
         assert rank["empty"].shape == (0, 3)

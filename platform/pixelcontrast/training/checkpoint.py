@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
+from pixelcontrast import distributed
 from pixelcontrast.training.storage import Storage
 
 FOLDER = "checkpoints"
@@ -20,11 +22,23 @@ def folder_of(step: int) -> str:
 
 
 def save(run: Storage, step: int, parts: dict[str, bytes]) -> str:
-    """Write a checkpoint; it exists once its manifest does. Returns its folder's name in the run."""
-    entries = {name: {"size": len(part), "sha256": _digest(part)} for name, part in parts.items()}
-    manifest = json.dumps({"step": step, "files": entries}, indent=2).encode()
-    run.write_folder(folder_of(step), parts | {MANIFEST: manifest})
-    return folder_of(step)
+    """Write a checkpoint of every rank's ``parts``; returns its folder's name in the run.
+
+    Every rank calls it with what it alone writes, possibly nothing. The checkpoint exists once rank 0 has
+    written the manifest, and that happens before any rank returns.
+
+    Raises, alike on every rank, and then older checkpoints are as they were:
+        ValueError: two ranks have a part of the same name.
+        OSError: a rank could not write; names the first such rank and its file.
+    """
+    name = folder_of(step)
+    _check_distinct(distributed.gather_objects(list(parts)))
+    _on_every_rank(lambda: _start(run, name))
+    entries = _on_every_rank(
+        lambda: {file: _write(run, f"{run.staging(name)}/{file}", part) for file, part in parts.items()}
+    )
+    _on_every_rank(lambda: _commit(run, step, entries))
+    return name
 
 
 def load(run: Storage, name: str, *, only: Collection[str] | None = None) -> dict[str, bytes]:
@@ -91,6 +105,61 @@ def prune(run: Storage, *, step: int, best_step: int, keep_newest: int) -> None:
     for name in names:
         if f"{FOLDER}/{name}" not in kept:
             run.delete_folder(f"{FOLDER}/{name}", first=MANIFEST)
+
+
+def _check_distinct(names: list[list[str]]) -> None:
+    owners: dict[str, int] = {}
+    for rank, files in enumerate(names):
+        for file in files:
+            if file in owners:
+                raise ValueError(f"checkpoint part {file}: rank {owners[file]} and rank {rank} both have it")
+            owners[file] = rank
+
+
+def _on_every_rank(work: Callable[[], Any]) -> list[Any]:
+    """Every rank's result of its ``work``, in rank order; where one failed, no rank waits for it."""
+    result, failure = None, None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    outcomes = distributed.gather_objects((result, failure and (str(failure) or repr(failure))))
+    for rank, (_, reason) in enumerate(outcomes):
+        if reason:
+            raise OSError(f"rank {rank}: {reason}") from failure
+    return [result for result, _ in outcomes]
+
+
+def _start(run: Storage, name: str) -> None:
+    if distributed.rank() == 0:
+        run.start_folder(name, last=MANIFEST)
+
+
+def _write(run: Storage, path: str, part: bytes) -> dict[str, Any]:
+    """Write a part; returns its entry in the manifest."""
+    try:
+        run.write(path, part)
+    except Exception as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    return {"size": len(part), "sha256": _digest(part)}
+
+
+def _commit(run: Storage, step: int, entries: list[dict[str, Any]]) -> None:
+    """Rank 0 makes a checkpoint of what all ranks wrote, if it lies where rank 0 sees it."""
+    if distributed.rank() != 0:
+        return
+    folder = run.staging(folder_of(step))
+    for rank, files in enumerate(entries):
+        for file, entry in files.items():
+            if run.size(f"{folder}/{file}") != entry["size"]:
+                raise ValueError(
+                    f"{folder}/{file}, which rank {rank} wrote, is not whole in rank 0's {run.location}: "
+                    "run.storage must be a file system that all workers share"
+                )
+    merged = {file: entry for files in entries for file, entry in files.items()}
+    manifest = json.dumps({"step": step, "files": merged}, indent=2).encode()
+    _write(run, f"{folder}/{MANIFEST}", manifest)
+    run.finish_folder(folder_of(step), last=MANIFEST)
 
 
 def _digest(part: bytes) -> str:

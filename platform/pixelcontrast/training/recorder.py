@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Recorder:
     """Restores ``state`` from the run's newest valid checkpoint, and then keeps the run's folder.
 
-    Every rank has one and calls it alike; only rank 0 writes.
+    Every rank has one and calls it alike; only rank 0 writes, but for other ranks' parts of a checkpoint.
 
     Raises:
         ValueError: the checkpoint was trained on another list of images.
@@ -191,19 +191,23 @@ class Recorder:
         self._report_row(row)
 
     def _save(self) -> None:
+        checkpoint.save(self._run, self._state.step, self._parts())
         if distributed.rank() == 0:
-            parts = self._state.to_parts() | {
-                "experiment.json": config.to_json(self._experiment).encode(),
-                "provenance.json": json.dumps(self._provenance, indent=2).encode(),
-            }
-            checkpoint.save(self._run, self._state.step, parts)
             checkpoint.prune(
                 self._run,
                 step=self._state.step,
                 best_step=self._state.best_step,
                 keep_newest=self._experiment.run.keep_checkpoints,
             )
-        distributed.barrier()
+
+    def _parts(self) -> dict[str, bytes]:
+        """What this rank writes into a checkpoint: rank 0 all that is equal on every rank."""
+        if distributed.rank() != 0:
+            return {}
+        return self._state.to_parts() | {
+            "experiment.json": config.to_json(self._experiment).encode(),
+            "provenance.json": json.dumps(self._provenance, indent=2).encode(),
+        }
 
     def _finish(self, scores: Row) -> None:
         """Write the table of metrics and the result, which marks the run as finished."""

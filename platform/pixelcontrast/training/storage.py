@@ -3,7 +3,7 @@
 import copy
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
@@ -46,6 +46,10 @@ class Storage:
     def exists(self, name: str = "") -> bool:
         return self.fs.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
+    def size(self, name: str) -> int | None:
+        """The file's size in bytes; None if it does not exist."""
+        return self.fs.get_file_info(self.path(name)).size
+
     def read(self, name: str) -> bytes:
         """The file's bytes; raises ``FileNotFoundError``."""
         with self.fs.open_input_stream(self.path(name)) as stream:
@@ -72,24 +76,30 @@ class Storage:
         except OSError as error:
             raise ValueError(f"run.storage: {self.location} cannot be written: {error}") from error
 
-    def write_folder(self, name: str, files: dict[str, bytes]) -> None:
-        """Write files into a new folder, the last one last.
+    def staging(self, folder: str) -> str:
+        """The folder to write a new folder's files into; several processes may.
 
-        On a local disk the folder appears complete; on an object store, where nothing can be renamed, its
-        last file is what makes it valid.
+        On a local disk one beside it, which ``finish_folder`` renames; on an object store, where nothing can
+        be renamed, the folder itself, and the file written last is what makes it valid.
         """
+        path = PurePosixPath(folder)
+        return str(path.with_name(f".{path.name}.partial")) if self.is_local else folder
+
+    def start_folder(self, folder: str, *, last: str) -> None:
+        """Before anything is staged, one process removes what an interrupted writing left to mix with it."""
+        if self.is_local:
+            shutil.rmtree(self.path(self.staging(folder)), ignore_errors=True)
+        elif self.exists(f"{folder}/{last}"):
+            self.fs.delete_file(self.path(f"{folder}/{last}"))
+
+    def finish_folder(self, folder: str, *, last: str) -> None:
+        """When everything is staged, ``last`` last, one process lets the folder appear complete."""
         if not self.is_local:
-            for file, content in files.items():
-                self.write(f"{name}/{file}", content)
             return
-        final = Path(self.path(name))
-        temporary = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        for file, content in files.items():
-            _write_synced(temporary / file, content)
+        final = Path(self.path(folder))
         if final.exists():  # left behind by an earlier attempt that was cut off or damaged
-            self.delete_folder(name, first=list(files)[-1])
-        temporary.rename(final)
+            self.delete_folder(folder, first=last)
+        Path(self.path(self.staging(folder))).rename(final)
         _sync_folder(final.parent)
 
     def delete_folder(self, name: str, *, first: str) -> None:
