@@ -24,7 +24,7 @@ from pydantic_core import core_schema
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Mining = Literal["all", "random", "hardest", "semi-hard"]
+Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
@@ -146,9 +146,13 @@ class Contrast:
     training images, the newest regions are kept."""
     memory_dtype: Literal["float32", "bfloat16"] = "float32"
     """How the memory is stored; bfloat16 halves it."""
+    memory_sharded: bool = False
+    """Each of W workers stores 1/W of the memory, and chooses in it 1/W of what each anchor meets; unset:
+    each stores all of it."""
     positive_mining: Mining = "semi-hard"
     """Which positives of the memory an anchor meets (those of the batch always): all, random ones, the
-    hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share."""
+    hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset takes
+    the hardest semi_hard_share of random ones, which is faster."""
     negative_mining: Mining = "semi-hard"
     """Likewise for negatives, of which the most similar are the hardest."""
     num_positives: Count = 1024

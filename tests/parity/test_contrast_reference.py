@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.contrast.memory import Shard, reshard
 from processes import run_ranks
 
 CLASSES, DIM, IMAGES = 4, 6, 4
@@ -82,8 +83,24 @@ SPECIAL = {
     "all void, no queue": scenario("all", pixel_queue_size=0),
     "one class only": scenario("one class", **MEMORIES["both"]),
 }
-SCENARIOS = {**SPECIAL, **{name: case for group in GRID.values() for name, case in group.items()}}
-GROUPS = {**{name: [name] for name in SPECIAL}, **{name: list(group) for name, group in GRID.items()}}
+SHARDED = {
+    f"sharded, {memory} memory": scenario(sharded=True, **MEMORIES[memory], **ALL)
+    for memory in ("pixel", "region", "newest regions", "both")
+} | {
+    "sharded, queue that one batch overflows": scenario(
+        sharded=True, pixel_queue_size=3, pixels_per_image=4, **ALL
+    ),
+    "sharded, last images all void": scenario("last", sharded=True, **MEMORIES["both"], **ALL),
+    "sharded, all void": scenario("all", sharded=True, **MEMORIES["both"], **ALL),
+    "sharded, bfloat16": scenario(sharded=True, memory_dtype=torch.bfloat16, **ALL),
+}
+"""Where all examples are used, the parts of a memory are one memory."""
+SCENARIOS = {**SPECIAL, **SHARDED, **{name: case for group in GRID.values() for name, case in group.items()}}
+GROUPS = {
+    "sharded": list(SHARDED),
+    **{name: [name] for name in SPECIAL},
+    **{name: list(group) for name, group in GRID.items()},
+}
 
 
 class Network(nn.Module):
@@ -125,7 +142,7 @@ def run_ours(rank: int, world_size: int) -> dict[str, list[Any]]:
     """Per scenario and step: the loss over all ranks and DDP's gradients; last, the queue."""
     results = {}
     mine = slice(rank * IMAGES // world_size, (rank + 1) * IMAGES // world_size)
-    for name, case in SCENARIOS.items():
+    for name, case in (SHARDED if world_size == 4 else SCENARIOS).items():
         network = build()
         contrast = build_contrast(case)
         steps: list[Any] = []
@@ -141,8 +158,13 @@ def run_ours(rank: int, world_size: int) -> dict[str, list[Any]]:
             assert len(gradients) == 2, "the loss must reach the head on every rank"
             mean = [distributed.all_reduce(t.detach()) / world_size for t in (loss, *gradients)]
             steps.append((mean[0], torch.cat([g.flatten() for g in mean[1:]])))
-        results[name] = [*steps, contrast.state_dict()]
+        results[name] = [*steps, whole_state(contrast)]
     return results
+
+
+def whole_state(contrast: PixelContrast) -> dict[str, Tensor]:
+    state = contrast.state_dict()
+    return state if contrast.shard.of == 1 else reshard(distributed.gather_objects(state), Shard())
 
 
 def build_contrast(case: Scenario) -> PixelContrast:
@@ -159,7 +181,7 @@ def expected() -> dict[str, list[tuple[Tensor, Tensor, int]]]:
     results = {}
     for name, case in SCENARIOS.items():
         network, steps = build(), []
-        reference = Reference(CLASSES, seed=3, **case.kwargs)
+        reference = Reference(CLASSES, seed=3, **{k: v for k, v in case.kwargs.items() if k != "sharded"})
         for step in range(case.steps):
             images, labels, positions = global_batch(step, case.void)
             embeddings, logits = network(images)
@@ -190,6 +212,10 @@ def test_defects_9_and_12_any_number_of_ranks_equals_the_reference(group: str, w
             assert max(difference) < 1e-10, name
 
 
+def test_four_ranks_that_share_the_memory_equal_the_reference() -> None:
+    test_defects_9_and_12_any_number_of_ranks_equals_the_reference("sharded", 4)
+
+
 def test_the_reference_is_put_to_work() -> None:
     """The scenarios are what their names say: else the comparison above would compare zeros."""
     for name, steps in expected().items():
@@ -217,16 +243,11 @@ def test_defect_10_all_copies_of_the_queue_are_those_of_one_process(world_size: 
 
 def test_defect_9_every_miner_makes_its_own_difference() -> None:
     """No two miners, memories or anchor rules give one loss: else the grid would compare the same thing."""
-    last = {name: round(float(steps[-1][0]), 12) for name, steps in expected().items() if name not in SPECIAL}
+    last = {
+        name: round(float(steps[-1][0]), 12)
+        for name, steps in expected().items()
+        if name not in SPECIAL | SHARDED
+    }
     with_memory = {name: loss for name, loss in last.items() if not name.startswith("none")}
     assert len(set(with_memory.values())) == len(with_memory) == 4 * 3 * 16
     assert len(set(last.values())) == len(with_memory) + len(ANCHORS)
-
-
-def test_info_nce_gradient() -> None:
-    torch.manual_seed(0)
-    positives = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    negatives = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(info_nce, (positives, negatives))
-    assert (info_nce(positives, negatives) > 0).all()
-    assert (info_nce(positives, negatives[:, :0]) == 0).all()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelcontrast.contrast import PixelContrast, loss
 
@@ -241,7 +241,7 @@ def test_region_memory_is_a_slot_per_image_where_it_fits_and_a_queue_where_not()
         slots(*inputs, image_ids=torch.tensor([2]))
         queue(*inputs)
     assert slots.memory.region is not None
-    assert slots.memory.region.written.tolist() == [[-1, -1, 2], [-1, -1, 2], [-1, -1, -1]]
+    assert slots.memory.region.written.tolist() == [[2, -1, -1], [2, -1, -1], [-1, -1, -1]]
     assert queue.memory.region is not None
     assert queue.memory.region.written.tolist() == [[2, 1], [2, 1], [-1, -1]]
 
@@ -277,6 +277,64 @@ def test_diagnostics_count_anchors_and_average_similarities() -> None:
     assert read["positive_similarity"] == pytest.approx((root + 0 + root) / 3)  # each pair twice
     assert read["negative_similarity"] == pytest.approx(2 * (0.6 + 0.6 * root + 0) / 6)
     assert set(contrast.diagnostics.read().values()) == {None}, "it begins anew"
+
+
+class Head(nn.Module):
+    """Embeds pixels, or a map of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(6, DIM)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.normalize(self.linear(rows), dim=1)
+
+    def map(self, features: Tensor) -> Tensor:
+        return F.normalize(self.linear(features.movedim(1, 3)).movedim(3, 1), dim=1)
+
+
+def test_a_head_that_runs_on_the_pixels_drawn_gives_the_same_as_on_the_map() -> None:
+    """Loss, gradients of head and features, and the memory; regions of fewer pixels than are sampled."""
+    labels = torch.randint(CLASSES, (2, 8, 9), generator=torch.Generator().manual_seed(0))
+    head, results = Head().double(), []
+    loss = features = torch.zeros(())
+    for sampled in (True, False):
+        contrast = make(region_memory_size=5).double()
+        for step in range(2):
+            features = torch.randn(2, 6, 8, 9, generator=torch.Generator().manual_seed(step)).double()
+            features.requires_grad_()
+            head.zero_grad()
+            logits = torch.zeros(2, CLASSES, 8, 9)
+            if sampled:
+                loss = contrast(features, labels, logits, project=head)
+            else:
+                loss = contrast(head.map(features), labels, logits)
+            loss.backward()
+        gradients = [features.grad, head.linear.weight.grad]
+        results.append([loss.detach(), *gradients, *contrast.state_dict().values()])
+    assert results[0][0] > 0
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+
+
+def test_a_region_embedded_pixel_by_pixel_is_the_mean_of_128_of_its_pixels() -> None:
+    labels = torch.zeros(1, 20, 20, dtype=torch.int64)
+    features, seen = torch.randn(1, DIM, 20, 20), []
+
+    def project(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        return F.normalize(rows, dim=1)
+
+    contrast = make(region_memory_size=5, pixel_queue_size=10)
+    contrast(features, labels, torch.zeros(1, CLASSES, 20, 20), project=project)
+    anchors, sample = seen
+    assert (len(anchors), len(sample)) == (50, 128)
+    assert contrast.memory.pixel is not None
+    assert contrast.memory.region is not None
+    entered = contrast.memory.pixel.rows[0]
+    torch.testing.assert_close(entered, F.normalize(sample[:10], dim=1))
+    mean = F.normalize(F.normalize(sample, dim=1).mean(dim=0), dim=0)
+    torch.testing.assert_close(contrast.memory.region.rows[0, 0], mean)
 
 
 def test_half_precision_inputs_are_contrasted_in_float32() -> None:
@@ -325,5 +383,7 @@ def test_wrong_settings_are_named(name: str, value: float) -> None:
 
 
 def test_unknown_mining_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ValueError, match="'semihard'; there are all, random, hardest, semi-hard"):
+    with pytest.raises(
+        ValueError, match="'semihard'; there are all, random, hardest, semi-hard, semi-hard-subset"
+    ):
         make(negative_mining="semihard")

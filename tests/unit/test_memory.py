@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast.maps import region_means
-from pixelcontrast.contrast.memory import Memory, Queue, Slots
+from pixelcontrast.contrast.memory import Memory, Queue, Shard, Slots, reshard
 
 DIM = 4
 
@@ -42,10 +42,12 @@ def test_a_slot_keeps_the_newest_region_of_its_class_and_image() -> None:
     slots = Slots(2, 3, DIM)
     labels, images = torch.tensor([0, 1, 0, 0]), torch.tensor([2, 2, 0, 2])
     slots.store(numbered(1, 2, 3, 4), labels, images, step=0)
-    assert slots.rows[..., 0].tolist() == [[3, 0, 4], [0, 0, 2]]
+    assert slots.rows[..., 0].tolist() == [[3, 4, 0], [2, 0, 0]]
+    assert slots.slot.tolist() == [[0, -1, 1], [-1, -1, 0]]
     slots.store(numbered(5), torch.tensor([1]), torch.tensor([2]), step=6)
-    assert slots.rows[..., 0].tolist() == [[3, 0, 4], [0, 0, 5]]
-    assert slots.written.tolist() == [[0, -1, 0], [-1, -1, 6]]
+    assert slots.rows[..., 0].tolist() == [[3, 4, 0], [5, 0, 0]]
+    assert slots.written.tolist() == [[0, 0, -1], [6, -1, -1]]
+    assert slots.names.tolist() == [[0, 2, 0], [2, 0, 0]]
     assert slots.filled.tolist() == [2, 1]
 
 
@@ -76,34 +78,81 @@ def filled_memory() -> Memory:
     return memory
 
 
-def test_a_step_sees_all_that_is_stored_by_class_and_in_a_random_order() -> None:
+def test_a_step_sees_all_that_is_stored_and_in_a_random_order() -> None:
     memory = filled_memory()
     examples = memory.examples(seed=0, key=5)
-    want = [[*range(10), 50], [150, 151], range(200, 207)]
-    assert examples.labels.tolist() == [0] * 11 + [1] * 2 + [2] * 7
-    assert sorted(examples.rows[:, 0].tolist()) == [float(number) for part in want for number in part]
-    assert (examples.rows[:, 0] // 100).long().tolist() == examples.labels.tolist()
-    assert sorted(examples.place.tolist()) == list(range(20))
-    assert torch.equal(examples.place, memory.examples(seed=0, key=5).place)
-    assert not torch.equal(examples.place, memory.examples(seed=0, key=6).place)
+    assert [(run.label, run.first, len(run.rows)) for run in examples.runs] == [
+        (0, 0, 10),
+        (2, 10, 7),
+        (0, 17, 1),
+        (1, 18, 2),
+    ]
+    want = [*range(10), *range(200, 207), 50, 150, 151]
+    assert torch.cat([run.rows for run in examples.runs]).flatten().tolist() == want
+    assert examples.labels.tolist() == [0] * 10 + [2] * 7 + [0, 1, 1]
+    chosen = torch.tensor([19, 3, 12, 17])
+    assert examples.rows(chosen).flatten().tolist() == [151, 3, 202, 50]
+    assert sorted(examples.order.tolist()) == list(range(20))
+    assert torch.equal(examples.order, memory.examples(seed=0, key=5).order)
+    assert not torch.equal(examples.order, memory.examples(seed=0, key=6).order)
+
+
+def test_the_first_of_a_class_are_those_first_in_the_order() -> None:
+    examples = filled_memory().examples(seed=0, key=5)
+    for label in range(4):
+        ordered = [number for number in examples.order.tolist() if examples.labels[number] == label]
+        for num in (0, 3, 100):
+            assert examples.first(label, num).tolist() == ordered[:num]
 
 
 def test_every_place_in_the_order_is_equally_likely() -> None:
     memory, trials = filled_memory(), 3000
     times = torch.zeros(20, 20)
     for key in range(trials):
-        times[torch.arange(20), memory.examples(seed=0, key=key).place] += 1
+        times[torch.arange(20), memory.examples(seed=0, key=key).order] += 1
     p = 1 / 20
     assert (times / trials - p).abs().max() < 5 * (p * (1 - p) / trials) ** 0.5
 
 
-def test_what_is_stored_later_does_not_reach_a_step_s_examples() -> None:
-    memory = filled_memory()
-    assert isinstance(memory.pixel, Queue)
-    before = memory.examples(seed=0, key=0)
-    kept = before.rows.clone()
-    memory.pixel.enqueue(torch.full((30, 1), -1.0), torch.zeros(30, dtype=torch.int64), step=1)
-    assert torch.equal(before.rows, kept)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_shards_hold_every_row_once_and_go_to_any_number_of_ranks(ranks: int) -> None:
+    """Whatever entered, also across the ring's end: rows, order and draws are those of one memory."""
+    whole = Memory(Queue(2, 7, 1), Slots(2, 4, 1))
+    parts = [
+        Memory(Queue(2, 7, 1, shard=Shard(r, ranks)), Slots(2, 4, 1, shard=Shard(r, ranks)))
+        for r in range(ranks)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        labels = torch.randint(2, (6,), generator=generator)
+        rows = torch.rand(6, 1, generator=generator)
+        for memory in (whole, *parts):
+            assert isinstance(memory.pixel, Queue)
+            assert isinstance(memory.region, Slots)
+            memory.pixel.enqueue(rows, labels, step=step)
+            memory.region.store(rows[:2], labels[:2], torch.tensor([step % 4, 3]), step=step)
+        everything = whole.examples(seed=0, key=step)
+        stored = [memory.examples(seed=0, key=step) for memory in parts]
+        assert sum(len(part) for part in stored) == len(everything)
+        keyed = [
+            sorted(
+                zip(
+                    part._keys.tolist(),
+                    part.labels.tolist(),
+                    part.rows(torch.arange(len(part)))[:, 0].tolist(),
+                    strict=True,
+                )
+            )
+            for part in (everything, *stored)
+        ]
+        assert sorted(row for part in keyed[1:] for row in part) == keyed[0]
+    states = [memory.state_dict() for memory in parts]
+    assert states[0]["pixel.rows"].shape[1] == -(-7 // ranks)
+    for name, tensor in reshard(states, Shard()).items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+    for r, memory in enumerate(parts):
+        again = reshard([whole.state_dict()], Shard(r, ranks))
+        assert all(torch.equal(again[name], tensor) for name, tensor in memory.state_dict().items())
 
 
 def test_state_of_classes() -> None:

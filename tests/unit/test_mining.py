@@ -1,29 +1,47 @@
 """Example mining by hand-made similarities, and the distribution of its free draws."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from pixelcontrast.contrast import mining
+from pixelcontrast.contrast.info_nce import Block, Classes, classes_of
 from pixelcontrast.contrast.memory import Examples
-from pixelcontrast.contrast.mining import mine
+from pixelcontrast.contrast.mining import Miner
 
-
-def examples(similarities: list[float], place: list[int] | None = None) -> Examples:
-    """Rows whose similarity with the anchor [1] is given; by default drawn in the order of the list."""
-    n = len(similarities)
-    order = torch.arange(n) if place is None else torch.tensor(place)
-    return Examples(torch.tensor(similarities)[:, None], torch.zeros(n, dtype=torch.int64), order)
-
-
-def mined(rows: Examples, candidates: list[slice] | None = None, **settings: Any) -> list[float]:
-    defaults: dict[str, Any] = {"hard": "near", "num": 2, "share": 0.5}
-    chosen = mine(torch.ones(1, 1), rows, candidates or [slice(None)], **defaults | settings)
-    return sorted(round(value, 6) for value in chosen[0].tolist())
-
-
+ANCHOR, OTHER = 0, 1
 LADDER = [0.1, 0.5, 0.3, 0.9, 0.7, -0.2]
+
+
+def examples(*similarities: list[float], place: list[int] | None = None) -> Examples:
+    """Per class, rows whose similarity with the anchor [1] is given; drawn in their order, or as said."""
+    counts = [len(values) for values in similarities]
+    rows = torch.zeros(len(counts), max(counts), 1)
+    for c, values in enumerate(similarities):
+        rows[c, : len(values), 0] = torch.tensor(values)
+    return Examples([(rows, counts)], torch.tensor(place or range(sum(counts))))
+
+
+def met(blocks: Iterator[Block], anchors: Tensor) -> list[list[float]]:
+    """Sorted similarities that each anchor meets."""
+    found: list[list[float]] = [[] for _ in anchors]
+    for block in blocks:
+        part = range(len(anchors))[block.anchors]
+        taken = torch.ones(len(part), len(block.keys)).bool() if block.taken is None else block.taken
+        for anchor, row in zip(part, taken, strict=True):
+            found[anchor] += (block.keys[row] @ anchors[anchor]).tolist()
+    return [sorted(round(value, 6) for value in values) for values in found]
+
+
+def mined(stored: Examples, hard: str, **settings: Any) -> list[float]:
+    """What one anchor of class 0 meets."""
+    miner, anchor = Miner(**({"num": 2, "share": 0.5} | settings)), torch.ones(1, 1)
+    choose = miner.negatives if hard == "near" else miner.positives
+    return met(choose(anchor, Classes([ANCHOR], [slice(0, 1)]), stored), anchor)[0]
 
 
 @pytest.mark.parametrize(
@@ -33,45 +51,96 @@ LADDER = [0.1, 0.5, 0.3, 0.9, 0.7, -0.2]
         ("random", [0.3, 0.9], [0.3, 0.9]),
         ("hardest", [0.7, 0.9], [-0.2, 0.1]),
         ("semi-hard", [0.7, 0.9], [-0.2, 0.3]),  # of 0.9, 0.7, 0.5, and of −0.2, 0.1, 0.3, those drawn first
+        ("semi-hard-subset", [0.7, 0.9], [-0.2, 0.3]),  # of 0.9, 0.3, 0.7, −0.2, the first four
     ],
 )
 def test_defect_9_each_miner_chooses_as_the_paper_says(mining: str, near: Any, far: Any) -> None:
-    rows = examples(LADDER, place=[5, 3, 1, 0, 2, 4])
-    assert mined(rows, mining=mining, hard="near") == near
-    assert mined(rows, mining=mining, hard="far") == far
+    place = [5, 3, 1, 0, 2, 4]
+    if mining == "semi-hard-subset":
+        place = [5, 4, 1, 0, 2, 3]
+    assert mined(examples([], LADDER, place=place), "near", mining=mining) == near
+    assert mined(examples(LADDER, place=place), "far", mining=mining) == far
 
 
-@pytest.mark.parametrize("mining", ["random", "hardest", "semi-hard"])
-def test_only_candidates_are_chosen(mining: str) -> None:
-    parts = [slice(0, 2), slice(4, None)]
-    assert set(mined(examples(LADDER), parts, mining=mining, num=3, share=1.0)) <= {0.1, 0.5, 0.7, -0.2}
+MINERS = ("all", "random", "hardest", "semi-hard", "semi-hard-subset")
+
+
+@pytest.mark.parametrize("mining", MINERS)
+def test_only_the_own_class_is_positive_and_only_others_are_negative(mining: str) -> None:
+    stored = examples([0.8, -0.8, 0.9], [0.1, 0.5], [0.7, -0.2, 0.2])
+    assert set(mined(stored, "far", mining=mining, num=9, share=1.0)) == {0.8, -0.8, 0.9}
+    assert set(mined(stored, "near", mining=mining, num=9, share=1.0)) == {0.1, 0.5, 0.7, -0.2, 0.2}
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.1, 3), (0.101, 4), (0.001, 1), (1.0, 30)])
 def test_a_semi_hard_pool_is_the_share_rounded_up(share: float, size: int) -> None:
-    rows = examples([i / 30 for i in range(30)])
-    assert mined(rows, mining="semi-hard", share=share, num=30) == [
-        round(i / 30, 6) for i in range(30 - size, 30)
-    ]
+    stored = examples([], [i / 30 for i in range(30)])
+    want = [round(i / 30, 6) for i in range(30 - size, 30)]
+    assert mined(stored, "near", mining="semi-hard", share=share, num=30) == want
 
 
-@pytest.mark.parametrize("mining", ["all", "random", "hardest", "semi-hard"])
+@pytest.mark.parametrize("mining", MINERS)
 def test_more_than_there_is_gives_all_there_is(mining: str) -> None:
-    assert mined(examples(LADDER), mining=mining, num=99, share=1.0) == sorted(LADDER)
-    assert mined(examples([]), mining=mining, num=99) == []
+    assert mined(examples([], LADDER), "near", mining=mining, num=99, share=1.0) == sorted(LADDER)
+    assert mined(examples(LADDER, [0.3]), "far", mining=mining, num=99, share=1.0) == sorted(LADDER)
+    assert mined(examples(LADDER, []), "near", mining=mining, num=99) == []
+    assert mined(examples([], LADDER), "far", mining=mining, num=99) == []
 
 
-def draw_often(mining: str, anchors: Tensor, trials: int = 4000) -> Tensor:
-    """How often each of 20 examples is chosen for each of the anchors."""
+def test_those_as_hard_as_the_last_are_all_taken() -> None:
+    stored = examples([], [0.9, 0.5, 0.5, 0.1, 0.5])
+    assert mined(stored, "near", mining="hardest", num=2) == [0.5, 0.5, 0.5, 0.9]
+    assert mined(stored, "near", mining="semi-hard", num=2, share=0.4) == [0.5, 0.9], "K all the same"
+
+
+@pytest.mark.parametrize("most", [1, 7, 50])
+@pytest.mark.parametrize("mining", MINERS)
+def test_blocks_of_any_size_choose_the_same(mining: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many anchors of several classes, of which one is not stored, one stored without anchor."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.linspace(-1, 1, 20)[:, None]
-    times = torch.zeros(len(anchors), 20)
+    stored = Examples(
+        [(torch.randn(5, 30, 3, generator=generator).double(), [30, 0, 12, 25, 1])],
+        torch.randperm(68, generator=generator),
+    )
+    labels = torch.tensor([0, 0, 0, 1, 2, 2, 4])
+    anchors = torch.randn(7, 3, generator=generator).double()
+    miner = Miner(mining, 4, 0.3)  # type: ignore[arg-type]
+    want = [
+        met(choose(anchors, classes_of(labels), stored), anchors)
+        for choose in (miner.positives, miner.negatives)
+    ]
+    monkeypatch.setattr("pixelcontrast.contrast.mining._MOST_SIMILARITIES", most)
+    monkeypatch.setattr("pixelcontrast.contrast.mining._MOST_ROWS", most)
+    got = [
+        met(choose(anchors, classes_of(labels), stored), anchors)
+        for choose in (miner.positives, miner.negatives)
+    ]
+    assert got == want
+    assert [len(values) for values in want[0]][3] == 0
+    assert all(len(values) >= 4 for values in want[1])
+
+
+def test_a_pool_that_lies_far_back_in_the_order_is_still_found() -> None:
+    """The hardest are drawn last: the look at the front of the order must not be taken for all."""
+    n = 2000
+    similarities = [i / n for i in range(n)]
+    stored = examples([], similarities)
+    assert mined(stored, "near", mining="semi-hard", num=3, share=0.1) == [0.9, 0.9005, 0.901]
+
+
+def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = 4000) -> Tensor:
+    """How often each of n examples is chosen as a negative of each of the anchors."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.zeros(2, n, 1)
+    rows[OTHER, :, 0] = torch.linspace(-1, 1, n)
+    times = torch.zeros(len(anchors), n)
+    classes = Classes([ANCHOR], [slice(0, len(anchors))])
     for _ in range(trials):
-        step = Examples(rows, torch.zeros(20).long(), torch.randperm(20, generator=generator))
-        chosen = mine(anchors, step, [slice(None)], hard="near", mining=mining, num=3, share=0.4)  # type: ignore[arg-type]
-        which = ((chosen / anchors + 1) / 2 * 19).round().long()
-        assert all(len(row.unique()) == 3 for row in which), "drawn without replacement"
-        times.scatter_add_(1, which, torch.ones_like(chosen))
+        stored = Examples([(rows, [0, n])], torch.randperm(n, generator=generator))
+        for row, values in enumerate(met(miner.negatives(anchors, classes, stored), anchors)):
+            which = ((torch.tensor(values) / anchors[row] + 1) / 2 * (n - 1)).round().long()
+            assert len(which.unique()) == len(which), "drawn without replacement"
+            times[row, which] += 1
     return times / trials
 
 
@@ -83,9 +152,9 @@ def draw_often(mining: str, anchors: Tensor, trials: int = 4000) -> Tensor:
         ("hardest", [range(17, 20), range(3)]),
     ],
 )
-def test_free_draws_are_uniform_in_their_pool(mining: str, pools: list[range]) -> None:
+def test_free_draws_are_uniform_in_their_pool(mining: Any, pools: list[range]) -> None:
     """Of anchors that look to either end of the examples, each draws from its own pool alone."""
-    times = draw_often(mining, torch.tensor([[1.0], [-1.0]]))
+    times = draw_often(Miner(mining, 3, 0.4), torch.tensor([[1.0], [-1.0]]))
     for row, pool in zip(times, pools, strict=True):
         p = 3 / len(pool)
         assert row.sum() == pytest.approx(3)
@@ -93,10 +162,46 @@ def test_free_draws_are_uniform_in_their_pool(mining: str, pools: list[range]) -
         assert (row[list(pool)] - p).abs().max() <= 5 * (p * (1 - p) / 4000) ** 0.5
 
 
-def test_gradient_reaches_the_anchors_through_the_chosen_alone() -> None:
-    anchors = torch.tensor([[1.0]], requires_grad=True)
-    mine(
-        anchors, examples(LADDER), [slice(None)], hard="near", mining="hardest", num=2, share=1
-    ).sum().backward()
-    assert anchors.grad is not None
-    assert anchors.grad.item() == pytest.approx(0.9 + 0.7)
+def test_a_subset_s_hardest_have_the_stated_distribution_near_to_the_exact_one() -> None:
+    """Rank j is in with the probability m/n · P(fewer than ⌈share · m⌉ of the harder ones are drawn)."""
+    n, num, share, trials = 60, 6, 0.3, 4000
+    subset = draw_often(Miner("semi-hard-subset", num, share), torch.ones(1, 1), n=n, trials=trials)[0].flip(
+        0
+    )
+    exact = draw_often(Miner("semi-hard", num, share), torch.ones(1, 1), n=n, trials=trials)[0].flip(0)
+    m = 20  # K / share
+    for rank, observed in enumerate(subset.tolist()):
+        ways = [math.comb(rank, k) * math.comb(n - 1 - rank, m - 1 - k) for k in range(num)]
+        p = m / n * sum(ways) / math.comb(n - 1, m - 1)
+        assert abs(observed - p) <= 5 * (p * (1 - p) / trials) ** 0.5 + 1e-9
+    pool = 18  # of the exact draw, each of them with K / pool = 1/3
+    edge = math.ceil(2 * n * math.sqrt(share * (1 - share) / m))
+    assert subset.sum() == pytest.approx(num)
+    assert (subset - exact)[: pool - edge].abs().max() < 0.05
+    assert subset[pool + edge :].max() < 0.02
+    assert subset[: pool + edge].sum() > 0.98 * num
+
+
+def test_shards_choose_a_draw_stratified_by_shards() -> None:
+    """Two halves choose K/2 each among their own hardest: 4 of 10 here; no shard's row has another chance."""
+    n, trials = 20, 4000
+    halves = [list(range(0, n, 2)), list(range(1, n, 2))]
+    times = draw_often(Miner("semi-hard", 2, 0.4), torch.ones(1, 1), n=n // 2, trials=trials)[0]
+    union = torch.zeros(n)
+    for half in halves:
+        union[half] = times
+    want = torch.zeros(n)
+    want[12:] = 4 / 8  # the pool of both halves is that of the whole here, as their ranks alternate
+    assert (union - want).abs().max() <= 5 * (0.25 / trials) ** 0.5
+
+
+def test_unknown_mining_is_refused() -> None:
+    with pytest.raises(ValueError, match="'semihard'; there are all, random, hardest"):
+        Miner("semihard", 1, 0.1)  # type: ignore[arg-type]
+
+
+def test_kth_smallest() -> None:
+    values = torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for k in (1, 7, 40):
+        assert torch.equal(mining._kth_smallest(values, k), values.sort(dim=1).values[:, k - 1 : k])
+    assert (mining._kth_smallest(values, 0) == -torch.inf).all()

@@ -145,8 +145,10 @@ def test_any_size_goes_in_and_comes_out(backbone, decoder, stride, size):
     model = on_meta(backbone, decoder=decoder, num_classes=5, embedding=True, embedding_dim=8)
     output = model(torch.empty(2, 3, *size, device="meta"))
     assert output.logits.shape == (2, 5, *size)
-    assert output.embedding is not None
-    assert output.embedding.shape == (2, 8, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+    assert output.features is not None
+    assert model.projection is not None
+    embedding = model.projection(output.features)
+    assert embedding.shape == (2, 8, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
     assert (output.auxiliary is None) == (decoder == "hrnet")
     if output.auxiliary is not None:
         assert output.auxiliary.shape == (2, 5, *size)
@@ -178,12 +180,12 @@ def test_a_resnet_sees_no_padding():
 
 
 def test_odd_sizes_equal_zero_padding_by_hand():
-    model = small().eval().double()
+    model: Any = small().eval().double()
     images = torch.randn(2, 3, 65, 97, dtype=torch.float64)
     padded = model(F.pad(images, (0, 31, 0, 31)))
     output = model(images)
     torch.testing.assert_close(output.logits, padded.logits[..., :65, :97], rtol=0, atol=1e-12)
-    torch.testing.assert_close(output.embedding, padded.embedding[..., :17, :25], rtol=0, atol=1e-12)
+    torch.testing.assert_close(output.features, padded.features[..., :17, :25], rtol=0, atol=1e-12)
 
 
 def test_embedding_batchnorm_does_not_see_the_padding():
@@ -191,7 +193,7 @@ def test_embedding_batchnorm_does_not_see_the_padding():
     model.eval()  # but for the head's normalisation, whose statistics are looked at
     model.projection.bn.train().momentum = 1.0
     images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
-    model(images)
+    model.projection(model(images).features)
     levels = model.backbone(F.pad(images, (0, 24, 0, 24)))
     hidden = model.projection.conv1(model.decoder(levels).features[..., :10, :10])
     torch.testing.assert_close(model.projection.bn.running_mean, hidden.mean((0, 2, 3)))
@@ -199,20 +201,23 @@ def test_embedding_batchnorm_does_not_see_the_padding():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_embeddings_have_unit_length_in_the_dtype_of_the_network(dtype):
-    output = small().to(dtype)(torch.randn(2, 3, 64, 64, dtype=dtype))
-    assert output.embedding.dtype == output.logits.dtype == dtype
-    lengths = output.embedding.norm(dim=1)
+    model: Any = small().to(dtype)
+    output = model(torch.randn(2, 3, 64, 64, dtype=dtype))
+    embedding = model.projection(output.features)
+    assert embedding.dtype == output.logits.dtype == dtype
+    lengths = embedding.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
 
 @pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
 def test_autocast_leaves_outputs_in_float32(decoder):
-    model = small(decoder=decoder)
+    model: Any = small(decoder=decoder)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randn(2, 3, 64, 64))
-    assert output.embedding.dtype == output.logits.dtype == torch.float32
+        embedding = model.projection(output.features)
+    assert embedding.dtype == output.logits.dtype == torch.float32
     assert output.auxiliary is None or output.auxiliary.dtype == torch.float32
-    lengths = output.embedding.norm(dim=1)
+    lengths = embedding.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))  # bfloat16 would miss by 1e-3
 
 
@@ -220,17 +225,29 @@ def test_a_vanishing_vector_has_a_finite_gradient():
     model: Any = small()
     for parameter in model.projection.parameters():
         nn.init.zeros_(parameter)
-    output = model(torch.randn(2, 3, 64, 64))
-    output.embedding.sum().backward()
+    embedding = model.projection(model(torch.randn(2, 3, 64, 64)).features)
+    embedding.sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    assert not output.embedding.any()
+    assert not embedding.any()
+
+
+def test_a_head_embeds_single_pixels_as_it_embeds_the_map():
+    model: Any = small().double()
+    features = model(torch.randn(2, 3, 64, 64, dtype=torch.float64)).features
+    rows = features.permute(0, 2, 3, 1).flatten(0, 2)
+    embedded = model.projection(features).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(model.projection.rows(rows), embedded, rtol=0, atol=1e-12)
+    nothing = model.projection.rows(rows[:0])
+    nothing.sum().backward()
+    assert nothing.shape == (0, 16)
+    assert all(not p.grad.any() for p in model.projection.parameters()), "none at all would fail DDP"
 
 
 @pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
 def test_without_a_head_there_is_no_embedding_and_the_network_starts_alike(decoder):
     contrastive, plain = small(decoder=decoder), small(decoder=decoder, embedding=False)
     images = torch.randn(2, 3, 64, 64)
-    assert plain(images).embedding is None
+    assert plain(images).features is None
     same, again = contrastive.state_dict(), small(decoder=decoder, embedding=False).state_dict()
     assert all(torch.equal(value, same[key]) for key, value in again.items())
     other = small(seed=1, decoder=decoder, embedding=False).decoder.classifier.weight
@@ -274,12 +291,11 @@ def test_dropout_acts_in_training_only():
 def test_ddp_steps_use_every_parameter_and_give_the_named_outputs(backbone, decoder, tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        model = DistributedDataParallel(small(backbone=backbone, decoder=decoder))
+        model: Any = DistributedDataParallel(small(backbone=backbone, decoder=decoder))
         for _ in range(2):  # a parameter without gradient fails the second step
             output = model(torch.randn(2, 3, 32, 32))
             assert isinstance(output, Output)
-            assert output.embedding is not None
-            loss = output.logits.sum() + output.embedding.sum()
+            loss = output.logits.sum() + model.module.projection(output.features).sum()
             if output.auxiliary is not None:
                 loss = loss + 0 * output.auxiliary.sum()  # as with --optim.auxiliary-weight 0
             loss.backward()

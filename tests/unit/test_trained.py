@@ -67,7 +67,7 @@ def test_best_network_gives_the_same_logits_without_the_projection_head(written:
     assert not [name for name in model.state_dict() if name.startswith("projection")]
     assert torch.equal(logits_of(model), logits[BEST])
     output = model(images())
-    assert output.embedding is None
+    assert output.features is None
     assert output.auxiliary is None
     assert all(parameter.requires_grad for parameter in model.parameters())
 

@@ -7,6 +7,7 @@ import torch
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, replace
 from pixelcontrast.contrast.memory import Queue, Slots
+from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.training import memory_bytes
 from pixelcontrast.training.contrast import build_contrast, check_memory
 
@@ -44,9 +45,11 @@ def test_memory_bytes_are_those_of_the_buffers(scenes: Path) -> None:
     experiment = replace(EXPERIMENT, {"data.root": str(scenes), "contrast.pixel_queue_size": 7})
     num_images = len(list(scenes.glob("leftImg8bit/train/*/*.png")))
     rows = 19 * (7 + num_images)
-    assert memory_bytes(experiment) == rows * (8 * 4 + 8) + 19 * 8  # embeddings, steps of writing; pointers
+    assert memory_bytes(experiment) == (
+        rows * (8 * 4 + 8) + 19 * 8 + 19 * num_images * 8  # embeddings, steps of writing; pointers; slots
+    )
     smaller = replace(experiment, {"contrast.memory_dtype": "bfloat16", "contrast.memory": "region"})
-    assert memory_bytes(smaller) == 19 * num_images * (8 * 2 + 8)
+    assert memory_bytes(smaller) == 19 * num_images * (8 * 2 + 8 + 8)
     assert memory_bytes(replace(experiment, {"contrast.weight": 0.0})) == 0
 
 
@@ -74,6 +77,5 @@ def test_every_setting_reaches_the_term() -> None:
     assert term is not None
     for name in ("temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"):
         assert getattr(term, name) == getattr(settings, name)
-    positives, negatives = term.mine_positives.keywords, term.mine_negatives.keywords
-    assert positives == {"hard": "far", "mining": "random", "num": 5, "share": 0.3}
-    assert negatives == {"hard": "near", "mining": "hardest", "num": 6, "share": 0.3}
+    assert term.positive_miner == Miner("random", 5, 0.3)
+    assert term.negative_miner == Miner("hardest", 6, 0.3)

@@ -5,6 +5,7 @@ there are two sweeps, over the negatives for L, then over the positives, and eac
 gradient needs: a sum of keys for every anchor. Keys come in blocks, and backward recomputes nothing.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -18,12 +19,14 @@ from torch.autograd.function import once_differentiable
 from pixelcontrast import distributed
 from pixelcontrast.distributed import Group
 
-_CHUNK = 1 << 19
+_CHUNK = 1 << 20
 """Similarities computed at a time."""
 _NOTHING = -1e30
 """The log-sum-exp of nothing: finite, so that no difference is NaN."""
+_SLACK = 20.0
+"""e^20 times a sum of millions is far from float32's end."""
 _FLOOR = -80.0
-"""Adds nothing to a sum of at least 1; exp of less is no normal float32, and on CPUs some 100 times slower."""
+"""Adds nothing to a sum of at least 1; exp of less is no normal float32, and 100 times slower on CPUs."""
 
 
 class Block(NamedTuple):
@@ -66,7 +69,7 @@ class Meeting:
     negatives: Blocks
     temperature: float
     sharded: bool = False
-    """Whether ``positives`` and ``negatives`` are one of W parts, so that the anchors of all ranks meet them."""
+    """Whether ``positives`` and ``negatives`` are one of W parts, and the anchors of all ranks meet each."""
     group: Group = None
 
 
@@ -99,6 +102,7 @@ def info_nce(anchors: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, 
 
 def no_blocks(anchors: Tensor, classes: Classes) -> Iterator[Block]:
     """Of an empty memory."""
+    del anchors, classes
     return iter(())
 
 
@@ -107,18 +111,18 @@ class _Sweep:
 
     def __init__(self, anchors: Tensor, temperature: float):
         self.temperature, self.scaled = temperature, anchors / temperature
-        self.pull = torch.zeros_like(anchors)
+        self.pull: Tensor = torch.zeros_like(anchors)
         self.weight = anchors.new_zeros(len(anchors))
         self.count = anchors.new_zeros(len(anchors))
         self.similarity = anchors.new_zeros(len(anchors))
-        self._space = anchors.new_empty(_CHUNK)
+        self._space = anchors.new_empty(max(_CHUNK, len(anchors)))
 
     def add(self, block: Block) -> Self:
         """Let anchors meet keys."""
         anchors = self.scaled[block.anchors]
         if len(anchors) == 0 or len(block.keys) == 0:
             return self
-        step = max(_CHUNK // len(anchors), 1)
+        step = _chunk_size(len(block.keys), len(anchors))
         for begin in range(0, len(block.keys), step):
             keys = block.keys[begin : begin + step].to(anchors.dtype)
             taken = None if block.taken is None else block.taken[:, begin : begin + step]
@@ -129,9 +133,12 @@ class _Sweep:
         return self
 
     def _count(self, anchors: slice, similarity: Tensor, taken: Tensor | None) -> None:
-        self.count[anchors] += similarity.shape[1] if taken is None else taken.sum(dim=1)
-        met = similarity if taken is None else similarity * taken
-        self.similarity[anchors] += met.sum(dim=1)
+        if taken is None:
+            self.count[anchors] += similarity.shape[1]
+            self.similarity[anchors] += similarity.sum(dim=1)
+        else:
+            self.count[anchors] += taken.sum(dim=1)
+            self.similarity[anchors] += torch.linalg.vecdot(similarity, taken.to(similarity.dtype))
 
     def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
         raise NotImplementedError
@@ -150,40 +157,49 @@ class _Sweep:
 
 
 class _Negatives(_Sweep):
-    """Log-sum-exp of similarities: Σ e^(s − maximum) in ``weight``, Σ e^(s − maximum)·key in ``pull``."""
+    """Log-sum-exp of similarities: Σ e^(s − shift) in ``weight``, Σ e^(s − shift)·key in ``pull``.
+
+    The shift is a running maximum that may lag by ``_SLACK``, so that sums are seldom scaled anew.
+    """
 
     def __init__(self, anchors: Tensor, temperature: float):
         super().__init__(anchors, temperature)
-        self.maximum = torch.full_like(self.weight, _NOTHING)
+        self.shift = torch.full_like(self.weight, _NOTHING)
 
     def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
         if taken is not None:
             similarity.masked_fill_(~taken, -torch.inf)
-        before = self.maximum[anchors]
-        maximum = torch.maximum(before, similarity.amax(dim=1))
-        similarity.sub_(maximum[:, None])
+        self._raise_shift(anchors, similarity.amax(dim=1))
+        similarity.sub_(self.shift[anchors, None])
         if taken is not None or 2 / self.temperature > -_FLOOR:  # unit vectors: s spans 2/τ
             similarity.clamp_(min=_FLOOR)
         weights = similarity.exp_()
-        scale = (before - maximum).exp_()
-        self.weight[anchors] = self.weight[anchors] * scale + weights.sum(dim=1)
-        self.pull[anchors] = torch.addmm(self.pull[anchors] * scale[:, None], weights, keys)
-        self.maximum[anchors] = maximum
+        self.weight[anchors] += weights.sum(dim=1)
+        self.pull[anchors].addmm_(weights, keys)
+
+    def _raise_shift(self, anchors: slice, maximum: Tensor) -> None:
+        before = self.shift[anchors]
+        shift = torch.where(maximum > before + _SLACK, maximum, before)
+        if not torch.equal(shift, before):
+            scale = (before - shift).exp_()
+            self.weight[anchors] *= scale
+            self.pull[anchors] *= scale[:, None]
+            self.shift[anchors] = shift
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
-        maximum = self.maximum.clone()
+        shift = self.shift.clone()
         if distributed.world_size(group) > 1:
-            dist.all_reduce(maximum, dist.ReduceOp.MAX, group=group)
-        scale = (self.maximum - maximum).exp_()
+            dist.all_reduce(shift, dist.ReduceOp.MAX, group=group)
+        scale = (self.shift - shift).exp_()
         self.weight *= scale
         self.pull *= scale[:, None]
-        self.maximum = maximum[chosen]
+        self.shift = shift[chosen]
         super().reduce(group, chosen)
 
     @property
     def log_sum(self) -> Tensor:
         """L: [a]."""
-        return self.maximum + self._safe_weight.log()
+        return self.shift + self._safe_weight.log()
 
     @property
     def mean(self) -> Tensor:
@@ -192,11 +208,12 @@ class _Negatives(_Sweep):
 
     @property
     def _safe_weight(self) -> Tensor:
-        return self.weight.clamp(min=torch.finfo(self.weight.dtype).tiny)
+        smallest = torch.finfo(self.pull.dtype).tiny
+        return torch.clamp(self.weight, min=smallest)
 
 
 class _Positives(_Sweep):
-    """Σ softplus(L − s) in ``loss``; of its slopes σ(L − s) the sum in ``weight``, with the keys in ``pull``."""
+    """Σ softplus(L − s) in ``loss``; of its slopes, σ(L − s), Σ σ in ``weight`` and Σ σ·key in ``pull``."""
 
     def __init__(self, anchors: Tensor, log_sum: Tensor, temperature: float):
         super().__init__(anchors, temperature)
@@ -209,7 +226,7 @@ class _Positives(_Sweep):
             loss, slope = loss * taken, slope * taken
         self.loss[anchors] += loss.sum(dim=1)
         self.weight[anchors] += slope.sum(dim=1)
-        self.pull[anchors] = torch.addmm(self.pull[anchors], slope, keys)
+        self.pull[anchors].addmm_(slope, keys)
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
         self.log_sum = self.log_sum[chosen]
@@ -217,45 +234,64 @@ class _Positives(_Sweep):
         super().reduce(group, chosen)
 
 
+class _Sweepers(NamedTuple):
+    """The anchors that meet the memory, sorted by class: this rank's, or, where it is sharded, all ranks'."""
+
+    rows: Tensor
+    classes: Classes
+    order: Tensor | None = None
+    """int64 [A]: of all ranks' anchors."""
+
+    def own(self, meeting: Meeting) -> Tensor:
+        """Where this rank's anchors are."""
+        assert self.order is not None
+        return torch.argsort(self.order)[meeting.here]
+
+
+def _sweepers(own: Tensor, batch: Tensor, meeting: Meeting) -> _Sweepers:
+    if not meeting.sharded:
+        return _Sweepers(own, classes_of(meeting.labels[meeting.here]))
+    order = torch.argsort(meeting.labels, stable=True)
+    return _Sweepers(batch[order], classes_of(meeting.labels[order]), order)
+
+
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, ...]:
         own, batch = own.detach(), batch.detach()
-        rows, order = (batch, torch.argsort(meeting.labels, stable=True)) if meeting.sharded else (own, None)
-        labels = meeting.labels if meeting.sharded else meeting.labels[meeting.here]
-        if order is not None:
-            rows, labels = rows[order], labels[order]
-        classes = classes_of(labels)
         same, other = _in_batch(meeting)
+        rows, classes, order = sweepers = _sweepers(own, batch, meeting)
 
         near = _Negatives(rows, meeting.temperature)
         for block in meeting.negatives(rows, classes):
             near.add(block)
         if order is not None:
-            here = torch.argsort(order)[meeting.here]
-            near.reduce(meeting.group, here)
+            near.reduce(meeting.group, sweepers.own(meeting))
         near.add(Block(slice(None), batch, other))
-        log_sum = near.log_sum
 
-        everyone = log_sum
+        log_sum = near.log_sum
         if order is not None:
-            everyone = distributed.all_gather_rows(log_sum, meeting.group, counts=meeting.counts)[order]
-        far = _Positives(rows, everyone, meeting.temperature)
+            log_sum = distributed.all_gather_rows(log_sum, meeting.group, counts=meeting.counts)[order]
+        far = _Positives(rows, log_sum, meeting.temperature)
         for block in meeting.positives(rows, classes):
             far.add(block)
         if order is not None:
-            far.reduce(meeting.group, here)
+            far.reduce(meeting.group, sweepers.own(meeting))
         far.add(Block(slice(None), batch, same))
 
         share = far.count.clamp(min=1).reciprocal()
         slope = far.weight * share  # of the loss in L
         pulled = (slope[:, None] * near.mean - share[:, None] * far.pull) / meeting.temperature
-        pulled_batch = _pull_on_batch(near.scaled, batch, same, other, log_sum, slope, share)
+        pulled_batch = _pull_on_batch(near, far, batch, same, other)
         ctx.save_for_backward(pulled, pulled_batch)
-        sums = [far.count.long(), far.similarity, near.count.long(), near.similarity]
-        sums[1::2] = [sum * meeting.temperature for sum in sums[1::2]]
-        ctx.mark_non_differentiable(*sums)
-        return (far.loss * share).sum(), *sums
+        met = [
+            far.count.long(),
+            far.similarity * meeting.temperature,
+            near.count.long(),
+            near.similarity * meeting.temperature,
+        ]
+        ctx.mark_non_differentiable(*met)
+        return (far.loss * share).sum(), *met
 
     @staticmethod
     @once_differentiable
@@ -280,22 +316,22 @@ def _in_batch(meeting: Meeting) -> tuple[Tensor, Tensor]:
     return same, other
 
 
-def _pull_on_batch(
-    scaled: Tensor,
-    batch: Tensor,
-    same: Tensor,
-    other: Tensor,
-    log_sum: Tensor,
-    slope: Tensor,
-    share: Tensor,
-) -> Tensor:
+def _pull_on_batch(near: _Negatives, far: _Positives, batch: Tensor, same: Tensor, other: Tensor) -> Tensor:
     """Gradient of the loss in the anchors of the batch as keys: [A, D]."""
+    share = far.count.clamp(min=1).reciprocal()[:, None]
+    slope = far.weight[:, None] * share
     pulled = torch.zeros_like(batch)
-    for begin in range(0, len(batch), step := max(_CHUNK // max(len(scaled), 1), 1)):
+    step = _chunk_size(len(batch), len(near.scaled))
+    for begin in range(0, len(batch), step):
         part = slice(begin, begin + step)
-        excess = scaled @ batch[part].T - log_sum[:, None]
-        push = slope[:, None] * excess.exp()
-        pull = share[:, None] * torch.sigmoid(-excess)
-        force = torch.where(other[:, part], push, 0) - torch.where(same[:, part], pull, 0)
-        pulled[part] = force.T @ scaled
+        excess = near.scaled @ batch[part].T - near.log_sum[:, None]
+        push = torch.where(other[:, part], slope * excess.exp(), 0)
+        pull = torch.where(same[:, part], share * torch.sigmoid(-excess), 0)
+        pulled[part] = (push - pull).T @ near.scaled
     return pulled
+
+
+def _chunk_size(keys: int, anchors: int) -> int:
+    """Keys at a time, so that the chunks are about equally large."""
+    most = max(_CHUNK // max(anchors, 1), 1)
+    return max(math.ceil(keys / math.ceil(keys / most)), 1) if keys else 1

@@ -11,6 +11,7 @@ from pixelcontrast.contrast.diagnostics import Diagnostics
 from pixelcontrast.contrast.info_nce import Blocks, Meeting, info_nce, no_blocks
 from pixelcontrast.contrast.maps import (
     at_least_float,
+    group_means,
     labels_at,
     pixel_rows,
     predictions_at,
@@ -26,6 +27,12 @@ from pixelcontrast.contrast.sampling import (
     labelled_pixels,
 )
 from pixelcontrast.distributed import Group
+
+Projection = Callable[[Tensor], Tensor]
+"""A head that embeds rows: features [n, C] → [n, D]."""
+
+_REGION_PIXELS = 128
+"""Of a class in an image, that its region is the mean of, where pixels are embedded one by one."""
 
 
 class PixelContrast(nn.Module):
@@ -116,10 +123,8 @@ class PixelContrast(nn.Module):
         self.anchors_per_class, self.hard_share = anchors_per_class, hard_share
         self.rare_class_power, self.pixels_per_image = rare_class_power, pixels_per_image
         self.shard = Shard(distributed.rank(group), distributed.world_size(group)) if sharded else Shard()
-        self.positive_miner, self.negative_miner = (
-            Miner(mining, -(-num // self.shard.of), semi_hard_share)
-            for mining, num in ((positive_mining, num_positives), (negative_mining, num_negatives))
-        )
+        self.positive_miner = Miner(positive_mining, -(-num_positives // self.shard.of), semi_hard_share)
+        self.negative_miner = Miner(negative_mining, -(-num_negatives // self.shard.of), semi_hard_share)
         self.ignore_index, self.seed, self.group = ignore_index, seed, group
         size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
         size |= {"shard": self.shard}
@@ -143,6 +148,7 @@ class PixelContrast(nn.Module):
         *,
         positions: Tensor | None = None,
         image_ids: Tensor | None = None,
+        project: Projection | None = None,
     ) -> Tensor:
         """The term's value on this rank; its mean over the ranks is the mean over all valid anchors.
 
@@ -156,6 +162,9 @@ class PixelContrast(nn.Module):
                 numbered on in rank order.
             image_ids: int64 [B], each image's number in the training set, from 0; needed where the region
                 memory has a slot for every image, else not used.
+            project: a head that makes of features [n, C] embeddings [n, D], L2-normalised. ``embeddings`` are
+                then the features [B, C, h, w], and it runs on the pixels drawn only: anchors, what enters the
+                queue, and of each class in an image at most 128 pixels for the region memory.
 
         Returns:
             A float32 scalar (float64 for float64 embeddings), connected to ``embeddings`` even where no pixel
@@ -164,7 +173,7 @@ class PixelContrast(nn.Module):
         Raises:
             ValueError: shapes that do not fit each other, an impossible label or image.
         """
-        self._check(embeddings, labels, logits, image_ids)
+        self._check(embeddings, labels, logits, image_ids, projected=project is None)
         labels = labels_at(labels, embeddings.shape[-2:])
         wrong = predictions_at(logits, embeddings.shape[-2:]) != labels
         if positions is None:
@@ -179,16 +188,17 @@ class PixelContrast(nn.Module):
             ignore_index=self.ignore_index,
             group=self.group,
         )
+        own = _embed(embeddings, anchors.indices, project)
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self._loss(embeddings, anchors)
-            if self.training:
-                self._remember(at_least_float(embeddings.detach()), labels, positions, image_ids)
+            loss = self._loss(own, anchors)
+        if self.training:
+            self._remember(embeddings.detach(), labels, positions, image_ids, project)
         return loss
 
-    def _loss(self, embeddings: Tensor, anchors: Anchors) -> Tensor:
+    def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
+        """The term of this rank's anchors [a, D]."""
         if len(anchors.labels) == 0:
-            return at_least_float(embeddings[:0]).sum()
-        own = at_least_float(pixel_rows(embeddings, anchors.indices))
+            return own.sum()
         batch = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
         positives, negatives = self._miners(anchors.key)
         meeting = Meeting(
@@ -222,22 +232,33 @@ class PixelContrast(nn.Module):
 
     @torch.no_grad()
     def _remember(
-        self, embeddings: Tensor, labels: Tensor, positions: Tensor, image_ids: Tensor | None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        positions: Tensor,
+        image_ids: Tensor | None,
+        project: Projection | None,
     ) -> None:
+        """Let random pixels of the batch enter the queue, and each class's mean in an image the regions."""
         pixel, region, step = self.memory.pixel, self.memory.region, int(self.steps)
+        sampled = region is not None and project is not None
+        drawn = draw_entries(
+            labels,
+            positions,
+            num_classes=self.num_classes,
+            per_image=max(self.pixels_per_image, _REGION_PIXELS if sampled else 0),
+            seed=self.seed,
+            ignore_index=self.ignore_index,
+        )
+        rows, classes = _embed(embeddings, drawn.indices, project), drawn.labels
         if pixel is not None:
-            entries = draw_entries(
-                labels,
-                positions,
-                num_classes=self.num_classes,
-                per_image=self.pixels_per_image,
-                seed=self.seed,
-                ignore_index=self.ignore_index,
-            )
-            rows = pixel_rows(embeddings, entries)
-            pixel.enqueue(*self._gather(rows, labels.flatten()[entries]), step=step)
+            entering = drawn.place < self.pixels_per_image
+            pixel.enqueue(*self._gather(rows[entering], classes[entering]), step=step)
         if region is not None:
-            rows, classes, images = region_means(embeddings, labels, self.num_classes)
+            if sampled:
+                rows, classes, images = group_means(rows, drawn.images, classes, self.num_classes)
+            else:
+                rows, classes, images = region_means(at_least_float(embeddings), labels, self.num_classes)
             if isinstance(region, Slots):
                 assert image_ids is not None
                 region.store(*self._gather(rows, classes, image_ids[images]), step=step)
@@ -270,8 +291,10 @@ class PixelContrast(nn.Module):
             self.next_position += sum(counts)
         return positions
 
-    def _check(self, embeddings: Tensor, labels: Tensor, logits: Tensor, image_ids: Tensor | None) -> None:
-        if embeddings.ndim != 4 or embeddings.shape[1] != self.embedding_dim:
+    def _check(
+        self, embeddings: Tensor, labels: Tensor, logits: Tensor, image_ids: Tensor | None, *, projected: bool
+    ) -> None:
+        if embeddings.ndim != 4 or (projected and embeddings.shape[1] != self.embedding_dim):
             raise ValueError(f"embeddings are [B, {self.embedding_dim}, h, w], not {list(embeddings.shape)}")
         if labels.ndim != 3 or labels.dtype != torch.int64:
             raise ValueError(f"labels are int64 [B, H, W], not {labels.dtype} {list(labels.shape)}")
@@ -282,6 +305,12 @@ class PixelContrast(nn.Module):
             raise ValueError(f"embeddings, labels and logits hold {sizes} images")
         if isinstance(self.memory.region, Slots) and self.training:
             _check_image_ids(image_ids, len(embeddings), self.memory.region.size)
+
+
+def _embed(features: Tensor, indices: Tensor, project: Projection | None) -> Tensor:
+    """Embeddings [n, D] of the map's pixels at flat indices [n]."""
+    rows = pixel_rows(features, indices)
+    return at_least_float(rows if project is None else project(rows))
 
 
 def _require(allowed: Callable[[float], bool], says: str, values: dict[str, float]) -> None:

@@ -48,3 +48,12 @@ def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[
     sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)
     images, classes = torch.nonzero(member.any(dim=2), as_tuple=True)
     return F.normalize(sums[images, classes], dim=1), classes, images
+
+
+def group_means(
+    rows: Tensor, images: Tensor, classes: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of pixels [n, D] drawn from images [n] and classes [n], sorted by both."""
+    groups, group = torch.unique_consecutive(images * num_classes + classes, return_inverse=True)
+    sums = rows.new_zeros(len(groups), rows.shape[1]).index_add_(0, group, rows)
+    return F.normalize(sums, dim=1), groups % num_classes, groups.div(num_classes, rounding_mode="floor")

@@ -6,11 +6,13 @@ buffers are state to be saved and restored; nothing here must be wrapped in DDP,
 needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast import draws
@@ -20,15 +22,35 @@ _EXAMPLE = 4
 """The stream of keys that examples are drawn with; sampling.py has 1 to 3."""
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Which part of every class's slots a rank stores: those that leave ``index`` when divided by ``of``."""
 
     index: int = 0
     of: int = 1
 
-    def count(self, slots: int | Tensor) -> int | Tensor:
+    def stored(self, slots: Tensor) -> Tensor:
         """How many of the first ``slots`` are stored here."""
-        return (slots - self.index + self.of - 1) // self.of
+        return (slots - self.index + self.of - 1).div(self.of, rounding_mode="floor")
+
+
+WHOLE = Shard()
+
+
+def reshard(states: Sequence[Mapping[str, Tensor]], shard: Shard) -> dict[str, Tensor]:
+    """The part ``shard`` of a memory of which all parts are given, in order.
+
+    Args:
+        states: ``state_dict`` of a module that contains the memory, from each of the ranks that shared it; a
+            replicated memory is one part.
+    """
+    state = dict(states[0])
+    for name in [name for name in state if name.endswith(".rows")]:
+        size = state[f"{name.removesuffix('rows')}written"].shape[1]
+        rows = torch.stack([part[name] for part in states], dim=2).flatten(1, 2)[:, :size]
+        rows = rows[:, shard.index :: shard.of]
+        state[name] = F.pad(rows, (0, 0, 0, -(-size // shard.of) - rows.shape[1]))
+    return state
 
 
 class Bank(nn.Module):
@@ -45,11 +67,13 @@ class Bank(nn.Module):
         size: int,
         embedding_dim: int,
         dtype: torch.dtype = torch.float32,
-        shard: Shard = Shard(),  # noqa: B008
+        shard: Shard = WHOLE,
     ):
         super().__init__()
         self.shard = shard
-        self.register_buffer("rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype))
+        self.register_buffer(
+            "rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype)
+        )
         self.register_buffer("written", torch.full((num_classes, size), -1, dtype=torch.int64))
 
     @property
@@ -64,7 +88,7 @@ class Bank(nn.Module):
 
     @property
     def names(self) -> Tensor:
-        """int64 [num_classes, size]: what tells a slot from the others of its class, wherever it is stored."""
+        """int64 [num_classes, size]: what tells a slot from the others of its class in a draw."""
         return torch.arange(self.size, device=self.written.device).expand_as(self.written)
 
     def age(self, step: int) -> Tensor:
@@ -76,7 +100,11 @@ class Bank(nn.Module):
         self.written[labels, slots] = step
         if self.shard.of > 1:
             here = slots % self.shard.of == self.shard.index
-            labels, slots, rows = labels[here], slots[here].div(self.shard.of, rounding_mode="floor"), rows[here]
+            labels, slots, rows = (
+                labels[here],
+                slots[here].div(self.shard.of, rounding_mode="floor"),
+                rows[here],
+            )
         self.rows[labels, slots] = rows.to(self.rows.dtype)
 
 
@@ -249,8 +277,7 @@ class Memory(nn.Module):
         """All that this rank stores, in an order drawn for the step that ``key`` names; needs a bank."""
         banks, names, first = [], [], 0
         for bank in self.banks.values():
-            stored = bank.shard.count(bank.filled)
-            assert isinstance(stored, Tensor)
+            stored = bank.shard.stored(bank.filled)
             banks.append((bank.rows, stored.tolist()))
             here = torch.arange(bank.rows.shape[1], device=bank.rows.device) < stored[:, None]
             labels, places = torch.nonzero(here, as_tuple=True)

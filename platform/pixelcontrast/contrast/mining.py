@@ -17,7 +17,7 @@ Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 """all; K random ones; the K hardest; K random ones among the hardest share; the hardest share of random ones
 so many that it is K."""
 
-_MOST_SIMILARITIES = 1 << 23
+_MOST_SIMILARITIES = 1 << 24
 """Held at a time, to find the hardest."""
 _MOST_ROWS = 1 << 13
 """Copied at a time out of the memory."""
@@ -33,11 +33,11 @@ class Miner:
 
     - ``random``: K of n.
     - ``hardest``: the K hardest of n.
-    - ``semi-hard``: K random ones of the ⌈share · n⌉ hardest, each equally likely (the paper's share is 10 %).
+    - ``semi-hard``: K random ones of the ⌈share · n⌉ hardest, each equally likely (10 % in the paper).
     - ``semi-hard-subset``: the ⌈share · m⌉ hardest of m = ⌈K / share⌉ random ones, which are about K. An
-      example is in with the probability m/n · P(fewer than ⌈share · m⌉ harder ones are drawn): nearly K / (share ·
-      n) for those well within the pool of ``semi-hard`` and 0 for those well outside, with a soft edge
-      whose width in ranks is about n · √(share · (1 − share) / m). It compares the anchor with m rows, not n.
+      example is in with the probability m/n · P(fewer than ⌈share · m⌉ harder ones are drawn): nearly
+      m/n for those well within the pool of ``semi-hard``, as there, and 0 for those well outside; the edge
+      between is about n · √(share · (1 − share) / m) ranks wide. It compares the anchor with m rows, not n.
 
     Where fewer than K are there, all are taken. A memory in W shards chooses ⌈K / W⌉ in each by the same
     rule: the union is a draw stratified by shards, not that of a memory in one piece.
@@ -68,7 +68,7 @@ class Miner:
                     rows = examples.rows(examples.first(label, self._subset))
                     yield self._hard_block(anchors, part, rows, sign=1)
                 case "hardest" | "semi-hard":
-                    yield from self._mined(anchors, part, runs, examples, sign=1)
+                    yield from self._hard_positives(anchors, part, runs, examples)
 
     def negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         """Blocks of the negatives of all anchors."""
@@ -79,43 +79,60 @@ class Miner:
         elif self.mining in ("random", "semi-hard-subset"):
             yield from self._drawn_negatives(anchors, classes, examples)
         else:
-            for label, part in zip(classes.labels, classes.parts, strict=True):
-                runs = [run for run in examples.runs if run.label != label]
-                yield from self._mined(anchors, part, runs, examples, sign=-1)
+            yield from self._hard_negatives(anchors, classes, examples)
 
-    def _mined(
-        self, anchors: Tensor, part: slice, runs: list[Run], examples: Examples, *, sign: int
+    def _hard_positives(
+        self, anchors: Tensor, part: slice, runs: list[Run], examples: Examples
     ) -> Iterator[Block]:
-        """Of candidates that are all compared with every anchor; the least of sign · similarity is hardest."""
-        numbers = [torch.arange(run.first, run.first + len(run.rows)) for run in runs]
-        if not numbers:
+        if not runs:
             return
-        numbers = torch.cat(numbers).to(anchors.device)
-        pool = self._pool(len(numbers))
-        step = max(_MOST_SIMILARITIES // len(numbers), 1)
-        for begin in range(part.start, part.stop, step):
-            few = slice(begin, min(begin + step, part.stop))
-            distance = _products(sign * anchors[few], runs, len(numbers))
-            limit = _kth_smallest(distance, pool)
-            if pool <= self.num:
-                taken = distance <= limit
-                columns = torch.nonzero(taken.any(dim=0)).squeeze(1)
-                taken = taken[:, columns]
-            else:
-                columns, taken = self._first_within(limit, distance, _positions(numbers, examples))
-            for chunk in torch.arange(len(columns), device=columns.device).split(_MOST_ROWS):
-                yield Block(few, examples.rows(numbers[columns[chunk]]), taken[:, chunk])
+        numbers = torch.cat([torch.arange(run.first, run.first + len(run.rows)) for run in runs])
+        numbers = numbers.to(anchors.device)
+        order = _places(numbers, examples) if self._pool(len(numbers)) > self.num else None
+        for few in _split(part, _MOST_SIMILARITIES // len(numbers)):
+            distance = _products(anchors[few], runs)
+            limit = _kth_smallest(distance, self._pool(len(numbers)))
+            yield from self._chosen(few, distance, limit, numbers, order, examples)
 
-    def _first_within(self, limit: Tensor, distance: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """The first K columns of ``order`` that are no further than the limit: columns, and whose they are."""
+    def _hard_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
+        numbers = torch.arange(len(examples), device=anchors.device)
         # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
-        probable = math.ceil(1.2 * self.num / self.share) + 100
-        for columns in (order[:probable], order):
-            taken = distance.index_select(1, columns) <= limit
-            taken &= taken.cumsum(dim=1, dtype=torch.int32) <= self.num
-            if int(taken.sum(dim=1).min()) >= self.num:
-                break
-        return columns, taken
+        front = examples.order[: math.ceil(1.3 * self._subset)]
+        front_rows = examples.rows(front) if self.mining == "semi-hard" else None
+        for few in _split(slice(0, len(anchors)), _MOST_SIMILARITIES // max(len(examples), 1)):
+            distance = _products(-anchors[few], examples.runs)
+            pools = _hide_own_class(distance, few, classes, examples)
+            limit = torch.cat([_kth_smallest(distance[part], self._pool(n)) for part, n in pools])
+            wanted = [min(self.num, self._pool(n)) for part, n in pools for _ in distance[part]]
+            if front_rows is not None:
+                taken = self._first(distance.index_select(1, front) <= limit)
+                if bool((taken.sum(dim=1) >= taken.new_tensor(wanted, dtype=torch.int64)).all()):
+                    yield Block(few, front_rows, taken)
+                    continue
+            order = examples.order if any(self._pool(n) > self.num for _, n in pools) else None
+            yield from self._chosen(few, distance, limit, numbers, order, examples)
+
+    def _chosen(
+        self,
+        few: slice,
+        distance: Tensor,
+        limit: Tensor,
+        numbers: Tensor,
+        order: Tensor | None,
+        examples: Examples,
+    ) -> Iterator[Block]:
+        """Examples ``numbers`` [n], the columns of ``distance``, within the limit: all, or K by ``order``."""
+        if order is None:
+            taken = distance <= limit
+        else:
+            taken = self._first(distance.index_select(1, order) <= limit)
+            numbers = numbers[order]
+        for columns in torch.nonzero(taken.any(dim=0)).squeeze(1).split(_MOST_ROWS):
+            yield Block(few, examples.rows(numbers[columns]), taken.index_select(1, columns))
+
+    def _first(self, taken: Tensor) -> Tensor:
+        """The first K of every row that are marked: bool [a, n] → bool [a, n]."""
+        return taken & (taken.cumsum(dim=1, dtype=torch.int32) <= self.num)
 
     def _drawn_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         """Of the first in the step's order; all anchors share the copied rows."""
@@ -180,9 +197,16 @@ def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tenso
     return order[columns], others[:, columns]
 
 
-def _products(anchors: Tensor, runs: list[Run], width: int) -> Tensor:
-    """Anchors [a, D] times the rows of all runs: [a, width]."""
-    products, begin = anchors.new_empty(len(anchors), width), 0
+def _split(part: slice, most: int) -> Iterator[slice]:
+    """Slices of at most ``most`` that make up ``part``, and of at least 1."""
+    for begin in range(part.start, part.stop, max(most, 1)):
+        yield slice(begin, min(begin + max(most, 1), part.stop))
+
+
+def _products(anchors: Tensor, runs: list[Run]) -> Tensor:
+    """Anchors [a, D] times the rows of all runs: [a, n]."""
+    products = anchors.new_empty(len(anchors), sum(len(run.rows) for run in runs))
+    begin = 0
     for run in runs:
         for rows in run.rows.split(_MOST_ROWS):
             torch.mm(anchors, rows.to(anchors.dtype).T, out=products[:, begin : begin + len(rows)])
@@ -190,8 +214,23 @@ def _products(anchors: Tensor, runs: list[Run], width: int) -> Tensor:
     return products
 
 
-def _positions(numbers: Tensor, examples: Examples) -> Tensor:
-    """Where in ``numbers``, which ascend or not, the examples of the step's order lie that are among them."""
+def _hide_own_class(
+    distance: Tensor, few: slice, classes: Classes, examples: Examples
+) -> list[tuple[slice, int]]:
+    """Make the examples of an anchor's class infinitely far; returns rows and candidates of each class."""
+    found = []
+    for label, part in zip(classes.labels, classes.parts, strict=True):
+        rows = slice(max(part.start, few.start) - few.start, min(part.stop, few.stop) - few.start)
+        if rows.start < rows.stop:
+            own = [run for run in examples.runs if run.label == label]
+            for run in own:
+                distance[rows, run.first : run.first + len(run.rows)] = torch.inf
+            found.append((rows, len(examples) - sum(len(run.rows) for run in own)))
+    return found
+
+
+def _places(numbers: Tensor, examples: Examples) -> Tensor:
+    """Where in ``numbers`` the examples lie, in the step's order, that are among them."""
     place = torch.full((len(examples),), -1, device=numbers.device)
     place[numbers] = torch.arange(len(numbers), device=numbers.device)
     ordered = place[examples.order]
@@ -199,7 +238,9 @@ def _positions(numbers: Tensor, examples: Examples) -> Tensor:
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:
-    """[n, m] → [n, 1]; k from 1. numpy's selection is several times faster than torch's on a CPU."""
+    """[n, m] → [n, 1], −∞ for k = 0. numpy's selection is several times faster than torch's on a CPU."""
+    if k == 0:
+        return values.new_full((len(values), 1), -torch.inf)
     if values.device.type == "cpu":
         return torch.from_numpy(np.partition(values.numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
     return values.topk(k, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)

@@ -136,22 +136,36 @@ def draw_anchors(
     return Anchors(pixels[here], classes, hard.bool(), counts, here, key)
 
 
+class Entries(NamedTuple):
+    """Random pixels of each class and image, ordered by (image, class, key)."""
+
+    indices: Tensor
+    """int64 [m]: flat indices into the map."""
+    labels: Tensor
+    """int64 [m]"""
+    images: Tensor
+    """int64 [m]: indices into the batch."""
+    place: Tensor
+    """int64 [m]: the number of a pixel among those of its class and image."""
+
+
 def draw_entries(
     labels: Tensor, positions: Tensor, *, num_classes: int, per_image: int, seed: int, ignore_index: int
-) -> Tensor:
+) -> Entries:
     """Draw up to ``per_image`` random pixels of each class from each image, to enter the memory.
+
+    The first of a larger draw are a smaller one.
 
     Args:
         labels: int64 [B, h, w].
         positions: int64 [B].
-
-    Returns:
-        int64 [m]: flat indices into the map, ordered by (image, class, key).
     """
     pixels, classes = labelled_pixels(labels, num_classes, ignore_index)
     keys = pixel_keys(labels.shape, positions, seed, _ENTRY).flatten()[pixels]
     image = pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")
-    return pixels[smallest_per_group(keys, image * num_classes + classes, per_image)]
+    groups = image * num_classes + classes
+    drawn = smallest_per_group(keys, groups, per_image)
+    return Entries(pixels[drawn], classes[drawn], image[drawn], place_in_run(groups[drawn]))
 
 
 def pixel_keys(shape: torch.Size, positions: Tensor, seed: int, stream: int) -> Tensor:

@@ -11,8 +11,8 @@ _EPSILON = 1e-6
 class ProjectionHead(nn.Module):
     """1×1 convolution, ReLU, 1×1 convolution, L2 (Wang et al., ICCV 2021, 3.2): [B, C, h, w] → [B, D, h, w].
 
-    Without BatchNorm each pixel is projected on its own; the reference has BatchNorm before the ReLU, which
-    ``batchnorm`` adds.
+    Without BatchNorm each pixel is projected on its own, so it may run on those whose embedding is needed.
+    The reference has BatchNorm before the ReLU, which ``batchnorm`` adds.
 
     Args:
         channels: C.
@@ -21,6 +21,7 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, channels: int, embedding_dim: int, *, batchnorm: bool):
         super().__init__()
+        self.pixelwise = not batchnorm
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.bn = nn.BatchNorm2d(channels) if batchnorm else nn.Identity()
         self.act = nn.ReLU(inplace=True)
@@ -34,6 +35,15 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Unit vectors over the channels, in float32 under autocast, else in the features' dtype."""
-        vectors = self.conv2(self.act(self.bn(self.conv1(features))))
-        precise = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        return F.normalize(precise, dim=1, eps=_EPSILON)
+        return _unit(self.conv2(self.act(self.bn(self.conv1(features)))))
+
+    def rows(self, features: Tensor) -> Tensor:
+        """The same for pixels [n, C] → [n, D], also for none; not with BatchNorm."""
+        assert self.pixelwise
+        hidden = self.act(F.linear(features, self.conv1.weight.flatten(1), self.conv1.bias))
+        return _unit(F.linear(hidden, self.conv2.weight.flatten(1), self.conv2.bias))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    precise = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return F.normalize(precise, dim=1, eps=_EPSILON)

@@ -26,14 +26,16 @@ class Output(NamedTuple):
 
     logits: Tensor
     """[B, num_classes, H, W]; float32 under autocast."""
-    embedding: Tensor | None
-    """[B, D, ⌈H/s⌉, ⌈W/s⌉], s the model's ``stride``, of unit length over D; None without a head."""
+    features: Tensor | None
+    """[B, C, ⌈H/s⌉, ⌈W/s⌉], s the model's ``stride``: what ``projection`` embeds; None without a head."""
     auxiliary: Tensor | None = None
     """The auxiliary head's logits, like ``logits``; None in evaluation, and without such a head."""
 
 
 class SegmentationModel(nn.Module):
-    """``backbone`` → ``decoder`` → logits, and ``projection`` (or None) → embedding.
+    """``backbone`` → ``decoder`` → logits, and the features that ``projection`` (or None) embeds.
+
+    The head is left to the training step, which needs the embeddings of few pixels.
 
     The submodules are the parameter groups: ``backbone``, and as new layers ``decoder`` and ``projection``.
     Without a head it is the plain network, with the same parameters under the same names.
@@ -70,7 +72,7 @@ class SegmentationModel(nn.Module):
         logits, features, auxiliary = self.decoder(self.backbone(padded), valid)
         return Output(
             _upsample(logits, padded, size),
-            self._embed(features, size),
+            None if self.projection is None else self._crop(features, size),
             None if auxiliary is None else _upsample(auxiliary, padded, size),
         )
 
@@ -78,12 +80,10 @@ class SegmentationModel(nn.Module):
         """Rows and columns of the feature map that show an image of this size."""
         return -(-size[0] // self.stride), -(-size[1] // self.stride)
 
-    def _embed(self, features: Tensor, size: Sequence[int]) -> Tensor | None:
-        if self.projection is None:
-            return None
+    def _crop(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Without the padding, which must stay out of the head's statistics."""
         rows, columns = self._cells(size)
-        # Cropped first, so that the padding stays out of a BatchNorm's statistics.
-        return self.projection(features[..., :rows, :columns])
+        return features[..., :rows, :columns]
 
 
 def _pad(images: Tensor, multiple: int) -> Tensor:

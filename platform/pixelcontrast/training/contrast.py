@@ -35,6 +35,7 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
         region_memory_size=regions if settings.memory in ("region", "both") else 0,
         num_images=num_images,
         memory_dtype=getattr(torch, settings.memory_dtype),
+        sharded=settings.memory_sharded,
         positive_mining=settings.positive_mining,
         negative_mining=settings.negative_mining,
         num_positives=settings.num_positives,

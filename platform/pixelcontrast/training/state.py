@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from pixelcontrast import draws
+from pixelcontrast import distributed, draws
 from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.contrast.memory import reshard
 from pixelcontrast.models import SegmentationModel, build_model
 from pixelcontrast.training.batchnorm import synchronize_batchnorm
 from pixelcontrast.training.contrast import build_contrast, check_memory
@@ -34,24 +35,35 @@ class TrainState:
     best_miou: float = -1.0
 
     def to_parts(self) -> dict[str, bytes]:
-        """The files of a checkpoint."""
+        """The files of a checkpoint that this rank writes: rank 0 all but the other ranks' memory."""
+        parts = self._memory_part()
+        if distributed.rank() > 0:
+            return parts
         buffer = io.BytesIO()
         torch.save(self.optimizer.state_dict(), buffer)
         loop = {"step": self.step, "best_step": self.best_step, "best_miou": self.best_miou}
-        parts = {
+        return parts | {
             "model.safetensors": _tensors_to_bytes(self.model),
             "optimizer.pt": buffer.getvalue(),
             "loop.json": json.dumps(loop).encode(),
         }
-        if self.contrast is not None:
-            parts["memory.safetensors"] = _tensors_to_bytes(self.contrast)
-        return parts
+
+    def _memory_part(self) -> dict[str, bytes]:
+        if self.contrast is None:
+            return {}
+        shard = self.contrast.shard
+        if shard.of == 1 and distributed.rank() > 0:
+            return {}
+        return {f"memory-{shard.index}-of-{shard.of}.safetensors": _tensors_to_bytes(self.contrast)}
 
     def restore(self, parts: dict[str, bytes]) -> None:
         """Become what ``to_parts`` wrote; raises ``KeyError`` or ``RuntimeError`` where it does not fit."""
         self.model.load_state_dict(safetensors.torch.load(parts["model.safetensors"]))
         if self.contrast is not None:
-            self.contrast.load_state_dict(safetensors.torch.load(parts["memory.safetensors"]))
+            names = [name for name in parts if name.startswith("memory-")]
+            names.sort(key=lambda name: int(name.split("-")[1]))
+            shards = [safetensors.torch.load(parts[name]) for name in names]
+            self.contrast.load_state_dict(reshard(shards, self.contrast.shard))
         self.optimizer.load_state_dict(torch.load(io.BytesIO(parts["optimizer.pt"]), weights_only=True))
         for key, value in json.loads(parts["loop.json"]).items():
             setattr(self, key, value)

@@ -5,12 +5,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.models import Output, SegmentationModel
 from pixelcontrast.training.optim import parameters
 
 
@@ -54,8 +56,8 @@ def train_step(
         auxiliary = cross_entropy(output.auxiliary, batch.labels, class_weights)
         total = total + auxiliary_weight * auxiliary
     if contrast is not None:
-        pixels = output.embedding, batch.labels, output.logits
-        term = contrast(*pixels, positions=batch.positions, image_ids=batch.indices)
+        with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
+            term = _contrast(network, contrast, batch, output)
         total = total + contrast_weight * term
 
     optimizer.zero_grad(set_to_none=True)
@@ -69,6 +71,18 @@ def train_step(
         contrast=None if term is None else term.detach(),
         auxiliary=None if auxiliary is None else auxiliary.detach(),
     )
+
+
+def _contrast(network: nn.Module, contrast: PixelContrast, batch: Batch, output: Output) -> Tensor:
+    """The contrastive term; a head that can runs on the pixels drawn only."""
+    model = network.module if isinstance(network, DistributedDataParallel) else network
+    assert isinstance(model, SegmentationModel)
+    assert model.projection is not None
+    assert output.features is not None
+    head, kept = model.projection, {"positions": batch.positions, "image_ids": batch.indices}
+    if head.pixelwise:
+        return contrast(output.features, batch.labels, output.logits, project=head.rows, **kept)
+    return contrast(head(output.features), batch.labels, output.logits, **kept)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
