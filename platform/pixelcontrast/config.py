@@ -141,6 +141,8 @@ class Contrast:
     """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes."""
     pixels_per_image: Count = 10
     """Random pixels per class and image that enter the queue."""
+    boundary_share: Share = 0.0
+    """Share of them drawn next to pixels of another class (boundary-aware negatives, after Contextrast)."""
     region_memory_size: Count | None = None
     """Regions per class; unset: 1 per training image, and at most 200,000 over all classes. With fewer than
     training images, the newest regions are kept."""

@@ -317,6 +317,21 @@ def test_a_head_that_runs_on_the_pixels_drawn_gives_the_same_as_on_the_map() -> 
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
 
 
+def test_boundary_share_of_the_queue_s_entries_lie_at_boundaries() -> None:
+    """Left half class 0, right half class 1; a pixel's embedding names its column."""
+    labels = torch.zeros(1, 20, 20, dtype=torch.int64)
+    labels[:, :, 10:] = 1
+    codes = F.one_hot(torch.arange(20), 20).float().expand(1, 20, 20, 20).movedim(3, 1)
+    contrast = make(embedding_dim=20, pixel_queue_size=300, pixels_per_image=10, boundary_share=0.6)
+    for _ in range(30):
+        contrast(codes, labels, torch.zeros(1, CLASSES, 20, 20))
+    assert contrast.memory.pixel is not None
+    columns = contrast.memory.pixel.rows[:2].argmax(dim=2)
+    per_step = torch.stack([columns[0] == 9, columns[1] == 10]).view(2, 30, 10).sum(dim=2)
+    assert per_step.min() == 6
+    assert 6 < per_step.float().mean() < 7, "of the other four, drawn among all others, a few by chance"
+
+
 def test_a_region_embedded_pixel_by_pixel_is_the_mean_of_128_of_its_pixels() -> None:
     labels = torch.zeros(1, 20, 20, dtype=torch.int64)
     features, seen = torch.randn(1, DIM, 20, 20), []
@@ -327,12 +342,12 @@ def test_a_region_embedded_pixel_by_pixel_is_the_mean_of_128_of_its_pixels() -> 
 
     contrast = make(region_memory_size=5, pixel_queue_size=10)
     contrast(features, labels, torch.zeros(1, CLASSES, 20, 20), project=project)
-    anchors, sample = seen
-    assert (len(anchors), len(sample)) == (50, 128)
+    anchors, entries, sample = seen
+    assert (len(anchors), len(entries), len(sample)) == (50, 10, 128)
     assert contrast.memory.pixel is not None
     assert contrast.memory.region is not None
     entered = contrast.memory.pixel.rows[0]
-    torch.testing.assert_close(entered, F.normalize(sample[:10], dim=1))
+    torch.testing.assert_close(entered, F.normalize(entries, dim=1))
     mean = F.normalize(F.normalize(sample, dim=1).mean(dim=0), dim=0)
     torch.testing.assert_close(contrast.memory.region.rows[0, 0], mean)
 

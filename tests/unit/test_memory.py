@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcontrast.contrast.maps import region_means
+from pixelcontrast.contrast.maps import boundaries, region_means
 from pixelcontrast.contrast.memory import Memory, Queue, Shard, Slots, reshard
 
 DIM = 4
@@ -64,6 +64,12 @@ def test_a_region_is_the_mean_of_the_class_s_pixels_in_one_image() -> None:
     for row, c, b in zip(rows, classes, images, strict=True):
         want = F.normalize(embeddings[b, :, labels[b] == c].mean(dim=1), dim=0)
         torch.testing.assert_close(row, want, rtol=0, atol=1e-14)
+
+
+def test_boundaries_are_where_classes_meet_not_where_void_begins() -> None:
+    labels = torch.tensor([[[0, 0, 0, 255, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 255], [2, 0, 0, 0, 255]]])
+    want = torch.tensor([[[0, 0, 0, 0, 1], [0, 0, 0, 1, 1], [1, 1, 0, 1, 0], [1, 1, 0, 0, 0]]])
+    assert torch.equal(boundaries(labels, 255), want.bool())
 
 
 def filled_memory() -> Memory:

@@ -27,6 +27,21 @@ def test_defect_8_odd_budgets_favour_hard_anchors(per_class: int, share: float, 
     assert sum(counts) / len(counts) < hard + 0.2
 
 
+@pytest.mark.parametrize("spread", [1, 1 << 20, 1 << 62])
+@pytest.mark.parametrize("budgets", [0, 3, [0, 7, 500, 2]])
+def test_the_smallest_of_each_group_are_those_of_a_full_sort(budgets: int | list[int], spread: int) -> None:
+    """Also where keys crowd, so that the guess which of them are small enough is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(spread, (4000,), generator=generator)
+    groups = torch.randint(3, (4000,), generator=generator) * torch.randint(2, (4000,), generator=generator)
+    given = budgets if isinstance(budgets, int) else torch.tensor(budgets)
+    want = []
+    for group in range(3):
+        rows = sorted(torch.nonzero(groups == group).flatten().tolist(), key=lambda row: int(keys[row]))
+        want += rows[: budgets if isinstance(budgets, int) else budgets[group]]
+    assert sampling.smallest_per_group(keys, groups, given).tolist() == want
+
+
 def draw(labels: Tensor, wrong: Tensor, *, per_class: int = 5, **settings: Any) -> sampling.Anchors:
     defaults: dict[str, Any] = {"hard_share": 0.5, "seed": 0, "ignore_index": 255}
     defaults["budgets"] = torch.full((CLASSES,), per_class)

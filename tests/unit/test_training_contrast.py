@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Run, replace
-from pixelcontrast.contrast.memory import Queue, Slots
+from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
+from pixelcontrast.contrast.memory import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
-from pixelcontrast.training import memory_bytes
+from pixelcontrast.training import checkpoint, memory_bytes
 from pixelcontrast.training.contrast import build_contrast, check_memory
+from pixelcontrast.training.state import TrainState, build_state
+from pixelcontrast.training.storage import Storage
+from processes import run_ranks
 
 EXPERIMENT = Experiment(
     data=Data(layout="cityscapes", root="unused"), model=Model(embedding_dim=8), run=Run(name="x")
@@ -51,6 +55,48 @@ def test_memory_bytes_are_those_of_the_buffers(scenes: Path) -> None:
     smaller = replace(experiment, {"contrast.memory_dtype": "bfloat16", "contrast.memory": "region"})
     assert memory_bytes(smaller) == 19 * num_images * (8 * 2 + 8 + 8)
     assert memory_bytes(replace(experiment, {"contrast.weight": 0.0})) == 0
+    shared = replace(experiment, {"contrast.memory_sharded": True, "run.workers": "2:4"})
+    assert memory_bytes(shared) == memory_bytes(experiment) - rows * 8 * 4 // 2
+
+
+SHARED = replace(EXPERIMENT, {"contrast.memory_sharded": True, "model.backbone": "hrnet_w18_small"})
+
+
+def shared_state() -> TrainState:
+    return build_state(SHARED, num_classes=3, num_images=5, device=torch.device("cpu"))
+
+
+def save_shares(rank: int, world_size: int, folder: str) -> dict[str, torch.Tensor]:
+    """Fill a memory, write a checkpoint; the whole memory."""
+    state = shared_state()
+    assert state.contrast is not None
+    for step in range(3):
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        embeddings = F.normalize(torch.randn(1, 8, 6, 6, generator=generator), dim=1)
+        labels = torch.randint(3, (1, 6, 6), generator=generator)
+        ids = torch.tensor([(step + rank) % 5])
+        state.contrast(embeddings, labels, torch.zeros(1, 3, 6, 6), image_ids=ids)
+    parts = state.to_parts()
+    assert f"memory-{rank}-of-{world_size}.safetensors" in parts
+    assert ("model.safetensors" in parts) == (rank == 0)
+    checkpoint.save(Storage(folder), 3, parts)
+    return reshard(distributed.gather_objects(state.contrast.state_dict()), WHOLE)
+
+
+def load_shares(_rank: int, _world_size: int, folder: str) -> dict[str, torch.Tensor]:
+    state = shared_state()
+    state.restore(checkpoint.load(Storage(folder), checkpoint.folder_of(3)))
+    assert state.contrast is not None
+    return reshard(distributed.gather_objects(state.contrast.state_dict()), WHOLE)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_memory_shared_by_two_goes_on_with_any_number(world_size: int, tmp_path: Path) -> None:
+    saved = run_ranks(2, save_shares, str(tmp_path))[0]
+    assert int((saved["memory.pixel.written"] >= 0).sum()) > 50
+    for loaded in run_ranks(world_size, load_shares, str(tmp_path)):
+        assert loaded.keys() == saved.keys()
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.items())
 
 
 def test_too_large_a_memory_is_refused_with_both_sizes_and_the_keys() -> None:
@@ -66,6 +112,7 @@ def test_every_setting_reaches_the_term() -> None:
         hard_share=0.25,
         rare_class_power=0.5,
         pixels_per_image=4,
+        boundary_share=0.6,
         positive_mining="random",
         negative_mining="hardest",
         num_positives=5,
@@ -75,7 +122,8 @@ def test_every_setting_reaches_the_term() -> None:
     changed = replace(EXPERIMENT, {f"contrast.{k}": v for k, v in vars(settings).items() if k != "weight"})
     term = build_contrast(changed, num_classes=3, num_images=5)
     assert term is not None
-    for name in ("temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"):
+    names = ["temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"]
+    for name in [*names, "boundary_share"]:
         assert getattr(term, name) == getattr(settings, name)
     assert term.positive_miner == Miner("random", 5, 0.3)
     assert term.negative_miner == Miner("hardest", 6, 0.3)

@@ -11,6 +11,7 @@ from pixelcontrast.contrast.diagnostics import Diagnostics
 from pixelcontrast.contrast.info_nce import Blocks, Meeting, info_nce, no_blocks
 from pixelcontrast.contrast.maps import (
     at_least_float,
+    boundaries,
     group_means,
     labels_at,
     pixel_rows,
@@ -60,6 +61,8 @@ class PixelContrast(nn.Module):
         rare_class_power: above 0, a class has the more anchors the fewer its pixels (``anchor_budgets``).
         pixel_queue_size: entries per class of the pixel queue; 0 for none.
         pixels_per_image: random pixels per class and image that enter the queue after the loss.
+        boundary_share: share of them, rounded up, drawn next to pixels of another class where there are any:
+            boundary-aware negatives (after Contextrast, arXiv 2404.10633).
         region_memory_size: entries per class of the region memory, each the average embedding of a class in
             an image; 0 for none.
         num_images: of the training set. Where ``region_memory_size`` is enough for all of them, each has its
@@ -94,6 +97,7 @@ class PixelContrast(nn.Module):
         rare_class_power: float = 0.0,
         pixel_queue_size: int = 5000,
         pixels_per_image: int = 10,
+        boundary_share: float = 0.0,
         region_memory_size: int = 1000,
         num_images: int | None = None,
         memory_dtype: torch.dtype = torch.float32,
@@ -114,6 +118,7 @@ class PixelContrast(nn.Module):
         at_least_0 = {"pixel_queue_size": pixel_queue_size, "region_memory_size": region_memory_size}
         at_least_0 |= {"rare_class_power": rare_class_power}
         shares = {"hard_share": hard_share, "semi_hard_share": semi_hard_share}
+        shares |= {"boundary_share": boundary_share}
         _require(lambda value: value > 0, "must be above 0", above_0)
         _require(lambda value: value >= 0, "must not be below 0", at_least_0)
         _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
@@ -121,7 +126,8 @@ class PixelContrast(nn.Module):
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
         self.anchors_per_class, self.hard_share = anchors_per_class, hard_share
-        self.rare_class_power, self.pixels_per_image = rare_class_power, pixels_per_image
+        self.rare_class_power, self.boundary_share = rare_class_power, boundary_share
+        self.pixels_per_image = pixels_per_image
         self.shard = Shard(distributed.rank(group), distributed.world_size(group)) if sharded else Shard()
         self.positive_miner = Miner(positive_mining, -(-num_positives // self.shard.of), semi_hard_share)
         self.negative_miner = Miner(negative_mining, -(-num_negatives // self.shard.of), semi_hard_share)
@@ -240,30 +246,33 @@ class PixelContrast(nn.Module):
         project: Projection | None,
     ) -> None:
         """Let random pixels of the batch enter the queue, and each class's mean in an image the regions."""
-        pixel, region, step = self.memory.pixel, self.memory.region, int(self.steps)
-        sampled = region is not None and project is not None
-        drawn = draw_entries(
+        draw = partial(
+            draw_entries,
             labels,
             positions,
             num_classes=self.num_classes,
-            per_image=max(self.pixels_per_image, _REGION_PIXELS if sampled else 0),
             seed=self.seed,
             ignore_index=self.ignore_index,
         )
-        rows, classes = _embed(embeddings, drawn.indices, project), drawn.labels
-        if pixel is not None:
-            entering = drawn.place < self.pixels_per_image
-            pixel.enqueue(*self._gather(rows[entering], classes[entering]), step=step)
-        if region is not None:
-            if sampled:
-                rows, classes, images = group_means(rows, drawn.images, classes, self.num_classes)
-            else:
+        step = int(self.steps)
+        if self.memory.pixel is not None:
+            near = boundaries(labels, self.ignore_index) if self.boundary_share else None
+            share = {"preferred": near, "preferred_share": self.boundary_share}
+            entries = draw(per_image=self.pixels_per_image, **share)
+            rows = _embed(embeddings, entries.indices, project)
+            self.memory.pixel.enqueue(*self._gather(rows, entries.labels), step=step)
+        if self.memory.region is not None:
+            if project is None:
                 rows, classes, images = region_means(at_least_float(embeddings), labels, self.num_classes)
-            if isinstance(region, Slots):
-                assert image_ids is not None
-                region.store(*self._gather(rows, classes, image_ids[images]), step=step)
             else:
-                region.enqueue(*self._gather(rows, classes), step=step)
+                sample = draw(per_image=_REGION_PIXELS)
+                rows = _embed(embeddings, sample.indices, project)
+                rows, classes, images = group_means(rows, sample.images, sample.labels, self.num_classes)
+            if isinstance(self.memory.region, Slots):
+                assert image_ids is not None
+                self.memory.region.store(*self._gather(rows, classes, image_ids[images]), step=step)
+            else:
+                self.memory.region.enqueue(*self._gather(rows, classes), step=step)
         self.steps += 1
 
     def _gather(self, *tensors: Tensor) -> list[Tensor]:

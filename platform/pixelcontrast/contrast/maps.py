@@ -29,6 +29,14 @@ def predictions_at(logits: Tensor, size: torch.Size) -> Tensor:
     return logits.argmax(dim=1)
 
 
+def boundaries(labels: Tensor, ignore_index: int) -> Tensor:
+    """Pixels of labels [B, h, w] among whose eight neighbours is one of another class: bool [B, h, w]."""
+    ignored = labels == ignore_index
+    highest = F.max_pool2d(labels.masked_fill(ignored, -(2**20)).float(), 3, stride=1, padding=1)
+    lowest = -F.max_pool2d(-labels.masked_fill(ignored, 2**20).float(), 3, stride=1, padding=1)
+    return ~ignored & (highest != lowest)
+
+
 def at_least_float(tensor: Tensor) -> Tensor:
     """float64 stays; anything else becomes float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -14,8 +14,8 @@ from torch import Tensor
 from pixelcontrast import distributed, draws
 from pixelcontrast.distributed import Group
 
-_HARD, _ANY, _ENTRY = 1, 2, 3
-"""Names of the independent streams of keys."""
+_HARD, _ANY, _ENTRY, _PREFERRED = 1, 2, 3, 5
+"""Names of the independent streams of keys; memory.py has 4."""
 
 
 class Anchors(NamedTuple):
@@ -46,10 +46,22 @@ def smallest_per_group(keys: Tensor, groups: Tensor, budget: int | Tensor) -> Te
     Returns:
         int64 [m]; a group with fewer keys than its budget gives all of them.
     """
-    order = torch.argsort(keys, stable=True)
+    if len(keys) == 0:
+        return torch.empty_like(groups)
+    count = torch.bincount(groups)
+    budgets = torch.full_like(count, budget) if isinstance(budget, int) else budget[: len(count)]
+    probable = torch.nonzero(keys >> 1 < _probable_limit(budgets, count)[groups]).squeeze(1)
+    if bool((torch.bincount(groups[probable], minlength=len(count)) < budgets.minimum(count)).any()):
+        probable = torch.arange(len(keys), device=keys.device)
+    order = probable[torch.argsort(keys[probable], stable=True)]
     order = order[torch.argsort(groups[order], stable=True)]
-    place = place_in_run(groups[order])
-    return order[place < (budget if isinstance(budget, int) else budget[groups[order]])]
+    return order[place_in_run(groups[order]) < budgets[groups[order]]]
+
+
+def _probable_limit(budgets: Tensor, count: Tensor) -> Tensor:
+    """Half of a key below which each group is likely to have its budget, so that only those need sorting."""
+    share = (budgets + 10 * budgets.double().sqrt() + 10) / count.clamp(min=1)
+    return (share.clamp(max=1) * 2.0**62).long()
 
 
 def ceil_share(count: int, share: float) -> int:
@@ -137,7 +149,7 @@ def draw_anchors(
 
 
 class Entries(NamedTuple):
-    """Random pixels of each class and image, ordered by (image, class, key)."""
+    """Random pixels of each class and image, ordered by image and class."""
 
     indices: Tensor
     """int64 [m]: flat indices into the map."""
@@ -145,27 +157,47 @@ class Entries(NamedTuple):
     """int64 [m]"""
     images: Tensor
     """int64 [m]: indices into the batch."""
-    place: Tensor
-    """int64 [m]: the number of a pixel among those of its class and image."""
 
 
 def draw_entries(
-    labels: Tensor, positions: Tensor, *, num_classes: int, per_image: int, seed: int, ignore_index: int
+    labels: Tensor,
+    positions: Tensor,
+    *,
+    num_classes: int,
+    per_image: int,
+    seed: int,
+    ignore_index: int,
+    preferred: Tensor | None = None,
+    preferred_share: float = 0.0,
 ) -> Entries:
     """Draw up to ``per_image`` random pixels of each class from each image, to enter the memory.
-
-    The first of a larger draw are a smaller one.
 
     Args:
         labels: int64 [B, h, w].
         positions: int64 [B].
+        preferred: bool [B, h, w]; ``preferred_share`` of the draw, rounded up, is from these, the rest, and
+            what these lack, from all others.
     """
     pixels, classes = labelled_pixels(labels, num_classes, ignore_index)
     keys = pixel_keys(labels.shape, positions, seed, _ENTRY).flatten()[pixels]
     image = pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")
     groups = image * num_classes + classes
-    drawn = smallest_per_group(keys, groups, per_image)
-    return Entries(pixels[drawn], classes[drawn], image[drawn], place_in_run(groups[drawn]))
+    if preferred is None:
+        drawn = smallest_per_group(keys, groups, per_image)
+    else:
+        first_keys = pixel_keys(labels.shape, positions, seed, _PREFERRED).flatten()[pixels]
+        budgets = groups.new_full((len(labels) * num_classes,), per_image)
+        first_budgets = torch.full_like(budgets, ceil_share(per_image, preferred_share))
+        drawn = _choose(
+            groups,
+            preferred.flatten()[pixels],
+            first_keys,
+            keys,
+            budgets=budgets,
+            hard_budgets=first_budgets,
+        )
+        drawn = drawn[torch.argsort(groups[drawn], stable=True)]
+    return Entries(pixels[drawn], classes[drawn], image[drawn])
 
 
 def pixel_keys(shape: torch.Size, positions: Tensor, seed: int, stream: int) -> Tensor:
@@ -188,7 +220,7 @@ def labelled_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tupl
 
 
 def _choose(
-    classes: Tensor,
+    groups: Tensor,
     hard: Tensor,
     hard_keys: Tensor,
     any_keys: Tensor,
@@ -196,12 +228,14 @@ def _choose(
     budgets: Tensor,
     hard_budgets: Tensor,
 ) -> Tensor:
-    """Rows of the table of proposals that become anchors, ascending; the same on every rank."""
+    """Rows, ascending: of each group those with the smallest hard keys up to its hard budget, and of others
+    those with the smallest other keys up to its budget.
+    """
     rows = torch.nonzero(hard).squeeze(1)
-    first = rows[smallest_per_group(hard_keys[rows], classes[rows], hard_budgets)]
-    free = torch.ones_like(classes, dtype=torch.bool)
+    first = rows[smallest_per_group(hard_keys[rows], groups[rows], hard_budgets)]
+    free = torch.ones_like(groups, dtype=torch.bool)
     free[first] = False
     rows = torch.nonzero(free).squeeze(1)
-    left = budgets - torch.bincount(classes[first], minlength=len(budgets))
-    second = rows[smallest_per_group(any_keys[rows], classes[rows], left)]
+    left = budgets - torch.bincount(groups[first], minlength=len(budgets))
+    second = rows[smallest_per_group(any_keys[rows], groups[rows], left)]
     return torch.sort(torch.cat([first, second])).values

@@ -32,6 +32,7 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
         rare_class_power=settings.rare_class_power,
         pixel_queue_size=pixels if settings.memory in ("pixel", "both") else 0,
         pixels_per_image=settings.pixels_per_image,
+        boundary_share=settings.boundary_share,
         region_memory_size=regions if settings.memory in ("region", "both") else 0,
         num_images=num_images,
         memory_dtype=getattr(torch, settings.memory_dtype),
@@ -46,13 +47,20 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
 
 
 def memory_bytes(experiment: Experiment) -> int:
-    """Bytes of the memory that every worker holds, found without allocating it; 0 where there is none."""
+    """Bytes of the memory that every worker holds, found without allocating it; 0 where there is none.
+
+    Of a sharded memory those of the fewest workers that the run may have.
+    """
     train_set = build_dataset(experiment.data, "train")
     with torch.device("meta"):
         contrast = build_contrast(
             experiment, num_classes=train_set.labels.num_classes, num_images=len(train_set)
         )
-    return contrast.memory.nbytes if contrast is not None else 0
+    if contrast is None:
+        return 0
+    rows = sum(bank.rows.nbytes for bank in contrast.memory.banks.values())
+    parts = experiment.run.workers.min if experiment.contrast.memory_sharded else 1
+    return contrast.memory.nbytes - rows + -(-rows // parts)
 
 
 def check_memory(size: int, available: float, where: str) -> None:
@@ -61,5 +69,6 @@ def check_memory(size: int, available: float, where: str) -> None:
         raise ValueError(
             f"contrast.memory: {size / 1e9:.3g} GB of embeddings for every worker are more than "
             f"{MEMORY_SHARE:.0%} of {where}, {available / 1e9:.3g} GB. Lower contrast.pixel_queue_size or "
-            "contrast.region_memory_size, or set contrast.memory_dtype to bfloat16."
+            "contrast.region_memory_size, set contrast.memory_dtype to bfloat16, or, with several workers, "
+            "set contrast.memory_sharded."
         )
