@@ -3,15 +3,18 @@
     python experiments/benchmarks/contrast.py --out contrast.json
     python experiments/benchmarks/contrast.py --quick
 
-One thread. Each ratio is measured in one run, the compared forms taking turns; measure.py says how seconds and peak
-memory are taken, README.md has the results. With a GPU, the bank loss, mining and the training step are
-measured there too.
+One thread. Each ratio is measured in one run, the compared forms taking turns; measure.py says how seconds
+and peak memory are taken, README.md has the results. With a GPU, the bank loss, mining and the training step
+are measured there too. The targets are those of the full sizes, so ``--quick`` has none.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from inputs import (
@@ -184,14 +187,13 @@ def _contrast(mode: Mining) -> PixelContrast:
 def growth(quick: bool) -> Iterator[Row]:
     """Seconds of the bank loss against anchors, rows, classes and the type that the bank is stored in."""
     middle = 9_500 if quick else 95_000
+    settings: dict[str, dict[str, Any]]
     settings = {f"{anchors} anchors": {"num_anchors": anchors} for anchors in (250, 500, 1000, 2000)}
     settings |= {f"{rows:,} rows": {"bank_rows": rows} for rows in (middle // 4, middle // 2, 2 * middle)}
     settings |= {f"{classes} classes": {"num_classes": classes} for classes in (60, 171)}
-    forms: dict[str, Form] = {
-        name: _growth_form(**{"num_anchors": 1000, "bank_rows": middle, **setting})
-        for name, setting in settings.items()
-    }
-    forms["bfloat16"] = _growth_form(num_anchors=1000, bank_rows=middle, dtype=torch.bfloat16)
+    settings["bfloat16"] = {"dtype": torch.bfloat16}
+    usual = {"num_anchors": 1000, "bank_rows": middle}
+    forms = {name: _growth_form(**(usual | setting)) for name, setting in settings.items()}
     taken = seconds(forms, rounds=3)
     base = f"growth from 1000 anchors, {middle:,} rows, 19 classes, float32"
     yield row(base, taken["1000 anchors"], "s")
@@ -227,7 +229,7 @@ def _rank_rows(where: str, results: list[Measured]) -> Iterator[Row]:
         yield row(f"{where}: sent / formula", sent / formula, "×", equal=1)
 
 
-def _compare(where: str, forms: dict[str, Form], *, rounds: int = 3, at_least: float) -> Iterator[Row]:
+def _compare(where: str, forms: Mapping[str, Form], *, rounds: int = 3, at_least: float) -> Iterator[Row]:
     """Rows of two forms, the second against the first."""
     taken = seconds(forms, rounds=rounds)
     for name, value in taken.items():
@@ -257,13 +259,15 @@ def main() -> None:
 
     def keep(found: Iterator[Row]) -> None:
         for each in found:
-            rows.append(each)
-            show(each)
+            rows.append(replace(each, target=None, met=None) if args.quick else each)
+            show(rows[-1])
             if args.out:
                 save(rows, args.out)
 
+    print(f"load average before: {os.getloadavg()[0]:.1f}")
     for name in args.only:
         keep(BENCHMARKS[name](args.quick))
+    print(f"load average after: {os.getloadavg()[0]:.1f}")
     if not torch.cuda.is_available():
         print("CUDA: none here")
     else:

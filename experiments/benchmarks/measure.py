@@ -4,10 +4,10 @@ Seconds are CPU time of the whole process (``time.process_time``) with one threa
 machine count as little as can be; on a GPU they are time between CUDA events. Forms that are compared run in
 turn, round after round, and each is given by its median.
 
-Peak memory is measured in a fresh process for every form: the inputs are made there, the form runs once at a small
-size so that libraries are loaded, freed memory is given back to the system, the kernel's record of the peak is
-reset (/proc/self/clear_refs), and the form runs once. The figure is that peak over the resident size before it. On a
-GPU it is ``torch.cuda.max_memory_allocated`` over what was allocated before.
+Peak memory is measured in a fresh process for every form: the form runs once at a small size so that
+libraries are loaded, the inputs are made, freed memory is given back to the system, the kernel's record of
+the peak is reset (/proc/self/clear_refs), and the form runs once. The figure is that peak (VmHWM) over the
+resident size before it (VmRSS). On a GPU it is ``torch.cuda.max_memory_allocated`` over what was allocated before.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""The obvious forms that the engine is measured against: dense, sorted, looped, with autograd's own backward."""
+"""The obvious forms that the engine is measured against: dense, sorted, looped, with autograd's backward."""
 
 import math
 
