@@ -51,13 +51,11 @@ def problem(
     num_anchors: int,
     bank_rows: int,
     num_classes: int = NUM_CLASSES,
-    classes_with_anchors: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Problem:
-    """Anchors of all classes or of the first few, and a queue of about ``bank_rows`` rows of all classes."""
-    groups = classes_with_anchors or num_classes
-    labels = torch.arange(num_anchors) * groups // num_anchors
+    """As many anchors of every class, and a queue of about ``bank_rows`` rows."""
+    labels = torch.arange(num_anchors) * num_classes // num_anchors
     anchors = unit_rows(labels, seed=1).to(device).requires_grad_()
     queue = full_queue(num_classes, bank_rows // num_classes, dtype=dtype)
     return Problem(anchors, labels.to(device), Memory(queue, None).to(device))
@@ -86,14 +84,17 @@ def unit_rows(labels: Tensor, *, seed: int) -> Tensor:
     return F.normalize(noise.div_(DIM**0.5).add_(centres[labels]), dim=1)
 
 
-def streaming_loss(problem: Problem, *, negatives: Mining, positives: Mining | None, num: int) -> Tensor:
+def streaming_loss(
+    problem: Problem, *, negatives: Mining | None, positives: Mining | None, num: int = 1
+) -> Tensor:
     """Ours: the mean of Eq. 3 over the anchors, against each other and the memory as it is mined.
 
     Args:
-        positives: None for those of the batch only.
+        negatives, positives: None for those of the batch only.
+        num: K of the mining.
     """
     examples = problem.memory.examples(seed=0, key=0)
-    far = partial(Miner(negatives, num, 0.1).negatives, examples=examples)
+    far = partial(Miner(negatives, num, 0.1).negatives, examples=examples) if negatives else no_blocks
     near = partial(Miner(positives, num, 0.1).positives, examples=examples) if positives else no_blocks
     count = len(problem.labels)
     meeting = Meeting(

@@ -7,7 +7,8 @@ turn, round after round, and each is given by its median.
 Peak memory is measured in a fresh process for every form: the form runs once at a small size so that
 libraries are loaded, the inputs are made, freed memory is given back to the system, the kernel's record of
 the peak is reset (/proc/self/clear_refs), and the form runs once. The figure is that peak (VmHWM) over the
-resident size before it (VmRSS). On a GPU it is ``torch.cuda.max_memory_allocated`` over what was allocated before.
+resident size before it (VmRSS). On a GPU it is ``torch.cuda.max_memory_allocated`` over what was allocated
+before.
 """
 
 import ctypes
@@ -98,7 +99,7 @@ def peak_bytes(make: Callable[..., Form], *args: object, small: Sequence[object]
     """Peak memory of the form ``make(*args)`` beyond its inputs; ``make(*small)`` is the same form, small."""
     if device == "cuda":
         return _cuda_peak(make, args)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
         return pool.apply(_cpu_peak, (make, args, small))
 
 

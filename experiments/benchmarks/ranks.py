@@ -58,7 +58,7 @@ class Measured:
 def measure(world_size: int, setting: Setting) -> list[Measured]:
     """Every rank's figures; each rank is a process with one thread."""
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_run, (world_size, folder, setting), nprocs=world_size, start_method="spawn")
+        start_processes(_run, (world_size, folder, setting), nprocs=world_size, start_method="forkserver")
         results = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world_size)]
     return [Measured(*result) for result in results]
 
