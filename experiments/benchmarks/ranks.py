@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.sampling import draw_anchors, draw_entries
+from pixelcontrast.contrast.sampling import draw_anchors
 
 _PAYLOAD = {
     "all_reduce": 0,
@@ -115,8 +115,8 @@ def _sizes(world_size: int, setting: Setting, labels: Tensor, logits: Tensor, po
         seed=0,
         ignore_index=IGNORE_INDEX,
     )
-    drawn = {"num_classes": NUM_CLASSES, "per_image": _PER_IMAGE, "seed": 0, "ignore_index": IGNORE_INDEX}
-    most_entries = torch.tensor(len(draw_entries(labels, positions, **drawn)))
+    pixels = torch.stack([torch.bincount(image.flatten(), minlength=256)[:NUM_CLASSES] for image in labels])
+    most_entries = pixels.clamp(max=_PER_IMAGE).sum()
     dist.all_reduce(most_entries, dist.ReduceOp.MAX)
     return Sizes(
         ranks=world_size,
