@@ -124,6 +124,34 @@ def test_maxima_that_rise_from_chunk_to_chunk_are_followed(monkeypatch: pytest.M
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("chunk", [1, 10, 1 << 20])
+@pytest.mark.parametrize("temperature", [0.005, 0.1])
+def test_what_is_hidden_is_not_met(temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rectangles across chunks, of keys far more similar than the others, which would raise the maximum."""
+    monkeypatch.setattr(engine, "_CHUNK", chunk)
+    case = problem([0, 0, 1, 1, 2], keys=9)
+    case["keys"][3:5] = case["anchors"][2] * 1.1
+    hidden = [(slice(2, 4), slice(2, 6)), (slice(4, 5), slice(6, 9))]
+    case["taken"][1][:] = True
+    for rectangle in hidden:
+        case["taken"][1][rectangle] = False
+    keys = case["keys"]
+
+    def negatives(_anchors: Tensor, _classes: Classes) -> Iterator[Block]:
+        yield Block(slice(0, 5), keys, hidden=hidden)
+
+    anchors, batch = (case["anchors"].clone().requires_grad_() for _ in range(2))
+    positives = blocks(keys, case["taken"][0], size=4)
+    meeting = Meeting(case["labels"], [5], slice(0, 5), positives, negatives, temperature)
+    loss, met = info_nce(anchors, batch, meeting)
+    _, want = both(case, temperature=temperature)
+    ours = [loss.detach(), *torch.autograd.grad(loss, [anchors, batch])]
+    for got, expected in zip(ours, want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+    other = case["labels"][:, None] != case["labels"]
+    assert met.negatives.tolist() == (case["taken"][1].sum(dim=1) + other.sum(dim=1)).tolist()
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     case = problem([0, 0, 1, 1, 2], keys=7)
     positives, negatives = (blocks(case["keys"], mask, size=3) for mask in case["taken"])

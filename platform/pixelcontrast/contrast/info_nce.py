@@ -6,7 +6,7 @@ gradient needs: a sum of keys for every anchor. Keys come in blocks, and backwar
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from pixelcontrast import distributed
 from pixelcontrast.distributed import Group
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 """Similarities computed at a time."""
 _NOTHING = -1e30
 """The log-sum-exp of nothing: finite, so that no difference is NaN."""
@@ -37,7 +37,9 @@ class Block(NamedTuple):
     keys: Tensor
     """[k, D], of any floating dtype."""
     taken: Tensor | None = None
-    """bool [a, k]: which anchor meets which key; None where each meets all."""
+    """bool [a, k]: which anchor meets which key; None where each meets all but the hidden."""
+    hidden: Sequence[tuple[slice, slice]] = ()
+    """Rectangles, of rows and columns of [a, k], that do not meet, each of columns of its own."""
 
 
 class Classes(NamedTuple):
@@ -125,22 +127,38 @@ class _Sweep:
         step = _chunk_size(len(block.keys), len(anchors))
         for begin in range(0, len(block.keys), step):
             keys = block.keys[begin : begin + step].to(anchors.dtype)
-            taken = None if block.taken is None else block.taken[:, begin : begin + step]
             similarity = self._space[: len(anchors) * len(keys)].view(len(anchors), len(keys))
             torch.mm(anchors, keys.T, out=similarity)
-            self._count(block.anchors, similarity, taken)
-            self._add(block.anchors, similarity, keys, taken)
+            taken = None if block.taken is None else block.taken[:, begin : begin + step]
+            hidden = [
+                (rows, similarity[rows, max(columns.start - begin, 0) : max(columns.stop - begin, 0)])
+                for rows, columns in block.hidden
+            ]
+            self._count(block.anchors, similarity, taken, hidden)
+            self._add(block.anchors, similarity, keys, taken, [part for _, part in hidden])
         return self
 
-    def _count(self, anchors: slice, similarity: Tensor, taken: Tensor | None) -> None:
-        if taken is None:
-            self.count[anchors] += similarity.shape[1]
-            self.similarity[anchors] += similarity.sum(dim=1)
-        else:
-            self.count[anchors] += taken.sum(dim=1)
-            self.similarity[anchors] += torch.linalg.vecdot(similarity, taken.to(similarity.dtype))
+    def _count(
+        self,
+        anchors: slice,
+        similarity: Tensor,
+        taken: Tensor | None,
+        hidden: list[tuple[slice, Tensor]],
+    ) -> None:
+        count, total = self.count[anchors], self.similarity[anchors]
+        if taken is not None:
+            count += taken.sum(dim=1)
+            total += torch.linalg.vecdot(similarity, taken.to(similarity.dtype))
+            return
+        count += similarity.shape[1]
+        total += similarity.sum(dim=1)
+        for rows, part in hidden:
+            count[rows] -= part.shape[1]
+            total[rows] -= part.sum(dim=1)
 
-    def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
+    def _add(
+        self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
+    ) -> None:
         raise NotImplementedError
 
     @property
@@ -166,13 +184,19 @@ class _Negatives(_Sweep):
         super().__init__(anchors, temperature)
         self.shift = torch.full_like(self.weight, _NOTHING)
 
-    def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
+    def _add(
+        self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
+    ) -> None:
         if taken is not None:
             similarity.masked_fill_(~taken, -torch.inf)
+        for part in hidden:
+            part.fill_(-torch.inf)
         self._raise_shift(anchors, similarity.amax(dim=1))
         similarity.sub_(self.shift[anchors, None])
         if taken is not None or 2 / self.temperature > -_FLOOR:  # unit vectors: s spans 2/τ
             similarity.clamp_(min=_FLOOR)
+        for part in hidden:
+            part.fill_(_FLOOR)
         weights = similarity.exp_()
         self.weight[anchors] += weights.sum(dim=1)
         self.pull[anchors].addmm_(weights, keys)
@@ -219,7 +243,10 @@ class _Positives(_Sweep):
         super().__init__(anchors, temperature)
         self.log_sum, self.loss = log_sum, torch.zeros_like(self.weight)
 
-    def _add(self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None) -> None:
+    def _add(
+        self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
+    ) -> None:
+        assert not hidden
         excess = torch.sub(self.log_sum[anchors, None], similarity, out=similarity)
         loss, slope = F.softplus(excess), torch.sigmoid(excess)
         if taken is not None:
@@ -321,13 +348,14 @@ def _pull_on_batch(near: _Negatives, far: _Positives, batch: Tensor, same: Tenso
     share = far.count.clamp(min=1).reciprocal()[:, None]
     slope = far.weight[:, None] * share
     pulled = torch.zeros_like(batch)
-    step = _chunk_size(len(batch), len(near.scaled))
+    step = max(_chunk_size(len(batch), len(near.scaled)) // 4, 1)  # several of this size are alive at once
     for begin in range(0, len(batch), step):
         part = slice(begin, begin + step)
-        excess = near.scaled @ batch[part].T - near.log_sum[:, None]
-        push = torch.where(other[:, part], slope * excess.exp(), 0)
-        pull = torch.where(same[:, part], share * torch.sigmoid(-excess), 0)
-        pulled[part] = (push - pull).T @ near.scaled
+        excess = near.scaled @ batch[part].T
+        excess.sub_(near.log_sum[:, None])
+        force = torch.sigmoid(-excess).mul_(-share).masked_fill_(~same[:, part], 0)
+        force += excess.exp_().mul_(slope).masked_fill_(~other[:, part], 0)
+        torch.mm(force.T, near.scaled, out=pulled[part])
     return pulled
 
 

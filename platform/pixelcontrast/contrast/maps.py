@@ -26,7 +26,7 @@ def predictions_at(logits: Tensor, size: torch.Size) -> Tensor:
     """Classes [B, h, w] predicted by logits of any size."""
     if logits.shape[-2:] != size:
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
-    return logits.argmax(dim=1)
+    return logits.max(dim=1).indices  # on CPUs several times faster than argmax
 
 
 def boundaries(labels: Tensor, ignore_index: int) -> Tensor:

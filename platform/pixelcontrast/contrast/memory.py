@@ -97,15 +97,13 @@ class Bank(nn.Module):
         return ages.sum(dim=1).to(torch.float64) / self.filled
 
     def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, step: int) -> None:
-        self.written[labels, slots] = step
+        self.written.flatten().index_fill_(0, labels * self.size + slots, step)
         if self.shard.of > 1:
-            here = slots % self.shard.of == self.shard.index
-            labels, slots, rows = (
-                labels[here],
-                slots[here].div(self.shard.of, rounding_mode="floor"),
-                rows[here],
-            )
-        self.rows[labels, slots] = rows.to(self.rows.dtype)
+            here = torch.nonzero(slots % self.shard.of == self.shard.index).squeeze(1)
+            labels, slots, rows = labels[here], slots[here], rows[here]
+            slots = slots.div(self.shard.of, rounding_mode="floor")
+        places = labels * self.rows.shape[1] + slots
+        self.rows.flatten(0, 1).index_copy_(0, places, rows.to(self.rows.dtype))
 
 
 class Queue(Bank):
@@ -121,11 +119,14 @@ class Queue(Bank):
     def enqueue(self, rows: Tensor, labels: Tensor, *, step: int) -> None:
         """Let rows [n, D] of classes ``labels`` [n] in, in their order; in a full ring the oldest leave."""
         order = torch.argsort(labels, stable=True)
-        labels = labels[order]
-        place, count = place_in_run(labels), torch.bincount(labels, minlength=len(self.pointer))
-        kept = place >= (count - self.size)[labels]
+        count = torch.bincount(labels, minlength=len(self.pointer))
+        place = torch.empty_like(labels)
+        place[order] = place_in_run(labels[order])
         slots = (self.pointer[labels] + place) % self.size
-        self._write(labels[kept], slots[kept], rows[order[kept]], step)
+        kept = place >= (count - self.size)[labels]
+        if not bool(kept.all()):
+            labels, slots, rows = labels[kept], slots[kept], rows[kept]
+        self._write(labels, slots, rows, step)
         self.pointer.copy_((self.pointer + count) % self.size)
 
 

@@ -21,6 +21,8 @@ _MOST_SIMILARITIES = 1 << 24
 """Held at a time, to find the hardest."""
 _MOST_ROWS = 1 << 13
 """Copied at a time out of the memory."""
+_SHORT = 1 << 10
+"""Runs of fewer rows are copied together: a matrix product with few is slow."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,17 @@ class Miner:
 
     def _hard_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         numbers = torch.arange(len(examples), device=anchors.device)
-        # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
-        front = examples.order[: math.ceil(1.3 * self._subset)]
-        front_rows = examples.rows(front) if self.mining == "semi-hard" else None
+        front = front_rows = None
+        if self._pool(len(examples)) > self.num:
+            # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
+            front = examples.order[: math.ceil(1.3 * self._subset)]
+            front_rows = examples.rows(front)
         for few in _split(slice(0, len(anchors)), _MOST_SIMILARITIES // max(len(examples), 1)):
             distance = _products(-anchors[few], examples.runs)
             pools = _hide_own_class(distance, few, classes, examples)
             limit = torch.cat([_kth_smallest(distance[part], self._pool(n)) for part, n in pools])
             wanted = [min(self.num, self._pool(n)) for part, n in pools for _ in distance[part]]
-            if front_rows is not None:
+            if front is not None and front_rows is not None:
                 taken = self._first(distance.index_select(1, front) <= limit)
                 if bool((taken.sum(dim=1) >= taken.new_tensor(wanted, dtype=torch.int64)).all()):
                     yield Block(few, front_rows, taken)
@@ -169,13 +173,18 @@ class Miner:
 
 
 def _all_negatives(classes: Classes, examples: Examples) -> Iterator[Block]:
-    """Every run of the memory meets the anchors before and after those of its class."""
-    end = classes.parts[-1].stop
+    """All anchors meet runs of the memory, those of an anchor's class hidden; short runs together."""
+    everyone = slice(0, classes.parts[-1].stop)
     own = dict(zip(classes.labels, classes.parts, strict=True))
+    runs, hidden, length = [], [], 0
     for run in examples.runs:
-        part = own.get(run.label, slice(end, end))
-        yield Block(slice(0, part.start), run.rows)
-        yield Block(slice(part.stop, end), run.rows)
+        if run.label in own:
+            hidden.append((own[run.label], slice(length, length + len(run.rows))))
+        runs.append(run.rows)
+        length += len(run.rows)
+        if length >= _SHORT or run is examples.runs[-1]:
+            yield Block(everyone, torch.cat(runs) if len(runs) > 1 else run.rows, hidden=hidden)
+            runs, hidden, length = [], [], 0
 
 
 def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tensor, Tensor]:
