@@ -361,6 +361,17 @@ def test_half_precision_inputs_are_contrasted_in_float32() -> None:
     torch.testing.assert_close(value, make()(inputs.float(), labels, logits_for(labels)))
 
 
+def test_autocast_does_not_round_what_is_stored() -> None:
+    labels = torch.randint(CLASSES, (2, 6, 6), generator=torch.Generator().manual_seed(0))
+    stored = []
+    for enabled in (True, False):
+        contrast = make(region_memory_size=4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            contrast(embeddings(2, DIM, 6, 6), labels, torch.zeros(2, CLASSES, 6, 6))
+        stored.append(contrast.memory.state_dict())
+    torch.testing.assert_close(stored[0], stored[1], rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

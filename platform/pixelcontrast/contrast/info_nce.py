@@ -8,7 +8,7 @@ gradient needs: a sum of keys for every anchor. Keys come in blocks, and backwar
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -119,11 +119,11 @@ class _Sweep:
         self.similarity = anchors.new_zeros(len(anchors))
         self._space = anchors.new_empty(max(_CHUNK, len(anchors)))
 
-    def add(self, block: Block) -> Self:
+    def add(self, block: Block) -> None:
         """Let anchors meet keys."""
         anchors = self.scaled[block.anchors]
         if len(anchors) == 0 or len(block.keys) == 0:
-            return self
+            return
         step = _chunk_size(len(block.keys), len(anchors))
         for begin in range(0, len(block.keys), step):
             keys = block.keys[begin : begin + step].to(anchors.dtype)
@@ -136,7 +136,6 @@ class _Sweep:
             ]
             self._count(block.anchors, similarity, taken, hidden)
             self._add(block.anchors, similarity, keys, taken, [part for _, part in hidden])
-        return self
 
     def _count(
         self,
