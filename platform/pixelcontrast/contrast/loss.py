@@ -70,8 +70,8 @@ class PixelContrast(nn.Module):
         memory_dtype: in which the memory is stored.
         sharded: each rank stores a part of the memory, and the anchors of all ranks meet each part; else each
             rank stores all of it.
-        positive_mining, negative_mining: which entries of the memory an anchor meets (``mining.Miner``); those
-            of the batch it always meets.
+        positive_mining, negative_mining: which entries of the memory an anchor meets, see ``mining.Miner``;
+            the anchors of the batch it always meets.
         num_positives, num_negatives: K of the mining.
         semi_hard_share: of the entries, the part that semi-hard mining draws from.
         ignore_index: the label of pixels that take no part.
