@@ -146,8 +146,9 @@ class _Sweep:
     ) -> None:
         count, total = self.count[anchors], self.similarity[anchors]
         if taken is not None:
-            count += taken.sum(dim=1)
-            total += torch.linalg.vecdot(similarity, taken.to(similarity.dtype))
+            met = taken.to(similarity.dtype)
+            count += met.sum(dim=1)
+            total += torch.linalg.vecdot(similarity, met)
             return
         count += similarity.shape[1]
         total += similarity.sum(dim=1)

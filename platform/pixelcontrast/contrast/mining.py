@@ -109,8 +109,8 @@ class Miner:
             limit = torch.cat([_kth_smallest(distance[part], self._pool(n)) for part, n in pools])
             wanted = [min(self.num, self._pool(n)) for part, n in pools for _ in distance[part]]
             if front is not None and front_rows is not None:
-                taken = self._first(distance.index_select(1, front) <= limit)
-                if bool((taken.sum(dim=1) >= taken.new_tensor(wanted, dtype=torch.int64)).all()):
+                taken, found = self._first(distance.index_select(1, front) <= limit)
+                if bool((found >= found.new_tensor(wanted)).all()):
                     yield Block(few, front_rows, taken)
                     continue
             order = examples.order if any(self._pool(n) > self.num for _, n in pools) else None
@@ -129,14 +129,15 @@ class Miner:
         if order is None:
             taken = distance <= limit
         else:
-            taken = self._first(distance.index_select(1, order) <= limit)
+            taken, _ = self._first(distance.index_select(1, order) <= limit)
             numbers = numbers[order]
         for columns in torch.nonzero(taken.any(dim=0)).squeeze(1).split(_MOST_ROWS):
             yield Block(few, examples.rows(numbers[columns]), taken.index_select(1, columns))
 
-    def _first(self, taken: Tensor) -> Tensor:
-        """The first K of every row that are marked: bool [a, n] → bool [a, n]."""
-        return taken & (taken.cumsum(dim=1, dtype=torch.int32) <= self.num)
+    def _first(self, marked: Tensor) -> tuple[Tensor, Tensor]:
+        """Of every row of bool [a, n] the first K that are marked, and int32 [a], how many of all are."""
+        number = marked.cumsum(dim=1, dtype=torch.int32)
+        return marked & (number <= self.num), number[:, -1]
 
     def _drawn_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         """Of the first in the step's order; all anchors share the copied rows."""
