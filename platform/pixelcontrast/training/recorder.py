@@ -202,9 +202,10 @@ class Recorder:
 
     def _parts(self) -> dict[str, bytes]:
         """What this rank writes into a checkpoint: rank 0 all that is equal on every rank."""
+        parts = self._state.to_parts()
         if distributed.rank() != 0:
-            return {}
-        return self._state.to_parts() | {
+            return parts
+        return parts | {
             "experiment.json": config.to_json(self._experiment).encode(),
             "provenance.json": json.dumps(self._provenance, indent=2).encode(),
         }
