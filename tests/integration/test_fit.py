@@ -285,6 +285,22 @@ def test_two_processes_train_ocr_and_its_network_is_used_without_the_head(
     assert {key: rows[-1][key] for key in scores} == scores
 
 
+def test_a_memory_shared_by_two_processes_is_in_the_run_s_checkpoints(scenes: Path, tmp_path: Path) -> None:
+    """Both parts are written, and a run that goes on from them ends as the one that was not broken off."""
+    settings = experiment(scenes, tmp_path, optim__steps=4, contrast__memory_sharded=True)
+    run_ranks(2, fit_ranks, config.to_json(settings))
+    run, name = open_storage(settings), checkpoint.folder_of(4)
+    parts = checkpoint.load(run, name)
+    assert {"memory-0-of-2.safetensors", "memory-1-of-2.safetensors"} <= parts.keys()
+    run.delete_folder(name, first=checkpoint.MANIFEST)
+    Path(run.path("result.json")).unlink()
+    run_ranks(2, fit_ranks, config.to_json(settings))
+    again = checkpoint.load(run, name)
+    assert json.loads(run.read("attempts.jsonl").splitlines()[-1])["from_step"] == 3
+    for part in ("model.safetensors", "memory-0-of-2.safetensors", "memory-1-of-2.safetensors"):
+        assert again[part] == parts[part], part
+
+
 def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> None:
     settings = experiment(scenes, tmp_path, contrast__weight=0.0, optim__steps=2)
     rows = fit(settings)

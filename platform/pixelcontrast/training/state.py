@@ -54,15 +54,14 @@ class TrainState:
         shard = self.contrast.shard
         if shard.of == 1 and distributed.rank() > 0:
             return {}
-        return {f"memory-{shard.index}-of-{shard.of}.safetensors": _tensors_to_bytes(self.contrast)}
+        return {_memory_file(shard.index, shard.of): _tensors_to_bytes(self.contrast)}
 
     def restore(self, parts: dict[str, bytes]) -> None:
         """Become what ``to_parts`` wrote; raises ``KeyError`` or ``RuntimeError`` where it does not fit."""
         self.model.load_state_dict(safetensors.torch.load(parts["model.safetensors"]))
         if self.contrast is not None:
-            names = [name for name in parts if name.startswith("memory-")]
-            names.sort(key=lambda name: int(name.split("-")[1]))
-            shards = [safetensors.torch.load(parts[name]) for name in names]
+            of = sum(name.startswith("memory-") for name in parts)
+            shards = [safetensors.torch.load(parts[_memory_file(index, of)]) for index in range(of)]
             self.contrast.load_state_dict(reshard(shards, self.contrast.shard))
         self.optimizer.load_state_dict(torch.load(io.BytesIO(parts["optimizer.pt"]), weights_only=True))
         for key, value in json.loads(parts["loop.json"]).items():
@@ -93,6 +92,10 @@ def build_state(
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch's generator (dropout) for one step, so that no generator state needs to be saved."""
     torch.manual_seed(int(draws.hashed(seed, _STEP, step, rank)))
+
+
+def _memory_file(index: int, of: int) -> str:
+    return f"memory-{index}-of-{of}.safetensors"
 
 
 def _tensors_to_bytes(module: nn.Module) -> bytes:
