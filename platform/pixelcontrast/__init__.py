@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from pixelcontrast.cli import main, parse, run
     from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run, Workers, replace
     from pixelcontrast.contrast import PixelContrast
+    from pixelcontrast.search import Search, choice, integers, loguniform, uniform
     from pixelcontrast.training import load_model
 
 _HOMES = {
@@ -15,6 +16,7 @@ _HOMES = {
         ("Contrast", "Data", "Experiment", "Model", "Optim", "Run", "Workers", "replace"), "config"
     ),
     "PixelContrast": "contrast",
+    **dict.fromkeys(("Search", "choice", "integers", "loguniform", "uniform"), "search"),
     "load_model": "training",
 }
 
@@ -26,12 +28,17 @@ __all__ = [
     "Optim",
     "PixelContrast",
     "Run",
+    "Search",
     "Workers",
+    "choice",
+    "integers",
     "load_model",
+    "loguniform",
     "main",
     "parse",
     "replace",
     "run",
+    "uniform",
 ]
 
 

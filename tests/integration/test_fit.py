@@ -52,7 +52,9 @@ def metrics(settings: Experiment) -> list[dict[str, Any]]:
 
 def learnt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what depends on the clock and on how often the run was started."""
-    return [{k: v for k, v in row.items() if k not in ("images_per_second", "attempt")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("images_per_second", "attempt", "time")} for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,10 @@ def test_run_folder_holds_what_was_reported(finished: tuple[Experiment, list[dic
     assert [(e.step, e.value) for e in events.Scalars("eval/miou")] == [
         (row["step"], pytest.approx(row["miou"])) for row in reported if row["kind"] == "eval"
     ]
+    confusion = json.loads(run.read("confusion.json"))
+    counts = torch.tensor(confusion["pixels"])
+    assert confusion["step"] == STEPS
+    assert counts.diagonal().sum() / counts.sum() == pytest.approx(reported[-1]["pixel_accuracy"])
     for step in (4, 8):
         picture = Image.open(io.BytesIO(run.read(f"overlays/step-{step:08d}.png")))
         assert picture.width > 3 * 128
@@ -264,7 +270,7 @@ def test_two_processes_train_and_count_each_image_once(scenes: Path, tmp_path: P
     val_set = build_dataset(settings.data, "val")
     state = build_state(settings, num_classes=19, num_images=10, device=CPU)
     state.restore(checkpoint.load(open_storage(settings), checkpoint.folder_of(3)))
-    again = evaluate(state.model, val_set, device=CPU)
+    again = evaluate(state.model, val_set, device=CPU).scores
     assert {key: first[-1][key] for key in again} == again
 
 
@@ -281,7 +287,7 @@ def test_two_processes_train_ocr_and_its_network_is_used_without_the_head(
         assert row["loss"] == pytest.approx(row["ce"] + 0.5 * row["auxiliary"] + contrast, rel=1e-5)
     model = load_model(tmp_path / "small")
     assert model.projection is None
-    scores = evaluate(model, build_dataset(settings.data, "val"), device=CPU)
+    scores = evaluate(model, build_dataset(settings.data, "val"), device=CPU).scores
     assert {key: rows[-1][key] for key in scores} == scores
 
 
@@ -309,6 +315,15 @@ def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> N
     parts = checkpoint.load(open_storage(settings), checkpoint.folder_of(2))
     assert not any("memory" in part for part in parts)
     assert b"projection" not in parts["model.safetensors"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(scenes: Path, tmp_path: Path) -> None:
+    settings = experiment(scenes, tmp_path, optim__lr=1e30)
+    with pytest.raises(
+        ValueError, match=r"the loss is nan in steps 1 to 2: lower optim\.lr \(it is 1e\+30\)"
+    ):
+        fit(settings)
+    assert not open_storage(settings).exists("checkpoints")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ ALLOWED = {
     "contrast": {"draws", "distributed"},
     **dict.fromkeys(ROOMS - {"contrast"}, BASE),
     "training": BASE | ROOMS,
-    "cluster": BASE | ROOMS | {"training"},
-    "cli": BASE | ROOMS | {"training", "cluster"},
-    "__init__": {"cli", "config", "contrast", "training"},
+    "search": BASE | {"training"},
+    "cluster": BASE | ROOMS | {"training", "search"},
+    "cli": BASE | ROOMS | {"training", "search", "cluster"},
+    "__init__": {"cli", "config", "contrast", "search", "training"},
 }
 
 
@@ -53,7 +54,13 @@ def test_imports_run_one_way() -> None:
 
 @pytest.mark.parametrize(
     ("library", "rooms"),
-    [("ray", {"cluster"}), ("tyro", {"cli"}), ("timm", {"models"}), ("torchvision", {"datasets"})],
+    [
+        ("ray", {"cluster"}),
+        ("tyro", {"cli"}),
+        ("timm", {"models"}),
+        ("torchvision", {"datasets"}),
+        ("optuna", {"search"}),
+    ],
 )
 def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
     users = {
@@ -67,7 +74,10 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
     [
         ("import pixelcontrast.contrast", {"ray", "timm", "torchvision", "tyro", "pydantic"}),
         ("import pixelcontrast", {"torch", "ray", "timm", "torchvision", "tyro", "pydantic"}),
-        ("from pixelcontrast import Experiment, parse", {"torch", "ray", "timm", "torchvision"}),
+        (
+            "from pixelcontrast import Experiment, Search, parse",
+            {"torch", "ray", "timm", "torchvision", "optuna"},
+        ),
         ("import pixelcontrast.training", {"ray", "tyro"}),
     ],
 )

@@ -1,5 +1,7 @@
 """Evaluation of the network on the validation images, shared among the workers."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,16 @@ from pixelcontrast.training.run_folder import Row
 _NUM_OVERLAYS = 4
 
 
+class Evaluation(NamedTuple):
+    """Of the network on a whole set, each image counted once."""
+
+    scores: Row
+    """``miou``, ``pixel_accuracy``, and ``iou`` per class: None of one that neither occurs nor is predicted,
+    which has no part in the mean."""
+    confusion: Row
+    """``classes``, their names, and ``pixels``: counts of [true class][predicted class]."""
+
+
 @torch.inference_mode()
 def evaluate(
     model: SegmentationModel,
@@ -22,11 +34,8 @@ def evaluate(
     device: torch.device,
     loader_processes: int = 0,
     autocast: torch.dtype | None = None,
-) -> Row:
-    """Scores over the whole set, each image counted once: ``miou``, ``pixel_accuracy`` and ``iou`` per class.
-
-    A class that neither occurs nor is predicted has the IoU None and no part in the mean.
-    """
+) -> Evaluation:
+    """Evaluate the network on the validation images, shared among the workers."""
     confusion = ConfusionMatrix(dataset.labels.num_classes, device=device)
     loader = eval_loader(
         dataset,
@@ -43,11 +52,14 @@ def evaluate(
     scores = confusion.scores()
     iou = [None if value != value else value for value in scores.iou]  # NaN is not JSON
     names = dataset.labels.names
-    return {
-        "miou": scores.miou,
-        "pixel_accuracy": scores.pixel_accuracy,
-        "iou": dict(zip(names, iou, strict=True)),
-    }
+    return Evaluation(
+        scores={
+            "miou": scores.miou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "iou": dict(zip(names, iou, strict=True)),
+        },
+        confusion={"classes": list(names), "pixels": confusion.matrix.tolist()},
+    )
 
 
 def predict(model: SegmentationModel, images: Tensor, autocast: torch.dtype | None = None) -> Tensor:

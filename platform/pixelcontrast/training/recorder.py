@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -137,6 +138,7 @@ class Recorder:
         """Means over all ranks and over the steps since the last row."""
         means = distributed.all_reduce(self._sums) / (distributed.world_size() * self._steps)
         total, ce, contrast, auxiliary = means.tolist()
+        self._check_finite(total)
         step, batch_size = self._state.step, self._experiment.optim.batch_size
         row = {
             "kind": "train",
@@ -156,8 +158,17 @@ class Recorder:
             return row
         return row | self._state.contrast.diagnostics.read()
 
+    def _check_finite(self, loss: float) -> None:
+        """From such weights no training comes back, and the same would happen again: no checkpoint of it."""
+        if not math.isfinite(loss):
+            first, last = self._state.step - self._steps + 1, self._state.step
+            raise ValueError(
+                f"the loss is {loss} in steps {first} to {last}: lower optim.lr (it is "
+                f"{self._experiment.optim.lr:g}) or set optim.clip_norm"
+            )
+
     def _evaluate(self) -> Row:
-        scores = evaluate(
+        scores, confusion = evaluate(
             self._state.model,
             self._val_set,
             device=self._device,
@@ -169,6 +180,7 @@ class Recorder:
         if distributed.rank() == 0:
             picture = draw_overlays(self._state.model, self._val_set, device=self._device)
             self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
+            self._run.write("confusion.json", json.dumps({"step": self._state.step} | confusion).encode())
         row = {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps}
         self._record(row | scores | self._memory_row())
         return scores
@@ -185,7 +197,7 @@ class Recorder:
         }
 
     def _record(self, row: Row) -> None:
-        row["attempt"] = self._attempt
+        row |= {"attempt": self._attempt, "time": time.time()}
         if self._log:
             self._log.add(row)
         self._report_row(row)

@@ -14,7 +14,8 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.training.storage import Storage
 
 Row = dict[str, Any]
-"""One report: plain JSON values, ``kind`` ("train" or "eval"), ``step`` and ``attempt`` among them."""
+"""One report: plain JSON values, ``kind`` ("train" or "eval"), ``step``, ``attempt`` and ``time``, in seconds
+since the epoch, among them."""
 
 
 def open_storage(experiment: Experiment) -> Storage:
@@ -27,9 +28,19 @@ def read_result(run: Storage) -> Row | None:
     return json.loads(run.read("result.json")) if run.exists("result.json") else None
 
 
+def read_rows(run: Storage) -> list[Row]:
+    """The rows of metrics so far, in order."""
+    return _read_lines(run, "metrics.jsonl")
+
+
+def read_attempts(run: Storage) -> list[Row]:
+    """What stands about each start of the workers so far, in order."""
+    return _read_lines(run, "attempts.jsonl")
+
+
 def count_attempts(run: Storage) -> int:
     """How many times the run's workers have been started so far."""
-    return len(_read_lines(run, "attempts.jsonl"))
+    return len(read_attempts(run))
 
 
 def check_same_experiment(run: Storage, experiment: Experiment) -> None:
@@ -62,11 +73,11 @@ class RunLog:
 
     def __init__(self, run: Storage, experiment: Experiment, *, step: int, attempt: Row):
         self._run = run
-        attempts = [*_read_lines(run, "attempts.jsonl"), attempt]
+        attempts = [*read_attempts(run), attempt]
         run.write("attempts.jsonl", _lines(attempts))
         if not run.exists("experiment.json"):
             run.write("experiment.json", config.to_json(experiment).encode())
-        self._rows = [row for row in _read_lines(run, "metrics.jsonl") if row["step"] <= step]
+        self._rows = [row for row in read_rows(run) if row["step"] <= step]
         run.write("metrics.jsonl", _lines(self._rows))
         self._temporary = None if run.is_local else tempfile.TemporaryDirectory()
         events = self._temporary.name if self._temporary else run.path("tensorboard")
@@ -78,7 +89,8 @@ class RunLog:
         self._rows.append(row)
         self._run.write("metrics.jsonl", _lines(self._rows))
         for key, value in _scalars(row).items():
-            self._board.add_scalar(f"{row['kind']}/{key}", value, row["step"])
+            if key != "time":
+                self._board.add_scalar(f"{row['kind']}/{key}", value, row["step"], walltime=row["time"])
         self._flush()
 
     def finish(self, result: Row) -> None:

@@ -1,0 +1,139 @@
+"""A search's folder: what is searched, the study, a lock, and the folders of its runs."""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from pixelcontrast import config
+from pixelcontrast.config import Experiment
+from pixelcontrast.search.settings import Search, describe
+from pixelcontrast.training.storage import Storage
+
+SEARCH, JOURNAL, ARTIFACTS = "search.json", "study.journal", "artifacts"
+
+Arms = Mapping[str, Mapping[str, Any]]
+
+
+class SearchFolder:
+    """``<run.storage>/<search.name>/``, in which the runs lie beside ``search.json`` and the study.
+
+    A journal cannot be appended to in an object store: there the study is kept on this machine, in
+    ``~/.cache/pixelcontrast``, and ``sync`` copies it.
+    """
+
+    def __init__(self, experiment: Experiment, search: Search, arms: Arms | None):
+        suffix = "search" if arms is None else "arms"
+        self.name = search.name or f"{experiment.run.name}-{suffix}"
+        self.storage = Storage(experiment.run.storage) / self.name
+        self._experiment, self._search, self._arms = experiment, search, arms
+        self.local = local_folder(self.storage)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where another search, or something else, has this name; names each difference.
+
+        The number of trials, seeds and arms may grow, and what decides no result may change.
+        """
+        self.storage.check_writable()
+        if not self.storage.exists(SEARCH):
+            if self.storage.exists("experiment.json"):
+                raise ValueError(f"{self.storage.location} is a run's folder; choose another --search.name")
+            return
+        written, now = json.loads(self.storage.read(SEARCH)), self._content()
+        before = config.from_json(json.dumps(written["experiment"]))
+        changed = dict(config.differences(before, self._experiment))
+        changed |= _differences("search", written["search"], now["search"])
+        shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
+        changed |= _differences("search.arms", shared, {name: now["arms"][name] for name in shared})
+        if changed:
+            lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items()]
+            raise ValueError(
+                f"search {self.name} in {self._experiment.run.storage} was started with other settings:\n"
+                + "\n".join(lines)
+                + "\nGive them back to go on with it, or choose another --search.name."
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[BaseStorage]:
+        """The study's storage, for this process alone; also written: ``search.json``.
+
+        Raises:
+            ValueError: another process on this machine has it, or ``search.study`` cannot be opened.
+        """
+        self.local.mkdir(parents=True, exist_ok=True)
+        with (self.local / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"search {self.name} is running already, in {self.local}") from None
+            self._write_description()
+            self._fetch_journal()
+            yield open_study_storage(self.local, self._search.study)
+            self.sync()
+
+    def run(self, name: str) -> Storage:
+        """The folder of one of its runs."""
+        return self.storage / name
+
+    def sync(self) -> None:
+        """Copy the study and its artifacts to a storage that is not on this machine."""
+        if self.storage.is_local:
+            return
+        if (self.local / JOURNAL).exists():
+            self.storage.write(JOURNAL, (self.local / JOURNAL).read_bytes())
+        if (self.local / ARTIFACTS).exists():
+            self.storage.upload(self.local / ARTIFACTS, ARTIFACTS)
+
+    def _content(self) -> dict[str, Any]:
+        arms = self._arms
+        return {
+            "kind": "space" if arms is None else "arms",
+            "experiment": json.loads(config.to_json(self._experiment)),
+            "search": describe(self._search) if arms is None else {"study": self._search.study},
+            "arms": json.loads(json.dumps(arms or {})),
+        }
+
+    def _write_description(self) -> None:
+        """Arms of an earlier call stay: the study has their runs."""
+        content = self._content()
+        if self.storage.exists(SEARCH):
+            content["arms"] = json.loads(self.storage.read(SEARCH))["arms"] | content["arms"]
+        self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
+
+    def _fetch_journal(self) -> None:
+        """Of two copies the longer is the newer: lines are only ever added."""
+        path = self.local / JOURNAL
+        there = self.storage.size(JOURNAL) or 0
+        if not self.storage.is_local and there > (path.stat().st_size if path.exists() else 0):
+            path.write_bytes(self.storage.read(JOURNAL))
+
+
+def local_folder(search: Storage) -> Path:
+    """Where this machine keeps a search's study and artifacts."""
+    if search.is_local:
+        return Path(search.path())
+    digest = hashlib.sha256(search.location.encode()).hexdigest()[:16]
+    return Path.home() / ".cache" / "pixelcontrast" / digest
+
+
+def open_study_storage(folder: Path, url: str | None) -> BaseStorage:
+    """The journal in ``folder``, or the database at ``url``; raises ``ValueError`` where it does not open."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    try:
+        return RDBStorage(url)
+    except Exception as error:  # drivers raise what they like, ImportError among it
+        raise ValueError(f"search.study {url} cannot be opened: {error}") from error
+
+
+def _differences(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = dict.fromkeys([*old, *new])
+    return {f"{where}.{key}": (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

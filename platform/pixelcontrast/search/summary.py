@@ -1,0 +1,56 @@
+"""What a run came to, read from its folder: of a finished run, one stopped early, or one that failed."""
+
+import statistics
+from datetime import datetime
+from typing import Any
+
+from pixelcontrast import config
+from pixelcontrast.training.run_folder import Row, read_attempts, read_rows
+from pixelcontrast.training.storage import Storage
+
+
+def summarize(run: Storage) -> dict[str, Any]:
+    """Plain JSON values; those that a run has no rows for yet are missing.
+
+    ``steps`` trained; ``best_miou`` with its ``best_step`` and, of each class, ``iou``; ``last_miou``;
+    ``seconds_per_step``, the median over the training rows; ``seconds`` from the workers' starts to their
+    last rows; ``worker_seconds``, these times the workers; ``started``, seconds since the epoch;
+    ``checkpoint``, the best; ``overlays``, the last; ``attempts``.
+    """
+    rows, attempts = read_rows(run), read_attempts(run)
+    trained = [row for row in rows if row["kind"] == "train"]
+    evaluated = [row for row in rows if row["kind"] == "eval"]
+    found: dict[str, Any] = {"attempts": len(attempts), **_times(rows, attempts)}
+    if trained:
+        found["steps"] = trained[-1]["step"]
+        found["seconds_per_step"] = _seconds_per_step(trained, run)
+    if evaluated:
+        best = max(evaluated, key=lambda row: row["miou"])
+        found |= {"best_miou": best["miou"], "best_step": best["step"], "iou": best["iou"]}
+        found["last_miou"] = evaluated[-1]["miou"]
+        found["overlays"] = f"overlays/step-{evaluated[-1]['step']:08d}.png"
+        found["checkpoint"] = f"checkpoints/step-{best['step']:08d}"
+    return found
+
+
+def _seconds_per_step(trained: list[Row], run: Storage) -> float:
+    batch_size = config.from_json(run.read("experiment.json")).optim.batch_size
+    return batch_size / statistics.median(row["images_per_second"] for row in trained)
+
+
+def _times(rows: list[Row], attempts: list[Row]) -> dict[str, float]:
+    """Work that was lost has no rows any more, and is not counted."""
+    seconds = worker_seconds = 0.0
+    for attempt in attempts:
+        last = max((row["time"] for row in rows if row["attempt"] == attempt["attempt"]), default=None)
+        if last is not None:
+            took = max(last - _timestamp(attempt), 0.0)
+            seconds += took
+            worker_seconds += took * attempt["world_size"]
+    if not attempts:
+        return {}
+    return {"seconds": seconds, "worker_seconds": worker_seconds, "started": _timestamp(attempts[0])}
+
+
+def _timestamp(attempt: Row) -> float:
+    return datetime.fromisoformat(attempt["started"]).timestamp()

@@ -1,0 +1,194 @@
+"""The trials of a search in an Optuna study: the one record of what was proposed and what came of it."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from pixelcontrast.config import Experiment
+from pixelcontrast.search.settings import Dimension, Objective, Range, Search, own_point
+
+_DIRECTIONS: dict[Objective, Literal["minimize", "maximize"]] = {
+    "miou": "maximize",
+    "seconds_per_step": "minimize",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A run to make.
+
+    Attributes:
+        number: of the trial in the study.
+        name: of its run.
+        overrides: of the search's experiment, by dotted key.
+    """
+
+    number: int
+    name: str
+    overrides: dict[str, Any]
+
+
+class Trials:
+    """Hands out the runs of a search and records what becomes of them. One process at a time may.
+
+    Whoever dies leaves trials running; the next one hands those out first, under the same number and name, so
+    that the runs go on. What is proposed depends only on the search's seed, the trial's number and the
+    trials before it, not on how often the search was interrupted.
+
+    Args:
+        storage: of the study, which is made if there is none of this name.
+        arms: name → overrides, each to be trained on ``search.seeds``; None to propose from ``search.space``.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        experiment: Experiment,
+        *,
+        name: str,
+        storage: BaseStorage,
+        arms: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._search, self._experiment = search, experiment
+        self._objectives: tuple[Objective, ...] = search.objectives if arms is None else ("miou",)
+        self.study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            pruner=_pruner(search, experiment) if arms is None else NopPruner(),
+            directions=[_DIRECTIONS[objective] for objective in self._objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names(list(self._objectives))
+        self._unfinished = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
+        self._planned = None if arms is None else self._plan(arms)
+        if arms is None:
+            for point in search.known[: search.trials]:
+                self.study.enqueue_trial(own_point(search, experiment, point), skip_if_exists=True)
+
+    def all(self) -> list[FrozenTrial]:
+        """Every trial that was handed out, by number."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state != TrialState.WAITING]
+
+    def next(self) -> Proposal | None:
+        """The next run to make, or None when all that were asked for have been handed out."""
+        if self._unfinished:
+            trial = self._unfinished.pop(0)
+            return _proposal(trial) if "run" in trial.user_attrs else self._filled(self._trial(trial.number))
+        if self._planned is None:
+            return self._propose()
+        return self._start(self._planned.pop(0)) if self._planned else None
+
+    def report(self, number: int, step: int, miou: float) -> bool:
+        """Record an evaluation; True if the trial shall be stopped.
+
+        A step that is recorded already is ignored: the run was taken up from a checkpoint before it.
+        """
+        trial = self._trial(number)
+        if step in self._frozen(number).intermediate_values:
+            return False
+        if len(self._objectives) > 1:
+            return False  # Optuna takes no intermediate values with several objectives
+        trial.report(miou, step)
+        return trial.should_prune()
+
+    def note(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Attach plain JSON values to a running trial."""
+        trial = self._trial(number)
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+
+    @property
+    def remaining(self) -> int:
+        """How many runs ``next`` has still to hand out."""
+        if self._planned is not None:
+            return len(self._unfinished) + len(self._planned)
+        return len(self._unfinished) + max((self._search.trials or 0) - len(self.all()), 0)
+
+    def complete(self, number: int, scores: Mapping[Objective, float]) -> None:
+        """The run has trained to its last step."""
+        self.study.tell(number, [scores[name] for name in self._objectives], TrialState.COMPLETE)
+
+    def prune(self, number: int) -> None:
+        """The run was stopped early."""
+        self.study.tell(number, state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """The run has failed for good."""
+        self.note(number, {"error": reason})
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def _propose(self) -> Proposal | None:
+        number = len(self.all())
+        if number >= (self._search.trials or 0):
+            return None
+        self.study.sampler = _sampler(self._search, number)
+        return self._filled(self.study.ask())
+
+    def _filled(self, trial: optuna.Trial) -> Proposal:
+        """A trial with a value for every key; it may have some already, if its driver died asking."""
+        overrides = {key: _suggest(trial, key, dimension) for key, dimension in self._search.space.items()}
+        trial.set_user_attr("overrides", overrides)
+        trial.set_user_attr("run", f"trial-{trial.number:04}")
+        return _proposal(self._frozen(trial.number))
+
+    def _plan(self, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What stands in the study of every run that is asked for and not there yet, seed by seed."""
+        there = {trial.user_attrs["run"] for trial in self.all()}
+        planned = [
+            {"arm": arm, "seed": seed, "run": f"{arm}-s{seed}", "overrides": {**overrides, "run.seed": seed}}
+            for seed in self._search.seeds
+            for arm, overrides in arms.items()
+        ]
+        return [attributes for attributes in planned if attributes["run"] not in there]
+
+    def _start(self, attributes: dict[str, Any]) -> Proposal:
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
+        return _proposal(self.all()[-1])
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _trial(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self.study, self._frozen(number)._trial_id)
+
+
+def _proposal(trial: FrozenTrial) -> Proposal:
+    attributes = trial.user_attrs
+    return Proposal(number=trial.number, name=attributes["run"], overrides=dict(attributes["overrides"]))
+
+
+def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
+    if not isinstance(dimension, Range):
+        return trial.suggest_categorical(key, dimension.values)
+    if dimension.is_whole:
+        return trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
+
+
+def _sampler(search: Search, number: int) -> BaseSampler:
+    """Made anew for every trial: a generator that goes on would begin again when the search is taken up."""
+    seed = search.seed * 1_000_003 + number
+    if search.sampler == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=max(4, (search.trials or 0) // 4))
+
+
+def _pruner(search: Search, experiment: Experiment) -> BasePruner:
+    """Optuna's asynchronous halving keeps its state in the study; Ray's would be lost with the driver."""
+    if not search.stops_early:
+        return NopPruner()
+    return SuccessiveHalvingPruner(
+        min_resource=max(round(search.grace * experiment.optim.steps), 1),
+        reduction_factor=search.reduction_factor,
+    )
