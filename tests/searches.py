@@ -69,4 +69,4 @@ def _train(trials: Trials, number: int, settings: Experiment, folder: SearchFold
     found = summarize(folder.run(settings.run.name))
     trials.note(number, found)
     trials.report(number, found["steps"], found["last_miou"])
-    trials.complete(number, {"miou": found["best_miou"], "seconds_per_step": found["seconds_per_step"]})
+    trials.complete(number, {"miou": found["last_miou"], "seconds_per_step": found["seconds_per_step"]})
