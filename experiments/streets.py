@@ -9,7 +9,20 @@ Measured 2026-11-23 on two cores of an Intel Xeon, seed 0, 120 scenes to train o
 scenes.
 """
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, parse, run
+from pixelcontrast import (
+    Contrast,
+    Data,
+    Experiment,
+    Model,
+    Optim,
+    Run,
+    Search,
+    Workers,
+    choice,
+    integers,
+    loguniform,
+    main,
+)
 from pixelcontrast.datasets import streets
 
 EXPERIMENT = Experiment(
@@ -27,7 +40,26 @@ EXPERIMENT = Experiment(
     run=Run(name="streets", workers=Workers(2), device="cpu", eval_interval=75, checkpoint_interval=25),
 )
 
-if __name__ == "__main__":
-    experiment = parse(EXPERIMENT, description=__doc__)
+SEARCH = Search(
+    space={
+        "optim.lr": loguniform(0.01, 0.2),
+        "contrast.weight": loguniform(0.1, 2.0),
+        "contrast.temperature": loguniform(0.03, 0.5),
+        "contrast.pixel_queue_size": integers(100, 1000, log=True),
+        "contrast.negative_mining": choice("random", "semi-hard"),
+    },
+    arms={
+        "ce": {"contrast.weight": 0.0},
+        "random": {},
+        "semi-hard": {"contrast.positive_mining": "semi-hard", "contrast.negative_mining": "semi-hard"},
+    },
+)
+
+
+def write_scenes(experiment: Experiment) -> None:
+    """Once; later calls find them."""
     streets.write(experiment.data.root, num_train=120, num_val=20)
-    run(experiment)
+
+
+if __name__ == "__main__":
+    main(EXPERIMENT, search=SEARCH, prepare=write_scenes, description=__doc__)

@@ -207,6 +207,8 @@ class Run:
     """auto: a GPU per worker where the cluster has GPUs, else CPU."""
     cpus_per_worker: Count = 1
     """CPU cores that a worker reserves, and threads that its operators use."""
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """GPU that a worker reserves where it gets one; a part, for small networks, only of a single worker."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in the network; losses and the contrast stay in float32."""
     compile: bool = False
@@ -243,6 +245,15 @@ class Experiment:
         return self
 
     @model_validator(mode="after")
+    def _gpu_is_whole_for_several(self) -> "Experiment":
+        if self.run.gpus_per_worker < 1 and self.run.workers.max > 1:
+            raise ValueError(
+                f"run.gpus_per_worker is {self.run.gpus_per_worker} and run.workers {self.run.workers}: NCCL "
+                "refuses two workers of one run on one GPU, so only a single worker may have a part of one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _image_pooling_can_normalise(self) -> "Experiment":
         if self.model.decoder == "deeplabv3" and self.optim.batch_size == 1:
             raise ValueError(
@@ -254,7 +265,8 @@ class Experiment:
 
 PLACEMENT = frozenset(
     {"data.root", "data.loader_processes", "run.storage", "run.name"}
-    | {"run.workers", "run.device", "run.cpus_per_worker", "run.compile", "run.max_failures"}
+    | {"run.workers", "run.device", "run.cpus_per_worker", "run.gpus_per_worker", "run.compile"}
+    | {"run.max_failures"}
     | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}
 )
 """Keys that may differ between two attempts at the same run: where and how often, not what."""

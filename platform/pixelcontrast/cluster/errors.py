@@ -7,11 +7,12 @@ class LaunchError(RuntimeError):
     Attributes:
         worker_traceback: the traceback of the worker that failed first, if one raised. An uncaught error
             shows it below the message; who prints ``str(error)`` may print it too.
+        final: the same would happen again.
     """
 
-    def __init__(self, message: str, worker_traceback: str | None = None):
+    def __init__(self, message: str, worker_traceback: str | None = None, *, final: bool = False):
         super().__init__(message)
-        self.worker_traceback = worker_traceback
+        self.worker_traceback, self.final = worker_traceback, final
         if worker_traceback:
             self.add_note(worker_traceback.rstrip())
 
@@ -47,7 +48,7 @@ def first_cause(failures: dict[int, Exception]) -> LaunchError:
             return LaunchError(f"worker {rank} died: {_one_line(failure)}")
         raised.append(failure)
     earliest = min(raised, key=lambda failure: failure.at)
-    return LaunchError(str(earliest), earliest.trace)
+    return LaunchError(str(earliest), earliest.trace, final=earliest.final)
 
 
 def _one_line(error: Exception) -> str:

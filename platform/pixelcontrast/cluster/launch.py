@@ -64,7 +64,7 @@ def _launch(
     with connect(min_cpus=run.workers.max * run.cpus_per_worker), sigterm_interrupts():
         from pixelcontrast.cluster.launcher import Plan
 
-        nodes, growth = _resources()
+        nodes, growth = cluster_resources()
         check_placement(run, nodes, growth)
         gpu = takes_gpus(run, nodes, growth)
         check_memory_fits(memory, run, nodes, gpu=gpu)
@@ -99,8 +99,8 @@ def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
-def _resources() -> tuple[list[dict[str, float]], dict[str, float] | None]:
-    """Resources of each living node, and the most that an autoscaler can add up to."""
+def cluster_resources() -> tuple[list[dict[str, float]], dict[str, float] | None]:
+    """Of the cluster: resources of each living node, and the most that an autoscaler can add up to."""
     import ray
     from ray._private.state import state
 

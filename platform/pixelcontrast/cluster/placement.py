@@ -41,6 +41,18 @@ def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | No
         )
 
 
+def concurrency(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> int:
+    """How many such runs fit on the cluster at a time, each with all its workers; 1 where only fewer fit.
+
+    Raises:
+        LaunchError: as ``check_placement``.
+    """
+    check_placement(run, nodes, growth)
+    asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
+    workers = max(sum(_fitting(asked, node) for node in nodes), _fitting(asked, growth) if growth else 0)
+    return max(workers // run.workers.max, 1)
+
+
 def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: bool) -> None:
     """Check that ``size`` bytes of embeddings fit into every worker's part of its node's memory.
 
@@ -61,12 +73,12 @@ def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: b
 
 def worker_resources(run: Run, *, gpu: bool) -> dict[str, float]:
     """What one worker reserves, by Ray's names."""
-    return {"CPU": run.cpus_per_worker, "GPU": 1} if gpu else {"CPU": run.cpus_per_worker}
+    return {"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if gpu else {})
 
 
 def describe_request(run: Run, asked: Resources) -> str:
     """What the run asks for, with its keys."""
-    gpu = f" and 1 GPU (run.device is {run.device})" if "GPU" in asked else ""
+    gpu = f" and {_count(asked['GPU'], 'GPU')} (run.device is {run.device})" if "GPU" in asked else ""
     least = "at least " if run.workers.max > run.workers.min else ""
     return (
         f"the run asks for {least}{_count(run.workers.min, 'worker')} (run.workers is {run.workers}) with "
@@ -75,7 +87,7 @@ def describe_request(run: Run, asked: Resources) -> str:
 
 
 def _fitting(asked: Resources, node: Resources) -> int:
-    return int(min(node.get(name, 0) // amount for name, amount in asked.items()))
+    return int(min((node.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
 
 
 def _describe_nodes(nodes: Sequence[Resources], asked: Resources) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.settings import Search, describe
+from pixelcontrast.training.run_folder import Row, read_rows
 from pixelcontrast.training.storage import Storage
 
 SEARCH, JOURNAL, ARTIFACTS = "search.json", "study.journal", "artifacts"
@@ -81,6 +83,19 @@ class SearchFolder:
     def run(self, name: str) -> Storage:
         """The folder of one of its runs."""
         return self.storage / name
+
+    def trials(self) -> list[FrozenTrial]:
+        """All that were handed out so far, by number."""
+        storage = open_study_storage(self.local, self._search.study)
+        return [
+            trial
+            for trial in optuna.load_study(study_name=self.name, storage=storage).get_trials()
+            if trial.state != TrialState.WAITING
+        ]
+
+    def evaluations(self, name: str) -> list[Row]:
+        """What one of its runs has evaluated so far."""
+        return [row for row in read_rows(self.run(name)) if row["kind"] == "eval"]
 
     def sync(self) -> None:
         """Copy the study and its artifacts to a storage that is not on this machine."""

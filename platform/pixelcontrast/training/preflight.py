@@ -23,6 +23,13 @@ def check(experiment: Experiment) -> Row | None:
     result = read_result(run)
     if result is not None:
         return result
+    check_inputs(experiment)
+    run.check_writable()
+    return None
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """Look at the model, its weights and the data; raises ``ValueError`` as ``check``."""
     check_model(experiment.model)
     if experiment.model.weights == "timm":
         fetch_timm_weights(experiment.model.backbone)
@@ -32,5 +39,3 @@ def check(experiment: Experiment) -> Row | None:
         raise ValueError(
             f"optim.class_weights: {len(weights)} numbers for {len(names)} classes: {', '.join(names)}"
         )
-    run.check_writable()
-    return None

@@ -1,0 +1,6 @@
+"""The commands: of an experiment file, and ``pixelcontrast``."""
+
+from pixelcontrast.cli.experiment import main, run
+from pixelcontrast.cli.options import parse
+
+__all__ = ["main", "parse", "run"]

@@ -1,0 +1,47 @@
+"""What every command does at the terminal: refuse, show messages, end with the right status."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+def refuse(message: str) -> NoReturn:
+    """End with status 2: something is wrong before the start."""
+    print(message, file=sys.stderr)
+    sys.exit(2)
+
+
+@contextmanager
+def failures_told(resume: str) -> Iterator[None]:
+    """End the process with status 2 on a ``ValueError``, 1 where Ray failed, 130 on Ctrl-C.
+
+    Args:
+        resume: said on Ctrl-C: how to go on.
+    """
+    from pixelcontrast.cluster.errors import LaunchError
+
+    try:
+        yield
+    except ValueError as error:
+        refuse(str(error))
+    except LaunchError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        print(f"Stopped. {resume}", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def messages_shown() -> Iterator[None]:
+    """Print what the platform's loggers say, the workers' included, above the progress."""
+    logger, handler = logging.getLogger("pixelcontrast"), logging.StreamHandler()
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,213 @@
+"""A search on Ray: Tune runs the trials, each a whole training, side by side as far as the cluster reaches.
+
+Tune is given no state to keep. What was proposed, reported and decided stands in the Optuna study, and what
+was trained in the runs' folders, so a search goes on from there after any death of its driver.
+"""
+
+import json
+import logging
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from pixelcontrast import config
+from pixelcontrast.cluster.launch import absolute_paths, cluster_resources
+from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.cluster.placement import concurrency
+from pixelcontrast.cluster.settings import environment
+from pixelcontrast.config import Experiment
+from pixelcontrast.search.folder import Arms, SearchFolder
+from pixelcontrast.search.settings import Search
+from pixelcontrast.search.summary import summarize
+from pixelcontrast.search.trials import Proposal, Trials
+
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs' folders have it all
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """What a search tells while it runs, in the thread that runs it."""
+
+    def began(self, *, remaining: int, concurrent: int) -> None:
+        """Trials are about to start: so many in all, and at a time."""
+
+    def started(self, proposal: Proposal) -> None:
+        """A trial has been handed to Tune."""
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
+        """A trial's network has been evaluated before its last step."""
+
+    def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
+        """A trial is complete, pruned or failed; ``found`` as of ``search.summary``, with ``error``."""
+
+
+def run_search(
+    experiment: Experiment, search: Search, *, arms: Arms | None = None, progress: Progress
+) -> SearchFolder:
+    """Run all trials that are asked for and not there yet; returns when every one has ended.
+
+    Ctrl-C and SIGTERM stop the trainings and raise ``KeyboardInterrupt``; the same call goes on.
+
+    Args:
+        arms: compare these on ``search.seeds``; None searches ``search.space`` with ``search.trials``.
+
+    Raises:
+        ValueError: another search has this name, or this one is running already.
+        LaunchError: no trial fits on the cluster, or it cannot be reached.
+    """
+    experiment = absolute_paths(experiment)
+    run = experiment.run
+    folder = SearchFolder(experiment, search, arms)
+    folder.check()
+    with folder.held() as storage:
+        trials = Trials(search, experiment, name=folder.name, storage=storage, arms=arms)
+        if trials.remaining:
+            running = _Running(experiment, search, folder, trials, progress)
+            with connect(min_cpus=run.workers.max * run.cpus_per_worker) as cluster:
+                concurrent = concurrency(run, *cluster_resources())
+                concurrent = min(search.max_concurrent or concurrent, concurrent)
+                _announce(folder, cluster)
+                progress.began(remaining=trials.remaining, concurrent=concurrent)
+                _tune(running, concurrent)
+    return folder
+
+
+class _Running:
+    """Between Tune and the study: both sides' names of the trials."""
+
+    def __init__(
+        self, experiment: Experiment, search: Search, folder: SearchFolder, trials: Trials, progress: Progress
+    ):
+        self._experiment, self._search, self.folder = experiment, search, folder
+        self.trials, self._progress = trials, progress
+        self._proposals: dict[str, Proposal] = {}
+        """By Tune's ids; a trial that has ended is none."""
+
+    def propose(self, tune_id: str) -> dict[str, Any] | None:
+        """What Tune hands to ``run_trial``."""
+        proposal = self.trials.next()
+        if proposal is None:
+            return None
+        self._proposals[tune_id] = proposal
+        self._catch_up(proposal)
+        self._progress.started(proposal)
+        places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
+        experiment = config.replace(self._experiment, proposal.overrides | places)
+        return {
+            "number": proposal.number,
+            "experiment": config.to_json(experiment),
+            "max_failures": self._search.max_failures,
+        }
+
+    def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+        """Take what ``run_trial`` reports; True if Tune shall stop the trial."""
+        proposal = self._proposals[tune_id]
+        if "finished" in result:
+            del self._proposals[tune_id]
+            self._end(proposal, finished=result["finished"], failures=result["failures"])
+            return False
+        self._progress.evaluated(proposal, result["step"], result["miou"])
+        if not self.trials.report(proposal.number, result["step"], result["miou"]):
+            return False
+        del self._proposals[tune_id]
+        found = self._note(proposal, {})
+        self.trials.prune(proposal.number)
+        self._tell("pruned", proposal, found)
+        return True
+
+    def died(self, tune_id: str) -> None:
+        """Tune lost the trial's process, as often as it may."""
+        if tune_id in self._proposals:
+            proposal = self._proposals.pop(tune_id)
+            self._end(proposal, finished=False, failures=["the trial's process died"])
+
+    def _catch_up(self, proposal: Proposal) -> None:
+        """Evaluations of a run taken up that its dead driver did not record."""
+        for row in self.folder.evaluations(proposal.name):
+            self.trials.report(proposal.number, row["step"], row["miou"])
+
+    def _end(self, proposal: Proposal, *, finished: bool, failures: list[str]) -> None:
+        found = self._note(proposal, {"failures": failures} if failures else {})
+        self._catch_up(proposal)
+        if finished:
+            scores = {"miou": found["last_miou"], "seconds_per_step": found["seconds_per_step"]}
+            self.trials.complete(proposal.number, scores)  # type: ignore[arg-type]
+            self._tell("complete", proposal, found)
+        else:
+            self.trials.fail(proposal.number, failures[-1])
+            self._tell("failed", proposal, {**found, "error": failures[-1]})
+
+    def _note(self, proposal: Proposal, more: dict[str, Any]) -> dict[str, Any]:
+        found = summarize(self.folder.run(proposal.name)) | more
+        self.trials.note(proposal.number, found)
+        return found
+
+    def _tell(self, state: str, proposal: Proposal, found: dict[str, Any]) -> None:
+        self.folder.sync()
+        self._progress.ended(proposal, state, found)
+
+
+def _tune(running: _Running, concurrent: int) -> None:
+    """Run what remains, so many trials at a time; Ctrl-C stops them and raises ``KeyboardInterrupt``."""
+    from ray import tune
+
+    from pixelcontrast.cluster.trial import MEMORY, run_trial
+    from pixelcontrast.cluster.tuning import Interruption, Judge, Proposals
+
+    tune_config = tune.TuneConfig(
+        num_samples=running.trials.remaining,
+        max_concurrent_trials=concurrent,
+        search_alg=Proposals(running),
+        scheduler=Judge(running),
+    )
+    with environment(_TUNE_ENVIRONMENT), _signals_noted() as noted:
+        run_config = tune.RunConfig(
+            name=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+            storage_path=f"{running.folder.storage.location}/.ray",
+            verbose=0,
+            stop=Interruption(noted.is_set),
+            # Only the death of a trial's process: what a training raises, run_trial handles.
+            failure_config=tune.FailureConfig(max_failures=1),
+        )
+        trainable = tune.with_resources(run_trial, {"memory": MEMORY})
+        tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+    if noted.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _signals_noted() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM only set the event, and Tune stops its trials; the second one interrupts at once."""
+    noted = threading.Event()
+
+    def note(*_: Any) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announce(folder: SearchFolder, cluster: Connection) -> None:
+    """Where Ray's own dashboard is, for ``pixelcontrast dashboard``."""
+    folder.storage.write("ray.json", json.dumps({"dashboard": cluster.dashboard_url}).encode())

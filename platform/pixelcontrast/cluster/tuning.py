@@ -1,0 +1,76 @@
+"""Tune's three hooks, which hand everything on to the search. Their own state is nothing to save.
+
+This module imports Ray.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+
+class Running(Protocol):
+    """The search, by Tune's ids of trials."""
+
+    def propose(self, tune_id: str) -> dict[str, Any] | None: ...
+    def report(self, tune_id: str, result: Mapping[str, Any]) -> bool: ...
+    def died(self, tune_id: str) -> None: ...
+
+
+class _Stateless:
+    """Tune copies and pickles its hooks; a copy here is the same object, a pickle empty."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Proposals(_Stateless, Searcher):
+    """Asks the search what to try."""
+
+    def __init__(self, running: Running):
+        super().__init__()
+        self._running = running
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        return self._running.propose(trial_id) or Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        del result
+        if error:
+            self._running.died(trial_id)
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class Judge(_Stateless, FIFOScheduler):
+    """Tells the search of results, and Tune which trial to stop."""
+
+    def __init__(self, running: Running):
+        super().__init__()
+        self._running = running
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        del tune_controller
+        stop = self._running.report(trial.trial_id, result)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+
+class Interruption(_Stateless, Stopper):
+    """Ends all trials cleanly once ``interrupted`` says so."""
+
+    def __init__(self, interrupted: Callable[[], bool]):
+        self._interrupted = interrupted
+
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        return self._interrupted()
