@@ -1,0 +1,204 @@
+"""Searches on a real local Ray: trials stopped early, failed, killed; drivers killed and started again."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from small_search import EXPERIMENT, SEARCH
+
+from pixelcontrast import config
+from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.search import run_search
+from pixelcontrast.search.folder import open_study_storage
+from pixelcontrast.search.trials import Proposal
+
+pytestmark = pytest.mark.timeout(900)
+STEPS = EXPERIMENT.optim.steps
+FILE = Path(__file__).with_name("small_search.py")
+
+
+OF_THE_CLUSTER = {"TrainStateActor", "_AutoscalingCoordinatorActor"}
+"""Actors that Ray keeps once per cluster, from its first training on."""
+
+
+class Recorder:
+    """A progress that keeps what it is told; ``on_step`` may act on it."""
+
+    def __init__(self) -> None:
+        self.concurrent = 0
+        self.started_trials: list[str] = []
+        self.ended_trials: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def began(self, *, remaining: int, concurrent: int) -> None:
+        del remaining
+        self.concurrent = concurrent
+
+    def started(self, proposal: Proposal) -> None:
+        self.started_trials.append(proposal.name)
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
+
+    def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
+        self.ended_trials[proposal.name] = (state, dict(found))
+
+
+def trials_of(search: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=search.name, storage=open_study_storage(search, None)).get_trials()
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def left_behind() -> dict[str, Any]:
+    """Placement groups, actors, resources and workers that a search has not given back."""
+    import ray
+    from ray.util import placement_group_table
+    from ray.util.state import list_actors
+
+    total, free = ray.cluster_resources(), ray.available_resources()
+    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    groups: Any = placement_group_table()
+    actors: Any = list_actors(filters=[("state", "=", "ALIVE")])
+    return {
+        "groups": [group for group in groups.values() if group["state"] != "REMOVED"],
+        "actors": sorted({actor.class_name for actor in actors} - OF_THE_CLUSTER),
+        "resources": {key: total[key] - free.get(key, 0) for key in ("CPU", "memory")},
+        "workers": [name for name in names if "RayTrainWorker" in name or "ImplicitFunc" in name],
+    }
+
+
+def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_path: Path) -> None:
+    """One trains to the end, one diverges, one is stopped early."""
+    places = {"data.root": str(scenes), "run.storage": str(tmp_path)}
+    search = dataclasses.replace(SEARCH, trials=3, reduction_factor=4)
+    progress = Recorder()
+    with connect(min_cpus=2):
+        before = left_behind()
+        folder = run_search(config.replace(EXPERIMENT, places), search, progress=progress)
+        deadline = time.monotonic() + 60
+        while (after := left_behind()) != before and time.monotonic() < deadline:
+            time.sleep(1)
+        assert after == before
+    assert progress.concurrent == 2
+    first, diverged, idle = folder.trials()
+    assert [trial.state.name for trial in (first, diverged, idle)] == ["COMPLETE", "FAIL", "PRUNED"]
+    assert diverged.user_attrs["error"].startswith("worker 0 failed: ValueError: the loss is nan in steps ")
+    assert diverged.user_attrs["failures"] == [diverged.user_attrs["error"]]  # the same would happen again
+
+    rows = rows_of(tmp_path / "small-search" / "trial-0000")
+    evaluated = {row["step"]: row["miou"] for row in rows if row["kind"] == "eval"}
+    assert first.intermediate_values == evaluated
+    assert list(evaluated) == [3, 6, 9, 12]
+    assert first.value == evaluated[12]
+    found = first.user_attrs
+    assert found["best_miou"] == max(evaluated.values())
+    assert found["iou"].keys() == {"road", *found["iou"]}
+    assert found["worker_seconds"] == found["seconds"] > 0
+    assert (tmp_path / "small-search/trial-0000" / found["checkpoint"] / "model.safetensors").is_file()
+    assert idle.intermediate_values.keys() <= {3, 6, 9}
+    assert not (tmp_path / "small-search" / "trial-0002" / "result.json").exists()
+    assert {name: state for name, (state, _) in progress.ended_trials.items()} == {
+        "trial-0000": "complete",
+        "trial-0001": "failed",
+        "trial-0002": "pruned",
+    }
+
+
+def command(scenes: Path, storage: Path, *more: str) -> list[str]:
+    places = ["--data.root", str(scenes), "--run.storage", str(storage)]
+    return [sys.executable, str(FILE), *places, *more]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def interrupt_after(arguments: list[str], cwd: Path, number: int, how: signal.Signals) -> tuple[int, str]:
+    """Signal the driver when ``number`` trials have ended and another has been evaluated since."""
+    ended = 0
+    lines = []
+    with subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        start_new_session=True,
+    ) as driver:
+        assert driver.stdout is not None
+        children: list[psutil.Process] = []
+        for line in driver.stdout:
+            lines.append(line)
+            ended += line.rstrip().endswith("left)")
+            if ended >= number and "  step " in line and not children:
+                children = psutil.Process(driver.pid).children(recursive=True)
+                driver.send_signal(how)
+    assert children, "".join(lines)
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    return driver.returncode, "".join(lines)
+
+
+def check_the_promise(search: Path, kept: dict[str, bytes], *, trials: int) -> None:
+    """What holds of a search after any number of deaths of its driver."""
+    found = trials_of(search)
+    assert len(found) == trials
+    assert not [trial for trial in found if trial.state.name in ("RUNNING", "WAITING")]
+    for name, content in kept.items():
+        assert (search / name / "metrics.jsonl").read_bytes() == content
+    for trial in found:
+        rows = rows_of(search / trial.user_attrs["run"])
+        assert max(Counter((row["kind"], row["step"]) for row in rows).values(), default=0) <= 1
+        evaluated = {row["step"]: row["miou"] for row in rows if row["kind"] == "eval"}
+        assert trial.intermediate_values == evaluated, trial.user_attrs["run"]
+        if trial.state.name == "COMPLETE":
+            assert (search / trial.user_attrs["run"] / "result.json").is_file()
+            assert max(evaluated) == STEPS
+
+
+def ended_rows(search: Path) -> dict[str, bytes]:
+    return {
+        trial.user_attrs["run"]: (search / trial.user_attrs["run"] / "metrics.jsonl").read_bytes()
+        for trial in trials_of(search)
+        if trial.state.is_finished() and (search / trial.user_attrs["run"] / "metrics.jsonl").exists()
+    }
+
+
+@pytest.mark.slow
+def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: Path, tmp_path: Path) -> None:
+    arguments = command(scenes, tmp_path / "runs", "--search.trials", "8")
+    search = tmp_path / "runs" / "small-search"
+    kept: dict[str, bytes] = {}
+    for number, how, status in [(1, signal.SIGKILL, -9), (1, signal.SIGTERM, 130), (1, signal.SIGKILL, -9)]:
+        returncode, output = interrupt_after(arguments, tmp_path, number, how)
+        assert returncode == status, output
+        if how == signal.SIGTERM:
+            assert "The same command goes on with it" in output
+        kept |= ended_rows(search)
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    check_the_promise(search, kept, trials=8)
+    assert len(kept) >= 3
+
+    again = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert again.returncode == 0
+    assert "starts" not in again.stdout
+    assert "trials trained to the end" in again.stdout
+    check_the_promise(search, ended_rows(search), trials=8)
