@@ -16,6 +16,8 @@ from pixelcontrast.training.storage import Storage
 
 RAY = "ray.json"
 """In a search's folder while it runs: ``{"dashboard": URL}``."""
+_FIRST_CURVES = "/?smoothing=0&tagFilter=miou%7Closs"
+"""TensorBoard's page without those of every class, which would come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
             server.wait()
         yield Pages(
             study=study.url + page if study else None,
-            curves=f"{curves.url}/",
+            curves=curves.url + _FIRST_CURVES,
             ray=_ray_dashboard(storage) if is_search and not view.copies_study else None,
             copy_of=None if storage.is_local else storage.location,
         )
@@ -77,6 +79,9 @@ def describe(pages: Pages) -> str:
     """The pages as text to print, with the command that opens them from another machine."""
     lines = [("study", pages.study), ("curves", pages.curves), ("Ray", pages.ray)]
     text = [f"{name:<7} {url}" for name, url in lines if url]
+    text.append(
+        "TensorBoard begins with mIoU and loss: clear its tag filter to see all, and reload it with ⟳."
+    )
     if pages.copy_of:
         text.append(f"A copy of {pages.copy_of}, renewed every {REFRESH_COPIES_S:g} s.")
     ports = [urlsplit(url).port for _, url in lines if url]
