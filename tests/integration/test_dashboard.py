@@ -209,6 +209,19 @@ def test_a_run_has_only_curves(folder):
         assert "study" not in describe(pages)
 
 
+def test_a_search_that_has_just_been_started_and_one_that_was_moved(folder, tmp_path):
+    (tmp_path / "new").mkdir()
+    shutil.copy(folder.local / "search.json", tmp_path / "new")
+    with serve(str(tmp_path / "new")) as pages:
+        assert (pages.study or "").endswith("/dashboard")
+        assert runs_of(pages) == []
+        shutil.copytree(folder.run("trial-0000").path(), tmp_path / "new" / "trial-0000")
+        wait_for(lambda: runs_of(pages) == ["trial-0000"])
+    shutil.copytree(folder.local, tmp_path / "moved")
+    with serve(f"{tmp_path}/moved/") as pages:
+        assert json.loads(get(api(pages)))["name"] == "small-search"
+
+
 def test_ports_can_be_chosen(folder):
     first = choose_port(None)
     with serve(folder.storage.location, port=first) as pages:
