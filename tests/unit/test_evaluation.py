@@ -202,7 +202,7 @@ def cell(picture: np.ndarray, num_classes: int, row: int, column: int) -> list[i
 def test_confusion_picture_is_dark_where_pixels_are(num_classes):
     names = [f"class-{index}" for index in range(num_classes)]
     picture = decode(confusion_picture(np.eye(num_classes, dtype=int) * 900, names))
-    for index in range(num_classes):
+    for index in {0, num_classes // 2, num_classes - 1}:
         assert cell(picture, num_classes, index, index) == [8, 48, 107]
     if num_classes > 1:
         assert cell(picture, num_classes, 0, num_classes - 1) == [255, 255, 255]
