@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from pixelcontrast import Data, Experiment, Model, Optim, Run, Search, choice, config, loguniform, training
+from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import arms_of
 from pixelcontrast.search.summary import summarize
@@ -61,6 +62,7 @@ def _train(trials: Trials, number: int, settings: Experiment, folder: SearchFold
         training.fit(settings, device=torch.device("cpu"), report=report)
     except _Stopped:
         trials.note(number, summarize(folder.run(settings.run.name)))
+        attach(trials.study, number, folder)
         trials.prune(number)
         return
     except ValueError as error:
@@ -68,5 +70,6 @@ def _train(trials: Trials, number: int, settings: Experiment, folder: SearchFold
         return
     found = summarize(folder.run(settings.run.name))
     trials.note(number, found)
+    attach(trials.study, number, folder)
     trials.report(number, found["steps"], found["last_miou"])
     trials.complete(number, {"miou": found["last_miou"], "seconds_per_step": found["seconds_per_step"]})

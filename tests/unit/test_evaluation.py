@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelcontrast.evaluation import ConfusionMatrix, Scores, contact_sheet, overlay
+from pixelcontrast.evaluation import ConfusionMatrix, Scores, confusion_picture, contact_sheet, overlay
 from processes import run_ranks
 
 
@@ -177,3 +177,64 @@ def test_wide_rows_are_scaled_down():
     sheet = Image.open(BytesIO(contact_sheet([np.zeros((512, 3000, 3), np.uint8)], max_width=600)))
     assert sheet.width < 640
     assert sheet.height < 160
+
+
+def decode(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int)
+
+
+def frame(picture: np.ndarray) -> tuple[int, int, int]:
+    """Left, top and side of the matrix, whose outline is the picture's longest upright line."""
+    outline = (picture == 50).all(2)
+    left = int(outline.sum(0).argmax())
+    rows = np.flatnonzero(outline[:, left])
+    return left, int(rows[0]), len(rows)
+
+
+def cell(picture: np.ndarray, num_classes: int, row: int, column: int) -> list[int]:
+    """The colour of a cell, beside what may be written in it."""
+    left, top, side = frame(picture)
+    step = (side - 1) // num_classes
+    return picture[top + row * step + 3, left + column * step + 3].tolist()
+
+
+@pytest.mark.parametrize("num_classes", [1, 11, 19, 171])
+def test_confusion_picture_is_dark_where_pixels_are(num_classes):
+    names = [f"class-{index}" for index in range(num_classes)]
+    picture = decode(confusion_picture(np.eye(num_classes, dtype=int) * 900, names))
+    for index in {0, num_classes // 2, num_classes - 1}:
+        assert cell(picture, num_classes, index, index) == [8, 48, 107]
+    if num_classes > 1:
+        assert cell(picture, num_classes, 0, num_classes - 1) == [255, 255, 255]
+        assert cell(picture, num_classes, num_classes - 1, 0) == [255, 255, 255]
+    assert picture[0, 0].tolist() == picture[-1, -1].tolist() == [255, 255, 255]
+
+
+def test_confusion_picture_shares_are_of_the_true_class():
+    pixels = [[10, 10, 0], [0, 3000, 1000], [0, 0, 0]]
+    picture = decode(confusion_picture(pixels, ["a", "b", "c"], title="step 8"))
+    assert cell(picture, 3, 0, 0) == cell(picture, 3, 0, 1) == [107, 174, 214], "a half, of few pixels"
+    assert cell(picture, 3, 1, 1) == [33, 113, 181], "three quarters"
+    assert cell(picture, 3, 1, 2) == [198, 219, 239], "a quarter"
+    empty = [cell(picture, 3, 2, column) for column in range(3)]
+    assert empty == [[236, 236, 236]] * 3, "a class without pixels is not one that is never found"
+
+
+def test_confusion_picture_writes_percent_only_where_they_fit():
+    def written(num_classes: int) -> bool:
+        names = [""] * num_classes
+        picture = decode(confusion_picture(np.eye(num_classes, dtype=int), names))
+        left, top, side = frame(picture)
+        step = (side - 1) // num_classes
+        return bool((picture[top + 2 : top + step - 2, left + 2 : left + step - 2].sum(2) > 700).any())
+
+    assert written(11)
+    assert written(19)
+    assert not written(171)
+
+
+def test_confusion_picture_refuses_counts_that_do_not_fit_the_names():
+    with pytest.raises(ValueError, match=r"\[2, 3\] are not one row and column for 2 names"):
+        confusion_picture([[1, 2, 3], [4, 5, 6]], ["a", "b"])
+    with pytest.raises(ValueError, match="0 names"):
+        confusion_picture([], [])

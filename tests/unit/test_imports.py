@@ -19,9 +19,10 @@ ALLOWED = {
     "contrast": {"draws", "distributed"},
     **dict.fromkeys(ROOMS - {"contrast"}, BASE),
     "training": BASE | ROOMS,
-    "search": BASE | {"training"},
+    "search": BASE | {"evaluation", "training"},
+    "dashboard": BASE | {"search", "training"},
     "cluster": BASE | ROOMS | {"training", "search"},
-    "cli": BASE | ROOMS | {"training", "search", "cluster"},
+    "cli": BASE | ROOMS | {"training", "search", "cluster", "dashboard"},
     "__init__": {"cli", "config", "contrast", "search", "training"},
 }
 
@@ -59,7 +60,8 @@ def test_imports_run_one_way() -> None:
         ("tyro", {"cli"}),
         ("timm", {"models"}),
         ("torchvision", {"datasets"}),
-        ("optuna", {"search"}),
+        ("optuna", {"search", "dashboard"}),
+        ("optuna_dashboard", {"dashboard"}),
     ],
 )
 def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:

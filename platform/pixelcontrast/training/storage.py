@@ -60,6 +60,12 @@ class Storage:
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector))
 
+    def sizes(self) -> dict[str, int]:
+        """The size in bytes of every file below, by its path from here; none if this does not exist."""
+        selector = fs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        files = [info for info in self.fs.get_file_info(selector) if info.is_file]
+        return {info.path.removeprefix(self.root).lstrip("/"): info.size for info in files}
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file; whoever reads meanwhile sees the old one or the new one."""
         if self.is_local:

@@ -1,0 +1,123 @@
+"""From a location to the pages that show it."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from pixelcontrast.dashboard.servers import Server, answers, choose_port
+from pixelcontrast.dashboard.view import REFRESH_COPIES_S, View, shown
+from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, SEARCH, open_study_storage
+from pixelcontrast.training.storage import Storage
+
+RAY = "ray.json"
+"""In a search's folder while it runs: ``{"dashboard": URL}``."""
+_FIRST_CURVES = "/?smoothing=0&tagFilter=miou%7Closs"
+"""TensorBoard's page without those of every class, which would come first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """Where to look.
+
+    Attributes:
+        study: the search in optuna-dashboard; None for a single run.
+        curves: TensorBoard, on every run by its name.
+        ray: Ray's own dashboard, if it runs on this machine and answers.
+        copy_of: the object store's location, where the pages show a copy; None where they show the files.
+    """
+
+    study: str | None
+    curves: str
+    ray: str | None = None
+    copy_of: str | None = None
+
+
+@contextmanager
+def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
+    """Show a search or a run until the end of the block, or of this process, whatever ends it.
+
+    Both servers listen on 127.0.0.1 only, and change nothing: a study belongs to the process that runs it.
+
+    Args:
+        location: the folder of a search or a run; a path, or a URI that ``pyarrow.fs`` reads.
+        port: of the first page, the second gets the next one; None to take two free ones.
+
+    Raises:
+        ValueError: no run or search is there, its study cannot be opened, or the port is taken.
+        RuntimeError: a server did not start; has its last output.
+    """
+    storage = Storage(location.rstrip("/") or "/")
+    is_search = storage.exists(SEARCH)
+    if not is_search and not storage.exists("experiment.json"):
+        raise ValueError(
+            f"{location} is no search's and no run's folder: it has neither {SEARCH} nor experiment.json"
+        )
+    with ExitStack() as stack:
+        view = stack.enter_context(shown(storage, is_search=is_search))
+        page = _study_path(storage, view) if is_search else ""
+        study = _study_server(storage, view, port) if is_search else None
+        curves_port = choose_port(port + 1 if port is not None and study else port)
+        curves = Server("curves", curves_port, {"logdir": str(view.curves), "temporary": str(view.folder)})
+        for server in filter(None, (study, curves)):
+            stack.enter_context(server)
+        for server in filter(None, (study, curves)):
+            server.wait()
+        yield Pages(
+            study=study.url + page if study else None,
+            curves=curves.url + _FIRST_CURVES,
+            ray=_ray_dashboard(storage) if is_search and not view.copies_study else None,
+            copy_of=None if storage.is_local else storage.location,
+        )
+
+
+def describe(pages: Pages) -> str:
+    """The pages as text to print, with the command that opens them from another machine."""
+    lines = [("study", pages.study), ("curves", pages.curves), ("Ray", pages.ray)]
+    text = [f"{name:<7} {url}" for name, url in lines if url]
+    text.append(
+        "TensorBoard begins with mIoU and loss: clear its tag filter to see all, and reload it with ⟳."
+    )
+    if pages.copy_of:
+        text.append(f"A copy of {pages.copy_of}, renewed every {REFRESH_COPIES_S:g} s.")
+    ports = [urlsplit(url).port for _, url in lines if url]
+    forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+    remote = f"{os.environ.get('USER', 'user')}@{socket.gethostname()}"
+    return "\n".join([*text, "From another machine, first:", f"  ssh -N {forwards} {remote}"])
+
+
+def _study_server(storage: Storage, view: View, port: int | None) -> Server:
+    settings = {
+        "journal": str(view.study / JOURNAL),
+        "database": _database(storage),
+        "artifacts": str(view.study / ARTIFACTS),
+    }
+    return Server("study", choose_port(port), settings)
+
+
+def _database(storage: Storage) -> str | None:
+    """The URL in ``search.study``."""
+    return json.loads(storage.read(SEARCH))["search"]["study"]
+
+
+def _study_path(storage: Storage, view: View) -> str:
+    """The study's page; that of all studies while the search has not made its own yet."""
+    database, name = _database(storage), PurePosixPath(storage.path()).name
+    studies = open_study_storage(view.study, database).get_all_studies()
+    ids = {study.study_name: study._study_id for study in studies}
+    if name not in ids and database is not None:
+        raise ValueError(f"search.study {database} has no study {name}; is it a file on another machine?")
+    if name not in ids and len(ids) == 1:  # the folder was renamed
+        return f"/dashboard/studies/{next(iter(ids.values()))}"
+    return f"/dashboard/studies/{ids[name]}" if name in ids else "/dashboard"
+
+
+def _ray_dashboard(storage: Storage) -> str | None:
+    if not storage.exists(RAY):
+        return None
+    url = json.loads(storage.read(RAY))["dashboard"]
+    return url if answers(url) else None
