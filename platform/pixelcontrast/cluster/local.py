@@ -140,7 +140,10 @@ def _started(min_cpus: int) -> Iterator[Connection]:
         folder = stack.enter_context(_own_folder())
         stack.enter_context(environment(_local_variables(folder)))
         stack.callback(_stop)
-        url = _start(folder, max(min_cpus, os.cpu_count() or 1))
+        try:
+            url = _start(folder, max(min_cpus, os.cpu_count() or 1))
+        except Exception as error:  # a plain Exception when the machine is too busy
+            raise LaunchError(f"Ray did not start on this machine: {error}") from error
         stack.enter_context(_watched(folder))
         # Train's detached cleaner finds its cluster by this variable; with a second Ray on the host and
         # without it the cleaner crashes, and placement groups leak.

@@ -20,6 +20,7 @@ from pixelcontrast.cluster.local import Connection, connect
 from pixelcontrast.cluster.placement import concurrency
 from pixelcontrast.cluster.settings import environment
 from pixelcontrast.config import Experiment
+from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import Arms, SearchFolder
 from pixelcontrast.search.settings import Search
 from pixelcontrast.search.summary import summarize
@@ -152,6 +153,7 @@ class _Running:
     def _note(self, proposal: Proposal, more: dict[str, Any]) -> dict[str, Any]:
         found = summarize(self.folder.run(proposal.name)) | more
         self.trials.note(proposal.number, found)
+        attach(self.trials.study, proposal.number, self.folder)
         return found
 
     def _tell(self, state: str, proposal: Proposal, found: dict[str, Any]) -> None:
