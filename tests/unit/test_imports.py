@@ -20,8 +20,9 @@ ALLOWED = {
     **dict.fromkeys(ROOMS - {"contrast"}, BASE),
     "training": BASE | ROOMS,
     "search": BASE | {"training"},
+    "reports": BASE | {"evaluation", "training", "search"},
     "cluster": BASE | ROOMS | {"training", "search"},
-    "cli": BASE | ROOMS | {"training", "search", "cluster"},
+    "cli": BASE | ROOMS | {"training", "search", "cluster", "reports"},
     "__init__": {"cli", "config", "contrast", "search", "training"},
 }
 
@@ -59,7 +60,8 @@ def test_imports_run_one_way() -> None:
         ("tyro", {"cli"}),
         ("timm", {"models"}),
         ("torchvision", {"datasets"}),
-        ("optuna", {"search"}),
+        ("optuna", {"search", "reports"}),
+        ("plotly", {"reports"}),
     ],
 )
 def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
