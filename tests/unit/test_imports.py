@@ -21,8 +21,9 @@ ALLOWED = {
     "training": BASE | ROOMS,
     "search": BASE | {"evaluation", "training"},
     "dashboard": BASE | {"search", "training"},
-    "cluster": BASE | ROOMS | {"training", "search"},
-    "cli": BASE | ROOMS | {"training", "search", "cluster", "dashboard"},
+    "reports": BASE | {"evaluation", "search", "training"},
+    "cluster": BASE | ROOMS | {"search", "training"},
+    "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
     "__init__": {"cli", "config", "contrast", "search", "training"},
 }
 
@@ -60,8 +61,9 @@ def test_imports_run_one_way() -> None:
         ("tyro", {"cli"}),
         ("timm", {"models"}),
         ("torchvision", {"datasets"}),
-        ("optuna", {"search", "dashboard"}),
+        ("optuna", {"dashboard", "reports", "search"}),
         ("optuna_dashboard", {"dashboard"}),
+        ("plotly", {"reports"}),
     ],
 )
 def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:

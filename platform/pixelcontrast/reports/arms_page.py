@@ -1,0 +1,193 @@
+"""The report of arms trained on the same seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pixelcontrast.reports import figures, html, parts, trials
+from pixelcontrast.reports.collect import SearchRecord, Trial, class_names
+from pixelcontrast.reports.words import NOTHING, count, percent, points
+from pixelcontrast.search.arms import ArmResult, compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmsComparison:
+    """Arms against the first, by mIoU and by the IoU of each class, as shares from 0 to 1."""
+
+    seeds: list[int]
+    miou: list[ArmResult]
+    classes: Mapping[str, list[ArmResult]]
+
+
+def compare_record(search: SearchRecord) -> ArmsComparison:
+    """The statistics of an arms study's folder, over the runs that are complete."""
+    seeds = {trial.seed for trial in search.trials if trial.seed is not None}
+    return ArmsComparison(
+        seeds=sorted(seeds),
+        miou=compare(search.scores()),
+        classes={name: compare(search.scores(name)) for name in class_names(search.trials)},
+    )
+
+
+def arms_page(search: SearchRecord, *, written: float) -> str:
+    """The whole HTML file."""
+    found = compare_record(search)
+    lead = parts.lead(
+        "Comparison of arms",
+        search.name,
+        search.storage.location,
+        written=written,
+        words=f"{count(len(search.arms), 'arm')} on {count(len(found.seeds), 'seed')}: "
+        f"{parts.states(search.trials) or 'no run yet'}.",
+    )
+    shown = _first_runs(search)
+    attempts = [trial.attempt for trial in search.trials if trial.attempt]
+    sections = [
+        html.section("Result", _result(search, found)),
+        html.section("Classes", _classes(found)),
+        html.section("Curves", _curves(search)),
+        html.section("Runs", trials.trials(search)),
+        html.section("Predictions", _predictions(search, shown)),
+        html.section("Cost", parts.cost(search)),
+        html.section("Configuration", _configuration(search)),
+        html.section("Provenance", parts.provenance(attempts[0], attempts) if attempts else ""),
+    ]
+    return html.page(f"{search.name}: report", lead=lead, sections=sections)
+
+
+def _result(search: SearchRecord, found: ArmsComparison) -> str:
+    if not any(arm.scores for arm in found.miou):
+        return html.paragraph("No run is complete yet.")
+    first = found.miou[0].name
+    heads = [
+        "arm",
+        *(f"seed {seed}" for seed in found.seeds),
+        "mean ± sd",
+        f"minus {first}",
+        "95 % interval",
+        "seeds",
+    ]
+    rows = [_arm_row(arm, found.seeds) for arm in found.miou]
+    plot = figures.arms(search.scores(), _colors(search))
+    return "\n".join(
+        [
+            html.paragraph(
+                "mIoU after the last step, in %. A seed gives every arm the same start, order of images and "
+                f"augmentation, so each arm is compared with {first} seed by seed."
+            ),
+            html.table(heads, rows, label="Arms by seed"),
+            html.paragraph(
+                "sd: standard deviation of the sample (n − 1). Differences are in percentage points, over "
+                "the seeds that both arms have finished; the interval is Student's t of their mean. One that "
+                "holds 0 is compatible with no difference. Intervals are of each comparison alone, not "
+                "corrected for their number.",
+                kind="note",
+            ),
+            html.figure(plot, name="arms", label="mIoU of each arm and seed"),
+        ]
+    )
+
+
+def _arm_row(arm: ArmResult, seeds: list[int]) -> list[html.Cell]:
+    by_seed = [arm.scores.get(seed) for seed in seeds]
+    difference = arm.difference
+    return [
+        html.cell(arm.name),
+        *(html.number(percent(score), score) for score in by_seed),
+        html.number(spread(arm), arm.mean),
+        html.number(NOTHING if difference is None else points(difference.mean), None),
+        html.number(interval(arm), None),
+        html.number(NOTHING if difference is None else str(difference.num_seeds), None),
+    ]
+
+
+def spread(arm: ArmResult) -> str:
+    """``42.3 ± 0.8`` in %; the mean alone with one seed."""
+    return percent(arm.mean) + ("" if arm.std is None else f" ± {percent(arm.std)}")
+
+
+def interval(arm: ArmResult) -> str:
+    """``−0.3 to +1.2`` in points; "–" where there is none."""
+    if arm.difference is None or arm.difference.interval is None:
+        return NOTHING
+    low, high = arm.difference.interval
+    return f"{points(low)} to {points(high)}"
+
+
+def _classes(found: ArmsComparison) -> str:
+    names = [arm.name for arm in found.miou]
+    if not names:
+        return ""
+    heads = ["class", f"{names[0]}, %"]
+    for name in names[1:]:
+        heads += [f"{name}, %", f"{name}\n− {names[0]}"]
+    rows = [
+        _class_row(title, arms) for title, arms in found.classes.items() if any(arm.scores for arm in arms)
+    ]
+    if not rows:
+        return ""
+    words = (
+        "IoU after the last step, mean ± standard deviation over seeds, and the difference in points with "
+        "its 95 % interval. Among so many intervals, about one in twenty misses the truth by chance."
+    )
+    return html.paragraph(words, kind="note") + html.table(heads, rows, label="IoU per class", sortable=True)
+
+
+def _class_row(title: str, arms: list[ArmResult]) -> list[html.Cell]:
+    row = [html.cell(title)]
+    for index, arm in enumerate(arms):
+        row.append(html.number(spread(arm), arm.mean))
+        if index:
+            row.append(_difference(arm))
+    return row
+
+
+def _difference(arm: ArmResult) -> html.Cell:
+    if arm.difference is None:
+        return html.number(NOTHING, None)
+    shown = html.text(points(arm.difference.mean))
+    if arm.difference.interval is not None:
+        shown += f' <span class="sub">{html.text(interval(arm))}</span>'
+    return html.Cell(html=shown, sort=arm.difference.mean, is_number=True)
+
+
+def _colors(search: SearchRecord) -> dict[str, str]:
+    return {arm: figures.ARM_COLORS[index % len(figures.ARM_COLORS)] for index, arm in enumerate(search.arms)}
+
+
+def _curves(search: SearchRecord) -> str:
+    colors = _colors(search)
+    lines = [
+        figures.Curve(trial.run, trial.curve, group=arm, color=colors[arm])
+        for arm in search.arms
+        for trial in search.trials
+        if trial.arm == arm and trial.curve
+    ]
+    if not lines:
+        return html.paragraph("Nothing has been evaluated yet.")
+    return html.figure(figures.curves(lines), name="curves", label="mIoU over steps of all runs")
+
+
+def _first_runs(search: SearchRecord) -> list[Trial]:
+    """Of each arm the complete run with the smallest seed."""
+    complete = sorted(search.in_state("COMPLETE"), key=lambda trial: trial.seed or 0)
+    firsts = [next((trial for trial in complete if trial.arm == arm), None) for arm in search.arms]
+    return [trial for trial in firsts if trial is not None]
+
+
+def _predictions(search: SearchRecord, shown: list[Trial]) -> str:
+    """Each arm's sheet, of the same validation images; the first one open."""
+    pictures = []
+    for trial in shown:
+        label = f"Validation images, truth and prediction of {trial.run}"
+        sheet = parts.overlays(search.storage / trial.run, trial.summary.get("overlays"), label=label)
+        if sheet:
+            pictures.append(html.folded(trial.run, sheet, opened=not pictures))
+    return "\n".join(pictures)
+
+
+def _configuration(search: SearchRecord) -> str:
+    arms = {
+        name: ", ".join(f"{key} = {value}" for key, value in arm.items()) or "the experiment as it is"
+        for name, arm in search.arms.items()
+    }
+    return html.facts(arms) + parts.configuration(search.settings, title="All settings of the experiment")

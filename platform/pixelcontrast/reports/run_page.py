@@ -1,0 +1,99 @@
+"""The report of a single run."""
+
+from pixelcontrast.reports import figures, html, parts
+from pixelcontrast.reports.collect import Run, started_at
+from pixelcontrast.reports.words import NOTHING, count, duration, moment, percent
+
+
+def run_page(run: Run, *, written: float) -> str:
+    """The whole HTML file."""
+    lead = parts.lead("Run", run.name, run.storage.location, written=written, words=_progress(run))
+    label = "Validation images, truth and prediction"
+    sections = [
+        html.section("Result", _result(run)),
+        html.section("Curves", _curves(run)),
+        html.section("Classes", _classes(run)),
+        html.section("Predictions", parts.overlays(run.storage, run.summary.get("overlays"), label=label)),
+        html.section("Confusion", parts.confusion(run.storage)),
+        html.section("Cost", _cost(run)),
+        html.section("Configuration", parts.configuration(run.settings, title="All settings")),
+        html.section("Provenance", parts.provenance(run.attempts[-1] if run.attempts else {})),
+    ]
+    return html.page(f"{run.name}: report", lead=lead, sections=sections)
+
+
+def _progress(run: Run) -> str:
+    model, layout = run.settings["model.backbone"], run.settings["data.layout"]
+    steps, done = run.settings["optim.steps"], run.summary.get("steps", 0)
+    state = "finished" if run.finished else "not finished"
+    return f"{model} on {layout}: {state}, {done:,} of {count(steps, 'step')}."
+
+
+def _result(run: Run) -> str:
+    if not run.evaluated:
+        return html.paragraph("Nothing has been evaluated yet.")
+    last, summary = run.evaluated[-1], run.summary
+    worker_time = duration(summary.get("worker_seconds"))
+    return html.cards(
+        [
+            ("mIoU", f"{percent(last['miou'])} %", f"after step {last['step']:,}"),
+            ("Best mIoU", f"{percent(summary['best_miou'])} %", f"at step {summary['best_step']:,}"),
+            ("Pixel accuracy", f"{percent(last.get('pixel_accuracy'))} %", f"after step {last['step']:,}"),
+            (
+                "Time",
+                duration(summary.get("seconds")),
+                f"worker time {worker_time}",
+            ),
+        ],
+        accent=True,
+    )
+
+
+def _curves(run: Run) -> str:
+    if not run.trained:
+        return html.paragraph("No step has been reported yet.")
+    shown = "<h3>Loss</h3>" + html.figure(figures.losses(run.trained), name="losses", label="Loss over steps")
+    if run.evaluated:
+        points = [(row["step"], row["miou"]) for row in run.evaluated]
+        curve = figures.Curve(run.name, points, group="mIoU", color=figures.BEST, strong=True)
+        plot = figures.curves([curve], height=300)
+        shown += "<h3>mIoU</h3>" + html.figure(plot, name="curves", label="mIoU over steps")
+    return shown
+
+
+def _classes(run: Run) -> str:
+    if not run.evaluated:
+        return ""
+    last = run.evaluated[-1]
+    words = f"After step {last['step']:,}. Classes that neither occur nor are predicted are left out."
+    plot = figures.class_bars(last["iou"])
+    return html.paragraph(words, kind="note") + html.figure(plot, name="classes", label="IoU per class")
+
+
+def _cost(run: Run) -> str:
+    rows = []
+    for attempt in run.attempts:
+        times = [row["time"] for row in run.rows if row["attempt"] == attempt["attempt"]]
+        seconds = max(max(times) - started_at(attempt), 0.0) if times else None
+        workers = None if seconds is None else seconds * attempt["world_size"]
+        rows.append(
+            [
+                html.number(str(attempt["attempt"]), attempt["attempt"]),
+                html.cell(moment(started_at(attempt))),
+                html.number(f"{attempt['from_step']:,}", attempt["from_step"]),
+                html.number(str(attempt["world_size"]), attempt["world_size"]),
+                html.number(duration(seconds), seconds),
+                html.number(duration(workers), workers),
+            ]
+        )
+    if not rows:
+        return ""
+    per_step = run.summary.get("seconds_per_step")
+    speed = NOTHING if per_step is None else f"{per_step:.3g} s"
+    heads = ("attempt", "started", "from step", "workers", "time", "worker time")
+    return html.table(heads, rows, label="Attempts") + html.paragraph(
+        f"A step takes {speed} (median). Time runs from the start of the workers to their last row of "
+        "metrics; worker time is that times the number of workers. Work that was lost in a restart is not "
+        "counted.",
+        kind="note",
+    )
