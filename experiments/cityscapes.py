@@ -15,7 +15,21 @@ The reference's other networks, with their dropout (`--run.name` keeps the runs 
 
 import os
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, main
+from pixelcontrast import (
+    Contrast,
+    Data,
+    Experiment,
+    Model,
+    Optim,
+    Run,
+    Search,
+    Workers,
+    choice,
+    integers,
+    loguniform,
+    main,
+    uniform,
+)
 
 EXPERIMENT = Experiment(
     data=Data(
@@ -30,5 +44,30 @@ EXPERIMENT = Experiment(
     run=Run(name="cityscapes", workers=Workers(4), cpus_per_worker=4, precision="bfloat16"),
 )
 
+SEARCH = Search(
+    space={
+        "optim.lr": loguniform(0.003, 0.03),
+        "contrast.weight": loguniform(0.05, 2.0),
+        "contrast.temperature": loguniform(0.03, 0.5),
+        "contrast.warmup": uniform(0.0, 0.3),
+        "contrast.anchors_per_class": integers(10, 200, log=True),
+        "contrast.hard_share": uniform(0.0, 1.0),
+        "contrast.pixel_queue_size": integers(500, 10_000, log=True),
+        "contrast.pixels_per_image": integers(2, 50, log=True),
+        "contrast.positive_mining": choice("random", "semi-hard"),
+        "contrast.negative_mining": choice("random", "semi-hard"),
+        "contrast.num_positives": integers(128, 2048, log=True),
+        "contrast.num_negatives": integers(256, 8192, log=True),
+        "contrast.semi_hard_share": loguniform(0.05, 0.5),
+    },
+    arms={
+        "ce": {"contrast.weight": 0.0},
+        "in-batch": {"contrast.memory": "none"},
+        "pixel": {"contrast.memory": "pixel"},
+        "region": {"contrast.memory": "region"},
+        "both": {},
+    },
+)
+
 if __name__ == "__main__":
-    main(EXPERIMENT, description=__doc__)
+    main(EXPERIMENT, search=SEARCH, description=__doc__)

@@ -11,6 +11,7 @@ import torch
 
 from pixelcontrast import Experiment, config, parse
 from pixelcontrast.models import build_model, check_model
+from pixelcontrast.search.settings import arms_of, check_space
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 
@@ -24,6 +25,13 @@ def test_experiment_is_complete(path: Path) -> None:
     experiment = runpy.run_path(str(path))["EXPERIMENT"]
     assert isinstance(experiment, Experiment)
     assert config.from_json(config.to_json(experiment)) == experiment
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_an_experiment_searches_and_compares_can_be_trained(path: Path) -> None:
+    found = runpy.run_path(str(path))
+    check_space(found["SEARCH"], found["EXPERIMENT"])
+    assert "ce" in arms_of(found["SEARCH"], found["EXPERIMENT"])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Searches and studies at the terminal: what starts, how trials end, how they compare."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from pixelcontrast.cli.tables import percent, settings, show_arms, show_best
 from pixelcontrast.cli.terminal import failures_told, messages_shown
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pixelcontrast.search.trials import Proposal
 
 _RESUME = "The same command goes on with it: trials that have ended stay as they are."
-_SHOWN = 10
 _console = Console()
 
 
@@ -34,7 +34,8 @@ def search_space(experiment: Experiment, search: Search) -> None:
         )
         _say(_describe_stopping(search, experiment))
         folder = run_search(experiment, search, progress=_Lines())
-    _show_best(folder)
+    show_best(folder.trials(), folder.storage.location)
+    _close(folder)
 
 
 def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -> None:
@@ -48,7 +49,8 @@ def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -
         seeds = ", ".join(map(str, search.seeds))
         _say(f"{len(arms)} arms ({', '.join(arms)}) on seeds {seeds}, {experiment.optim.steps} steps each.")
         folder = run_search(experiment, search, arms=arms, progress=_Lines())
-    _say(folder.storage.location)
+    show_arms(folder.storage.location)
+    _close(folder)
 
 
 def _describe_stopping(search: Search, experiment: Experiment) -> str:
@@ -78,10 +80,10 @@ class _Lines:
         _say(f"{remaining} trials to run, {concurrent} at a time.")
 
     def started(self, proposal: "Proposal") -> None:
-        _say(f"{proposal.name}  starts  {describe(proposal.overrides)}")
+        _say(f"{proposal.name}  starts  {settings(proposal.overrides)}")
 
     def evaluated(self, proposal: "Proposal", step: int, miou: float) -> None:
-        _say(f"{proposal.name}  step {step}  mIoU {_percent(miou)}")
+        _say(f"{proposal.name}  step {step}  mIoU {percent(miou)}")
 
     def ended(self, proposal: "Proposal", state: str, found: Mapping[str, Any]) -> None:
         self._left -= 1
@@ -89,49 +91,23 @@ class _Lines:
         if state == "failed":
             _say(f"{proposal.name}  failed: {found['error']}  ({left})")
             return
-        score = f"mIoU {_percent(found['last_miou'])} at step {found['steps']}, {found['seconds']:.0f} s"
+        score = f"mIoU {percent(found['last_miou'])} at step {found['steps']}, {found['seconds']:.0f} s"
         if state == "complete" and found["last_miou"] > self._best:
             self._best = found["last_miou"]
             score += ", the best so far"
         _say(f"{proposal.name}  {'stopped early' if state == 'pruned' else 'done'}  {score}  ({left})")
 
 
-def _show_best(folder: "SearchFolder") -> None:
-    """The best trials, and what became of all."""
-    trials = folder.trials()
-    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    done.sort(key=lambda trial: trial.user_attrs["last_miou"], reverse=True)
-    shown = Table(box=None, pad_edge=False, header_style="")
-    shown.add_column("trial", no_wrap=True)
-    shown.add_column("mIoU %", justify="right")
-    shown.add_column("s / step", justify="right")
-    shown.add_column("settings")
-    for trial in done[:_SHOWN]:
-        found = trial.user_attrs
-        numbers = _percent(found["last_miou"]), f"{found['seconds_per_step']:.2f}"
-        shown.add_row(found["run"], *numbers, describe(found["overrides"]))
-    _console.print(shown)
-    counts = {state: sum(trial.state.name == state for trial in trials) for state in ("PRUNED", "FAIL")}
-    _say(f"{len(done)} trials trained to the end, {counts['PRUNED']} stopped early, {counts['FAIL']} failed")
-    for trial in trials:
-        if trial.state.name == "FAIL":
-            _say(f"{trial.user_attrs['run']} failed: {trial.user_attrs['error']}")
-    if done:
-        best = done[0].user_attrs
-        _say(f"best network {folder.run(best['run']).location}/{best['checkpoint']}/model.safetensors")
+def _close(folder: "SearchFolder") -> None:
+    """Write the report, and say where to look."""
+    from pixelcontrast.reports import write_report
+    from pixelcontrast.search.artifacts import attach_report
 
-
-def describe(overrides: Mapping[str, Any]) -> str:
-    """Settings on one line."""
-    return "  ".join(f"{key} {_short(value)}" for key, value in overrides.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    path = write_report(folder.storage.location)
+    if folder.storage.is_local:
+        attach_report(folder.load(), Path(path), folder)
+    _say(f"report   {path}")
+    _say(f"compare  pixelcontrast dashboard {folder.storage.location}")
 
 
 def _say(line: str) -> None:

@@ -86,12 +86,12 @@ class SearchFolder:
 
     def trials(self) -> list[FrozenTrial]:
         """All that were handed out so far, by number."""
+        return [trial for trial in self.load().get_trials() if trial.state != TrialState.WAITING]
+
+    def load(self) -> optuna.Study:
+        """The study, to read; raises ``KeyError`` before the search has begun."""
         storage = open_study_storage(self.local, self._search.study)
-        return [
-            trial
-            for trial in optuna.load_study(study_name=self.name, storage=storage).get_trials()
-            if trial.state != TrialState.WAITING
-        ]
+        return optuna.load_study(study_name=self.name, storage=storage)
 
     def evaluations(self, name: str) -> list[Row]:
         """What one of its runs has evaluated so far."""

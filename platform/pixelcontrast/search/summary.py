@@ -12,10 +12,10 @@ from pixelcontrast.training.storage import Storage
 def summarize(run: Storage) -> dict[str, Any]:
     """Plain JSON values; those that a run has no rows for yet are missing.
 
-    ``steps`` trained; ``best_miou`` with its ``best_step`` and, of each class, ``iou``; ``last_miou``;
-    ``seconds_per_step``, the median over the training rows; ``seconds`` from the workers' starts to their
-    last rows; ``worker_seconds``, these times the workers; ``started``, seconds since the epoch;
-    ``checkpoint``, the best; ``overlays``, the last; ``attempts``.
+    ``steps`` trained; ``last_miou``; ``best_miou`` with its ``best_step`` and, of each class that has one,
+    ``iou/<class>``; ``seconds_per_step``, the median over the training rows; ``seconds`` from the workers'
+    starts to their last rows; ``worker_seconds``, these times the workers; ``started``, seconds since the
+    epoch; ``checkpoint``, the best; ``overlays``, the last; ``attempts``.
     """
     rows, attempts = read_rows(run), read_attempts(run)
     trained = [row for row in rows if row["kind"] == "train"]
@@ -26,7 +26,8 @@ def summarize(run: Storage) -> dict[str, Any]:
         found["seconds_per_step"] = _seconds_per_step(trained, run)
     if evaluated:
         best = max(evaluated, key=lambda row: row["miou"])
-        found |= {"best_miou": best["miou"], "best_step": best["step"], "iou": best["iou"]}
+        found |= {"best_miou": best["miou"], "best_step": best["step"]}
+        found |= {f"iou/{name}": iou for name, iou in best["iou"].items() if iou is not None}
         found["last_miou"] = evaluated[-1]["miou"]
         found["overlays"] = f"overlays/step-{evaluated[-1]['step']:08d}.png"
         found["checkpoint"] = f"checkpoints/step-{best['step']:08d}"

@@ -1,0 +1,106 @@
+"""A search's trials and a study's arms as tables at the terminal."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_SHOWN = 10
+
+
+def show_best(trials: Sequence[Any], location: str) -> None:
+    """The best trials that have trained to the end, and what became of all.
+
+    Args:
+        trials: Optuna's, with the attributes of ``search.summary``.
+        location: of the search's folder.
+    """
+    console = Console()
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    done.sort(key=lambda trial: trial.user_attrs["last_miou"], reverse=True)
+    shown = _table("trial", "mIoU %", "s / step")
+    shown.add_column("settings")
+    for trial in done[:_SHOWN]:
+        found = trial.user_attrs
+        numbers = percent(found["last_miou"]), f"{found['seconds_per_step']:.2f}"
+        shown.add_row(found["run"], *numbers, settings(found["overrides"]))
+    console.print(shown)
+    states = Counter(trial.state.name for trial in trials)
+    _say(
+        console,
+        f"{states['COMPLETE']} trained to the end, {states['PRUNED']} stopped early, {states['FAIL']} failed",
+    )
+    _show_failed(console, trials)
+    if done:
+        best = done[0].user_attrs
+        _say(console, f"best network {location}/{best['run']}/{best['checkpoint']}/model.safetensors")
+
+
+def show_arms(location: str) -> None:
+    """Every arm's mIoU on each seed, and its difference to the first arm; then the classes likewise."""
+    from pixelcontrast.reports import compare_arms
+
+    console, found = Console(), compare_arms(location)
+    first = found.miou[0].name
+    shown = _table("arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first}, 95 %")
+    for arm in found.miou:
+        scores = [percent(arm.scores[seed]) if seed in arm.scores else "–" for seed in found.seeds]
+        shown.add_row(arm.name, *scores, _spread(arm), _difference(arm))
+    console.print("mIoU in % after the last step", highlight=False)
+    console.print(shown)
+    others = found.miou[1:]
+    shown = _table(
+        "class", first, *(arm.name for arm in others), *(f"{arm.name} − {first}" for arm in others)
+    )
+    for name, arms in found.classes.items():
+        shown.add_row(name, *map(_spread, arms), *map(_difference, arms[1:]))
+    console.print("\nIoU in %", highlight=False)
+    console.print(shown)
+
+
+def settings(overrides: Mapping[str, Any]) -> str:
+    """Settings on one line."""
+    return "  ".join(f"{key} {_short(value)}" for key, value in overrides.items())
+
+
+def percent(share: float) -> str:
+    """One digit after the point."""
+    return f"{100 * share:.1f}"
+
+
+def _show_failed(console: Console, trials: Sequence[Any]) -> None:
+    for trial in trials:
+        if trial.state.name == "FAIL":
+            _say(console, f"{trial.user_attrs['run']} failed: {trial.user_attrs['error']}")
+
+
+def _spread(arm: Any) -> str:
+    if arm.mean is None:
+        return "–"
+    return percent(arm.mean) + (f" ± {percent(arm.std)}" if arm.std is not None else "")
+
+
+def _difference(arm: Any) -> str:
+    if arm.difference is None:
+        return ""
+    mean, interval = arm.difference.mean, arm.difference.interval
+    text = f"{100 * mean:+.1f}"
+    return text if interval is None else f"{text} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+
+
+def _table(first: str, *others: str) -> Table:
+    shown = Table(box=None, pad_edge=False, header_style="")
+    shown.add_column(first, no_wrap=True)
+    for name in others:
+        shown.add_column(name, justify="right")
+    return shown
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
