@@ -106,7 +106,7 @@ def _full_command(search: SearchRecord, trial: Trial) -> str:
 
 
 def _front(search: SearchRecord) -> str:
-    front = search.front
+    front = sorted(search.front, key=lambda trial: -(trial.miou or 0.0))
     places = [
         figures.Point(trial.run, trial.values, on_front=trial in front)
         for trial in search.in_state("COMPLETE")
@@ -125,8 +125,8 @@ def _front(search: SearchRecord) -> str:
         [
             html.cards(_cost_cards(search)),
             html.paragraph(
-                f"{count(len(front), 'trial')} of {len(places)} complete: none of the others is at least as "
-                "good in both objectives and better in one."
+                f"{len(front)} of {count(len(places), 'complete trial')}: no other is at least as good in "
+                "both objectives and better in one."
             ),
             html.figure(figures.pareto(places, search.objectives), name="pareto", label="Pareto front"),
             html.table(heads, rows, label="Trials of the Pareto front", sortable=True),
