@@ -12,16 +12,12 @@ from pathlib import Path
 import optuna
 import pyarrow.parquet as pq
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.trial import create_trial
 from pyarrow import csv, fs
 
 from pixelcontrast import Data, Experiment, Run, Search, config, parse
 from pixelcontrast.reports import collect, compare_arms, write_report
-from pixelcontrast.reports.command import options
-from pixelcontrast.reports.importance import importances
 from pixelcontrast.reports.search_page import search_page
-from pixelcontrast.reports.words import duration, percent, points
+from pixelcontrast.reports.words import percent, points
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.trials import Trials
 from pixelcontrast.training.storage import Storage
@@ -94,8 +90,10 @@ def assert_stands_alone(page: str) -> None:
 
 
 def test_a_search(runs: Path) -> None:
+    journal = (runs / "space" / "study.journal").read_bytes()
     report = write_report(str(runs / "space"))
     assert report == str(runs / "space" / "report.html")
+    assert (runs / "space" / "study.journal").read_bytes() == journal, "a report only reads the study"
     page, found = text_of(report), collect.read_search(Storage(str(runs / "space")))
     best = found.best
     assert best is not None
@@ -139,24 +137,6 @@ def test_the_command_gives_the_best_trial_s_configuration(runs: Path, scenes: Pa
     assert parse(settings, args=short) == expected
     other = Experiment(data=Data(layout="camvid", root="elsewhere"), run=Run(name="other", seed=9))
     assert parse(other, args=complete) == expected, "every setting is written out"
-
-
-def test_options_read_back_whatever_their_type(scenes: Path, tmp_path: Path) -> None:
-    settings = experiment(scenes, tmp_path)
-    values = {
-        "optim.lr": 0.1 + 0.2,
-        "optim.weight_decay": 1e-05,
-        "optim.class_weights": [1.0] * 18 + [2.5],
-        "optim.clip_norm": None,
-        "contrast.memory_sharded": True,
-        "contrast.num_positives": 7,
-        "model.weights": "-a file's name.pth",
-        "data.crop_size": [32, 48],
-    }
-    assert parse(settings, args=options(values)) == config.replace(settings, values)
-    changed = config.replace(settings, values)
-    back = {key: config.flatten(settings)[key] for key in values}
-    assert parse(changed, args=options(back)) == settings
 
 
 def test_the_tables_hold_what_the_study_does(runs: Path) -> None:
@@ -242,26 +222,6 @@ def test_a_search_before_its_first_result(scenes: Path, tmp_path: Path) -> None:
 def test_too_few_trials_for_importance(runs: Path) -> None:
     words = words_of(text_of(write_report(str(runs / "both"))))
     assert "Too few complete trials to say which settings matter: 2" in words
-
-
-def test_importance_finds_what_decides_and_says_how_surely() -> None:
-    unit = FloatDistribution(0.0, 1.0)
-    trials = [
-        create_trial(
-            value=index / 40,
-            params={"a": index / 40, "b": index * 7 % 40 / 40},
-            distributions={"a": unit, "b": unit},
-        )
-        for index in range(40)
-    ]
-    for maximize in (True, False):
-        first, second = importances(trials, maximize=maximize)
-        assert (first.key, second.key) == ("a", "b")
-        assert 0 <= second.low <= second.mean <= second.high < first.low <= first.mean <= first.high <= 1
-        assert first.mean + second.mean == pytest.approx(1.0)
-    assert importances(trials, maximize=True) == importances(trials, maximize=True)
-    few, many = importances(trials[::5], maximize=True)[0], importances(trials, maximize=True)[0]
-    assert few.high - few.low > many.high - many.low, "eight trials say less than forty"
 
 
 def test_two_objectives(runs: Path) -> None:
@@ -360,16 +320,3 @@ def test_a_study_in_a_database_and_a_folder_that_was_renamed(scenes: Path, space
     url = f"sqlite:///{space.parent}/study.db"
     run_search(settings, Search(space=SPACE, trials=1, name="database", study=url))
     assert "1 trial for mIoU: 1 complete." in words_of(text_of(write_report(str(space.parent / "database"))))
-
-
-def test_numbers_as_a_reader_wants_them() -> None:
-    assert [duration(seconds) for seconds in (0.25, 59.7, 75, 3599.6, 4210, 200_000)] == [
-        "0.2 s",
-        "60 s",
-        "1 min 15 s",
-        "1 h 0 min",
-        "1 h 10 min",
-        "2 d 7 h",
-    ]
-    assert (percent(0.42349), percent(None), percent(float("nan"))) == ("42.3", "–", "–")
-    assert (points(0.0123), points(-0.0123), points(-0.0001)) == ("+1.2", "−1.2", "0.0")

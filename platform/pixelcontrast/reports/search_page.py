@@ -64,7 +64,7 @@ def _cards(search: SearchRecord, best: Trial) -> str:
         cards.append(("Baseline", "the same", "the experiment's own values are the best so far"))
     else:
         change = points((best.miou or 0.0) - (baseline.miou or 0.0))
-        remark = f"{baseline.run}, the experiment's own values; the best trial is {change} points from it"
+        remark = f"{baseline.run}, the experiment's own values; the difference is {change} points"
         cards.append(("Baseline mIoU", f"{percent(baseline.miou)} %", remark))
     return html.cards([*cards, *_cost_cards(search)], accent=True)
 
@@ -148,7 +148,7 @@ def _parallel(search: SearchRecord) -> str:
     plot = parallel.parallel(axes, [html.text(trial.run) for trial in shown], best=best)
     words = (
         "A line per evaluated trial, stronger with a larger last mIoU; the best complete one is orange. "
-        "Trials that were stopped early or still run stand at the mIoU they had last."
+        "Trials that are not complete stand at the mIoU they had last."
     )
     return html.paragraph(words, kind="note") + html.figure(
         plot, name="parallel", label="Settings and mIoU of each trial", wide=True
