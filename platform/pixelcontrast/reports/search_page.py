@@ -147,8 +147,8 @@ def _parallel(search: SearchRecord) -> str:
     best = None if search.best is None else shown.index(search.best)
     plot = parallel.parallel(axes, [html.text(trial.run) for trial in shown], best=best)
     words = (
-        "A line per evaluated trial, stronger with a larger last mIoU; the best complete one is orange. "
-        "Trials that are not complete stand at the mIoU they had last."
+        "A line per evaluated trial, stronger with a larger mIoU. Trials that are not complete stand at the "
+        "mIoU they had last." + ("" if best is None else " The best complete one is orange.")
     )
     return html.paragraph(words, kind="note") + html.figure(
         plot, name="parallel", label="Settings and mIoU of each trial", wide=True
