@@ -35,8 +35,11 @@ def write_report(location: str) -> str:
         files = {PARQUET: table.to_parquet(rows), CSV: table.to_csv(rows), REPORT: content.encode()}
     else:
         files = {REPORT: run_page(found, written=time.time()).encode()}
-    for name, data in files.items():
-        found.storage.write(name, data)
+    try:
+        for name, data in files.items():
+            found.storage.write(name, data)
+    except OSError as error:
+        raise ValueError(f"{location} cannot be written: {error}") from error
     return found.storage.path(REPORT) if found.storage.is_local else f"{location.rstrip('/')}/{REPORT}"
 
 

@@ -128,7 +128,7 @@ def importance(found: Sequence[Importance]) -> go.Figure:
         customdata=[[100 * item.low, 100 * item.high] for item in ordered],
         hovertemplate="%{y}: %{x:.0f} %, from %{customdata[0]:.0f} to %{customdata[1]:.0f} %<extra></extra>",
     )
-    figure.update_xaxes(range=[-2, 102])
+    figure.update_xaxes(range=[-4, 102])
     figure.update_yaxes(title=None)
     return figure
 
@@ -177,7 +177,7 @@ def class_dots(
             marker=marker,
             hovertemplate=f"%{{y}}, {escape(name)}: %{{x:.1f}} %<extra></extra>",
         )
-    figure.update_xaxes(range=[-2, 102])
+    figure.update_xaxes(range=[-4, 102])
     figure.update_yaxes(dtick=1)
     return figure
 

@@ -64,7 +64,7 @@ def _cards(search: SearchRecord, best: Trial) -> str:
         cards.append(("Baseline", "the same", "the experiment's own values are the best so far"))
     else:
         change = points((best.miou or 0.0) - (baseline.miou or 0.0))
-        remark = f"{baseline.run}, the experiment's own values; the best trial is {change} points from it"
+        remark = f"{baseline.run}, the experiment's own values; the difference is {change} points"
         cards.append(("Baseline mIoU", f"{percent(baseline.miou)} %", remark))
     return html.cards([*cards, *_cost_cards(search)], accent=True)
 
@@ -106,7 +106,7 @@ def _full_command(search: SearchRecord, trial: Trial) -> str:
 
 
 def _front(search: SearchRecord) -> str:
-    front = search.front
+    front = sorted(search.front, key=lambda trial: -(trial.miou or 0.0))
     places = [
         figures.Point(trial.run, trial.values, on_front=trial in front)
         for trial in search.in_state("COMPLETE")
@@ -125,8 +125,8 @@ def _front(search: SearchRecord) -> str:
         [
             html.cards(_cost_cards(search)),
             html.paragraph(
-                f"{count(len(front), 'trial')} of {len(places)} complete: none of the others is at least as "
-                "good in both objectives and better in one."
+                f"{len(front)} of {count(len(places), 'complete trial')}: no other is at least as good in "
+                "both objectives and better in one."
             ),
             html.figure(figures.pareto(places, search.objectives), name="pareto", label="Pareto front"),
             html.table(heads, rows, label="Trials of the Pareto front", sortable=True),
@@ -147,8 +147,8 @@ def _parallel(search: SearchRecord) -> str:
     best = None if search.best is None else shown.index(search.best)
     plot = parallel.parallel(axes, [html.text(trial.run) for trial in shown], best=best)
     words = (
-        "A line per evaluated trial, stronger with a larger last mIoU; the best complete one is orange. "
-        "Trials that were stopped early or still run stand at the mIoU they had last."
+        "A line per evaluated trial, stronger with a larger mIoU. Trials that are not complete stand at the "
+        "mIoU they had last." + ("" if best is None else " The best complete one is orange.")
     )
     return html.paragraph(words, kind="note") + html.figure(
         plot, name="parallel", label="Settings and mIoU of each trial", wide=True

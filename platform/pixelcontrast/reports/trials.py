@@ -55,22 +55,12 @@ def _count(value: int | None) -> html.Cell:
 
 
 def _errors(search: SearchRecord) -> str:
-    rows = [
-        [html.cell(trial.run or f"trial {trial.number}"), _error(trial.error)]
-        for trial in search.trials
-        if trial.error
-    ]
-    if not rows:
-        return ""
-    return "<h3>What failed</h3>" + html.table(("trial", "error"), rows, label="Errors of failed trials")
-
-
-def _error(message: str) -> html.Cell:
-    return html.Cell(html=f'<span class="error">{html.text(message)}</span>')
+    errors = {trial.run or f"trial {trial.number}": trial.error for trial in search.trials if trial.error}
+    return "<h3>What failed</h3>" + html.facts(errors) if errors else ""
 
 
 def state_curves(search: SearchRecord) -> str:
-    """mIoU over steps of all trials, by state, those of ``front`` on top."""
+    """mIoU over steps of all trials, by state; the best, or the Pareto front, on top."""
     chosen = search.front
     title = "best trial" if search.best is not None else "Pareto front"
     lines = [
