@@ -116,10 +116,12 @@ class SearchFolder:
         }
 
     def _write_description(self) -> None:
-        """Arms of an earlier call stay: the study has their runs."""
+        """Arms of an earlier call stay: the study has their runs. All stand in the file's order."""
         content = self._content()
         if self.storage.exists(SEARCH):
-            content["arms"] = json.loads(self.storage.read(SEARCH))["arms"] | content["arms"]
+            arms = json.loads(self.storage.read(SEARCH))["arms"] | content["arms"]
+            order = [*(name for name in self._search.arms if name in arms), *arms]
+            content["arms"] = {name: arms[name] for name in order}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
     def _fetch_journal(self) -> None:
