@@ -195,6 +195,16 @@ def test_trials_that_are_behind_are_stopped_at_the_rungs_and_only_there(experime
     assert trials[2].intermediate_values == {50: 0.0, 100: 0.4}
 
 
+def test_the_first_known_point_is_trained_to_its_end_as_the_baseline(experiment: Experiment) -> None:
+    for known, stopped in ((({},), False), ((), True)):
+        settings = config.replace(experiment, {"run.name": f"known-{len(known)}"})
+        driver = Driver(settings, Search(space=SPACE, trials=4, known=known))
+        driver.trials.next()
+        driver.trials.next()
+        assert not driver.trials.report(1, 100, 0.9)
+        assert driver.trials.report(0, 100, 0.1) is stopped
+
+
 def test_a_failed_trial_has_its_reason_and_the_search_goes_on(experiment: Experiment) -> None:
     driver = Driver(experiment, Search(space=SPACE, trials=2))
     driver.trials.next()

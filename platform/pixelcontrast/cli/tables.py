@@ -39,7 +39,7 @@ def show_best(trials: Sequence[Any], location: str) -> None:
 
 
 def show_arms(location: str) -> None:
-    """Every arm's mIoU on each seed, and its difference to the first arm; then the classes likewise."""
+    """Every arm's mIoU on each seed, and its difference to the first arm; then likewise by class."""
     from pixelcontrast.reports import compare_arms
 
     console, found = Console(), compare_arms(location)
@@ -50,14 +50,12 @@ def show_arms(location: str) -> None:
         shown.add_row(arm.name, *scores, _spread(arm), _difference(arm))
     console.print("mIoU in % after the last step", highlight=False)
     console.print(shown)
-    others = found.miou[1:]
-    shown = _table(
-        "class", first, *(arm.name for arm in others), *(f"{arm.name} − {first}" for arm in others)
-    )
-    for name, arms in found.classes.items():
-        shown.add_row(name, *map(_spread, arms), *map(_difference, arms[1:]))
-    console.print("\nIoU in %", highlight=False)
-    console.print(shown)
+    for number, other in enumerate(found.miou[1:], start=1):
+        shown = _table("class", first, other.name, "difference, 95 %")
+        for name, arms in found.classes.items():
+            shown.add_row(name, _spread(arms[0]), _spread(arms[number]), _difference(arms[number]))
+        console.print(f"\nIoU in %, {other.name} and {first}", highlight=False)
+        console.print(shown)
 
 
 def settings(overrides: Mapping[str, Any]) -> str:

@@ -70,6 +70,7 @@ class Trials:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(self._objectives))
         self._unfinished = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
+        self._baseline = 0 if arms is None and search.known else None
         self._planned = None if arms is None else self._plan(arms)
         if arms is None:
             for point in search.known[: search.trials]:
@@ -100,7 +101,7 @@ class Trials:
         if len(self._objectives) > 1:
             return False  # Optuna takes no intermediate values with several objectives
         trial.report(miou, step)
-        return trial.should_prune()
+        return trial.should_prune() and number != self._baseline
 
     def note(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attach plain JSON values to a running trial."""
