@@ -117,6 +117,38 @@ def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_pa
     }
 
 
+class Saboteur(Recorder):
+    """Kills a process when a trial has been evaluated for the first time."""
+
+    def __init__(self, targets: Mapping[str, str]):
+        super().__init__()
+        self._targets = dict(targets)
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
+        del step, miou
+        if target := self._targets.pop(proposal.name, None):
+            processes = psutil.Process().children(recursive=True)
+            next(found for found in processes if target in found.name()).kill()
+
+
+@pytest.mark.slow
+def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end_the_search(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """Of the first trial the worker dies, of the third Tune's own process; the second always diverges."""
+    places = {"data.root": str(scenes), "run.storage": str(tmp_path), "run.max_failures": 0}
+    known = ({}, {"optim.lr": 1e30}, {"optim.lr": 0.02})
+    search = dataclasses.replace(SEARCH, known=known, trials=3, early_stopping="none", max_concurrent=1)
+    progress = Saboteur({"trial-0000": "RayTrainWorker", "trial-0002": "ImplicitFunc"})
+    with connect(min_cpus=2):
+        folder = run_search(config.replace(EXPERIMENT, places), search, progress=progress)
+    trials = folder.trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[0].user_attrs["failures"][0].startswith("worker 0 died: its process was killed")
+    assert trials[0].user_attrs["attempts"] == trials[2].user_attrs["attempts"] == 2
+    check_the_promise(tmp_path / "small-search", {}, trials=3)
+
+
 def command(scenes: Path, storage: Path, *more: str) -> list[str]:
     places = ["--data.root", str(scenes), "--run.storage", str(storage)]
     return [sys.executable, str(FILE), *places, *more]

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -58,8 +59,9 @@ def commands_in(page: str) -> list[list[str]]:
     """The options of each command, as a shell would split them."""
     found = re.findall(r'<pre class="command"[^>]*><code>(.*?)</code>', page, flags=re.DOTALL)
     lines = [html_library.unescape(line).replace("\\\n", " ") for line in found]
-    assert all(line.startswith("python experiments/<file>.py ") for line in lines)
-    return [shlex.split(line)[2:] for line in lines]
+    split = [shlex.split(line) for line in lines]
+    assert all(words[:2] == ["python", sys.argv[0]] for words in split)  # what made the search
+    return [words[2:] for words in split]
 
 
 class _Loads(HTMLParser):

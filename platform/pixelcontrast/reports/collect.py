@@ -87,6 +87,8 @@ class SearchRecord:
     storage: Storage
     kind: str
     """``space`` or ``arms``."""
+    program: str
+    """The experiment's file, as it was called."""
     settings: Mapping[str, Any]
     """Dotted key → JSON value; of the experiment that the trials change."""
     space: Mapping[str, Mapping[str, Any]]
@@ -183,6 +185,7 @@ def read_search(search: Storage) -> SearchRecord:
         name=_name(search),
         storage=search,
         kind=description["kind"],
+        program=description["program"],
         settings=_settings(search, SEARCH, json.dumps(description["experiment"])),
         space=description["search"]["space"] if is_space else {},
         arms=description["arms"],

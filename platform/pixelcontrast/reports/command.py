@@ -14,10 +14,10 @@ def options(values: Mapping[str, Any]) -> list[str]:
     return [argument for key, value in values.items() for argument in _option(key, value)]
 
 
-def command(values: Mapping[str, Any], *, name: str) -> str:
-    """Lines for a POSIX shell that train these values as the run ``name``; the file's name is left open."""
+def command(program: str, values: Mapping[str, Any], *, name: str) -> str:
+    """Lines for a POSIX shell that train an experiment's file with these values as the run ``name``."""
     lines = [shlex.join(_option(key, value)) for key, value in {"run.name": name, **values}.items()]
-    return " \\\n  ".join(["python experiments/<file>.py", *lines])
+    return " \\\n  ".join([shlex.join(["python", program]), *lines])
 
 
 def _option(key: str, value: Any) -> list[str]:

@@ -88,7 +88,7 @@ def _rerun(search: SearchRecord, trial: Trial) -> str:
         f"<h3>Train {html.text(trial.run)} again</h3>"
         + html.command_line(_command(search, trial.overrides, trial))
         + html.paragraph(
-            "Put in the experiment's file, and add the options that the search itself was started with; or "
+            "Add the options that the search itself was started with, or "
             "take the long form, which depends on neither the file's settings nor such options.",
             kind="note",
         )
@@ -97,7 +97,7 @@ def _rerun(search: SearchRecord, trial: Trial) -> str:
 
 
 def _command(search: SearchRecord, values: Mapping[str, Any], trial: Trial) -> str:
-    return command(values, name=f"{search.settings['run.name']}-{trial.run}")
+    return command(search.program, values, name=f"{search.settings['run.name']}-{trial.run}")
 
 
 def _full_command(search: SearchRecord, trial: Trial) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +111,7 @@ class SearchFolder:
         arms = self._arms
         return {
             "kind": "space" if arms is None else "arms",
+            "program": sys.argv[0],
             "experiment": json.loads(config.to_json(self._experiment)),
             "search": describe(self._search) if arms is None else {"study": self._search.study},
             "arms": json.loads(json.dumps(arms or {})),

@@ -107,8 +107,8 @@ class Search:
     space: Mapping[str, Dimension] = Field(default_factory=dict)
     """Dotted key of the experiment → ``uniform``, ``loguniform``, ``integers`` or ``choice``."""
     known: tuple[Mapping[str, Any], ...] = ({},)
-    """Points to try first; a key that one leaves out has the experiment's own value. The first of them is what
-    the others are compared with, and never stopped early."""
+    """Points to try first; a key that one leaves out has the experiment's own value. The first is what the
+    others are compared with, and never stopped early."""
     arms: Mapping[_Name, Mapping[str, Any]] = Field(default_factory=dict)
     """Name → settings by dotted key, to compare on the same seeds; differences are to the first."""
     trials: Count | None = None
