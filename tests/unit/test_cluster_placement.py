@@ -2,7 +2,7 @@ import pytest
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
 from pixelcontrast.cluster.launch import absolute_paths
-from pixelcontrast.cluster.placement import check_memory_fits, check_placement, takes_gpus
+from pixelcontrast.cluster.placement import check_memory_fits, check_placement, concurrency, takes_gpus
 from pixelcontrast.config import Data, Experiment, Model, Run, Workers
 
 
@@ -42,6 +42,28 @@ def test_an_autoscaled_cluster_may_grow_first():
     check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 8.0})
     with pytest.raises(LaunchError, match="4 workers"):
         check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 2.0})
+
+
+def test_as_many_trials_run_at_a_time_as_fit_whole():
+    two = [{"CPU": 4.0}, {"CPU": 3.0}]
+    assert concurrency(run(Workers(1)), two) == 7
+    assert concurrency(run(Workers(2)), two) == 3
+    assert concurrency(run(Workers(1), cpus_per_worker=2), two) == 3
+    assert concurrency(run(Workers(1, 8)), two) == 1  # elastic: fewer workers than it may have
+    assert concurrency(run(Workers(2)), [{"CPU": 0.0}], growth={"CPU": 64.0}) == 32
+    with pytest.raises(LaunchError, match="asks for 8 workers"):
+        concurrency(run(Workers(8)), two)
+
+
+def test_trials_share_a_gpu_by_parts():
+    node = [{"CPU": 16.0, "GPU": 1.0}]
+    assert concurrency(run(Workers(1)), node) == 1
+    assert concurrency(run(Workers(1), gpus_per_worker=0.25), node) == 4
+    assert concurrency(run(Workers(1), gpus_per_worker=0.1), node) == 10
+    with pytest.raises(LaunchError, match=r"0\.5 GPUs .run.device is cuda"):
+        concurrency(run(Workers(1), gpus_per_worker=0.5, device="cuda"), [{"CPU": 1.0}])
+    with pytest.raises(ValueError, match=r"run.gpus_per_worker is 0\.5 and run.workers 2"):
+        Experiment(data=Data(layout="camvid", root="data"), run=run(Workers(2), gpus_per_worker=0.5))
 
 
 def test_embeddings_must_fit_into_a_quarter_of_a_worker_s_part_of_its_node():
