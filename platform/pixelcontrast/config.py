@@ -320,8 +320,10 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def explain(error: ValidationError) -> str:
-    """One line per mistake: the dotted key, what is allowed, what was given."""
+def explain(error: ValueError) -> str:
+    """Of a ``ValidationError`` one line per mistake: the dotted key, what is allowed, what was given."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     return "\n".join(_explain_one(mistake) for mistake in error.errors())
 
 

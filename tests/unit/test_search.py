@@ -1,6 +1,7 @@
 """Spaces, proposals and their record in a real Optuna study; no Ray, and no training."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from optuna.trial import FrozenTrial
 from pyarrow import fs
 
 from pixelcontrast import Data, Experiment, Optim, Run, Search, choice, config, integers, loguniform, uniform
+from pixelcontrast.cluster.search import _Running
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Choice, Range, arms_of, check_space
-from pixelcontrast.search.trials import Trials
+from pixelcontrast.search.trials import Proposal, Trials
 
 SPACE: dict[str, Range | Choice] = {
     "contrast.temperature": loguniform(0.03, 0.5),
@@ -328,3 +330,42 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
     driver = Driver(remote, search)
     assert states(driver.trials.all()) == ["COMPLETE"]
     assert (tmp_path / "bucket" / "street-search" / "study.journal").exists()
+
+
+class Lines:
+    """A search's progress as (event, trial) pairs, an end with its state and error."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, ...]] = []
+
+    def began(self, *, remaining: int, concurrent: int) -> None: ...
+
+    def started(self, proposal: Proposal) -> None:
+        self.lines.append(("started", proposal.name))
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
+
+    def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
+        self.lines.append((state, proposal.name, found["error"]))
+
+
+def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(experiment: Experiment) -> None:
+    space = {"model.decoder": choice("hrnet", "deeplabv3"), "optim.batch_size": integers(1, 8)}
+    known = ({"model.decoder": "deeplabv3", "optim.batch_size": 1}, {"optim.batch_size": 2})
+    search = Search(space=space, trials=2, known=known)
+    check_space(search, experiment)
+    driver, progress = Driver(experiment, search), Lines()
+    running = _Running(experiment, search, driver.folder, driver.trials, progress)
+    trial = running.propose("tune's id")
+    assert trial is not None
+    settings = config.from_json(trial["experiment"])
+    assert (settings.run.name, settings.optim.batch_size) == ("trial-0001", 2)
+    assert running.propose("another") is None
+    assert states(driver.trials.all()) == ["FAIL", "RUNNING"]
+    error = driver.trials.all()[0].user_attrs["error"]
+    assert error.startswith("model.decoder is deeplabv3 and optim.batch_size 1")
+    assert progress.lines == [
+        ("started", "trial-0000"),
+        ("failed", "trial-0000", error),
+        ("started", "trial-0001"),
+    ]

@@ -5,7 +5,6 @@ was trained in the runs' folders, so a search goes on from there after any death
 """
 
 import json
-import logging
 import secrets
 import signal
 import threading
@@ -34,8 +33,6 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-logger = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -98,19 +95,18 @@ class _Running:
 
     def propose(self, tune_id: str) -> dict[str, Any] | None:
         """What Tune hands to ``run_trial``."""
-        proposal = self.trials.next()
-        if proposal is None:
-            return None
-        self._proposals[tune_id] = proposal
-        self._catch_up(proposal)
-        self._progress.started(proposal)
-        places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
-        experiment = config.replace(self._experiment, proposal.overrides | places)
-        return {
-            "number": proposal.number,
-            "experiment": config.to_json(experiment),
-            "max_failures": self._search.max_failures,
-        }
+        while (proposal := self.trials.next()) is not None:
+            places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
+            self._catch_up(proposal)
+            self._progress.started(proposal)
+            try:
+                experiment = config.replace(self._experiment, proposal.overrides | places)
+            except ValueError as error:  # values that are each allowed, and not together
+                self._end(proposal, finished=False, failures=[config.explain(error)])
+                continue
+            self._proposals[tune_id] = proposal
+            return {"experiment": config.to_json(experiment), "max_failures": self._search.max_failures}
+        return None
 
     def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
         """Take what ``run_trial`` reports; True if Tune shall stop the trial."""

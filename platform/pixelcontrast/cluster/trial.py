@@ -20,7 +20,7 @@ def run_trial(trial: dict[str, Any]) -> None:
     A training that fails is started again as long as that may help, and goes on from its checkpoint.
 
     Args:
-        trial: ``number``; ``experiment``, as JSON, with its own name and storage; ``max_failures``.
+        trial: ``experiment``, as JSON, with its own name and storage; ``max_failures``.
     """
     from ray import tune
 

@@ -228,10 +228,8 @@ def _refused_key(where: str, key: str) -> list[str]:
 def _refused(where: str, experiment: Experiment, overrides: Mapping[str, Any]) -> list[str]:
     try:
         config.replace(experiment, overrides)
-    except config.ValidationError as error:
-        return [f"{where}: {line}" for line in config.explain(error).splitlines()]
     except ValueError as error:
-        return [f"{where}: {error}"]
+        return [f"{where}: {line}" for line in config.explain(error).splitlines()]
     return []
 
 
