@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+from scipy.stats import ttest_rel
 from small_search import EXPERIMENT, SEARCH
 
 from pixelcontrast import config
@@ -223,17 +225,48 @@ def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: 
         if how == signal.SIGTERM:
             assert "The same command goes on with it" in output
         kept |= ended_rows(search)
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_command(arguments, tmp_path)
     check_the_promise(search, kept, trials=8)
     assert len(kept) >= 3
 
-    again = subprocess.run(
-        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
-    )
-    assert again.returncode == 0
-    assert "starts" not in again.stdout
-    assert "trials trained to the end" in again.stdout
+    again = run_command(arguments, tmp_path)
+    assert "starts" not in again
+    assert "trained to the end" in again
     check_the_promise(search, ended_rows(search), trials=8)
+
+
+@pytest.mark.slow
+def test_three_arms_on_three_seeds_print_their_table_and_may_be_asked_for_bit_by_bit(
+    scenes: Path, tmp_path: Path
+) -> None:
+    search = tmp_path / "runs" / "small-arms"
+    some = run_command(
+        command(scenes, tmp_path / "runs", "--search.arms", "ce", "cool", "--search.seeds", "0", "1"),
+        tmp_path,
+    )
+    assert "2 arms (ce, cool) on seeds 0, 1" in some
+    kept = ended_rows(search)
+    assert kept.keys() == {"ce-s0", "ce-s1", "cool-s0", "cool-s1"}
+    every = run_command(command(scenes, tmp_path / "runs", "--search.arms"), tmp_path)
+    assert "5 trials to run" in every
+    check_the_promise(search, kept, trials=9)
+
+    scores: dict[str, list[float]] = {}
+    for trial in sorted(trials_of(search), key=lambda trial: trial.user_attrs["seed"]):
+        scores.setdefault(trial.user_attrs["arm"], []).append(100 * (trial.value or 0.0))
+    mean = statistics.fmean(scores["ce"])
+    row = next(line for line in every.splitlines() if line.startswith("ce "))
+    numbers = [f"{score:.1f}" for score in scores["ce"]]
+    assert row.split() == ["ce", *numbers, f"{mean:.1f}", "±", f"{statistics.stdev(scores['ce']):.1f}"]
+    difference = ttest_rel(scores["contrast"], scores["ce"]).confidence_interval(0.95)
+    row = next(line for line in every.splitlines() if line.startswith("contrast "))
+    mean = statistics.fmean(scores["contrast"]) - statistics.fmean(scores["ce"])
+    assert row.rstrip().endswith(f"{mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]")
+    assert "IoU in %, cool and ce" in every
+    assert (search / "report.html").is_file()
+
+
+def run_command(arguments: list[str], cwd: Path) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=cwd, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
