@@ -203,8 +203,8 @@ def test_the_first_known_point_is_trained_to_its_end_as_the_baseline(experiment:
         driver = Driver(settings, Search(space=SPACE, trials=4, known=known))
         driver.trials.next()
         driver.trials.next()
-        assert not driver.trials.report(1, 100, 0.9)
-        assert driver.trials.report(0, 100, 0.1) is stopped
+        assert not driver.trials.report(1, 200, 0.9)
+        assert driver.trials.report(0, 200, 0.1) is stopped
 
 
 def test_a_failed_trial_has_its_reason_and_the_search_goes_on(experiment: Experiment) -> None:

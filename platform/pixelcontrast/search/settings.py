@@ -126,8 +126,8 @@ class Search:
     """Keys the sampler's proposals."""
     early_stopping: Literal["asha", "none"] = "asha"
     """asha: successive halving on mIoU at the evaluations (Li et al., arXiv 1810.05934)."""
-    grace: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the steps that every trial may train; contrast needs its warm-up and time to show."""
+    grace: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the steps that every trial may train. Early ranks mislead: see experiments/benchmarks."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
     """At the grace, and whenever a trial has trained this many times longer, the best 1 in so many go on."""
     max_concurrent: Count | None = None
