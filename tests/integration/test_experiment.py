@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pixelcontrast.cluster.local import Connection, connect
 
@@ -83,6 +84,7 @@ def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp
     assert "contrast.temperature was 0.1 and is now 0.2" in refused.stderr
 
 
+@pytest.mark.slow
 def test_joins_an_existing_cluster_and_survives_a_killed_worker(scenes: Path, tmp_path: Path) -> None:
     arguments = command(scenes, tmp_path / "runs", "--optim.steps", "30")
     messages = tmp_path / "messages"
