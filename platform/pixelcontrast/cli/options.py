@@ -71,6 +71,9 @@ def parse_command(
     arms = options.pop("arms")
     try:
         chosen = dataclasses.replace(search, **options)
+    except ValidationError as error:
+        refuse("\n".join(f"search.{line}" for line in config.explain(error).splitlines()))
+    try:
         return Command(config.from_tree(tree), chosen, None if arms is None else tuple(arms))
     except ValidationError as error:
         refuse(config.explain(error))
