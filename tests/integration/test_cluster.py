@@ -124,6 +124,7 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, c
     assert cluster.folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_sigterm_stops_the_workers_like_ctrl_c(experiment):
     workers = []
@@ -180,6 +181,7 @@ _launch(from_json(sys.argv[1]), on_row=on_row, loop=cluster_loops.endless)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_behind(experiment, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
