@@ -285,6 +285,9 @@ def test_rays_dashboard_is_named_while_it_answers(folder):
     server.server_close()
     with serve(folder.storage.location) as pages:
         assert pages.ray is None
+    folder.storage.write("ray.json", b'{"dashboard": null}')  # a cluster without one
+    with serve(folder.storage.location) as pages:
+        assert pages.ray is None
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):

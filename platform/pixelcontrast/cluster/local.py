@@ -33,7 +33,7 @@ class Connection:
     Attributes:
         address: of the cluster's control store, as in RAY_ADDRESS.
         folder: the local instance's own folder, with token and logs, gone when it stops; None on a cluster.
-        dashboard_url: of the local instance.
+        dashboard_url: of Ray's own dashboard; None where there is none, or the process was connected before.
     """
 
     address: str
@@ -89,7 +89,7 @@ def _joined(address: str) -> Iterator[Connection]:
         )
     try:
         with _probed(address):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise LaunchError(
             f"RAY_ADDRESS is {address}, but connecting failed: {error}. If a cluster runs there, give "
@@ -97,7 +97,7 @@ def _joined(address: str) -> Iterator[Connection]:
         ) from error
     try:
         with _quiet(), sigterm_interrupts():
-            yield Connection(address=_address())
+            yield Connection(address=_address(), dashboard_url=_url(context))
     finally:
         ray.shutdown()
 
@@ -171,7 +171,7 @@ def _local_variables(folder: Path) -> dict[str, str | None]:
     }
 
 
-def _start(folder: Path, num_cpus: int) -> str:
+def _start(folder: Path, num_cpus: int) -> str | None:
     import ray
     import ray._private.parameter as parameter
     import ray._private.ray_constants as constants
@@ -199,7 +199,12 @@ def _start(folder: Path, num_cpus: int) -> str:
             # Ray opens its folder to everybody (mode 0777); the one around it stays closed.
             _temp_dir=str(folder / "r"),
         )
-    return f"http://{context.dashboard_url}"
+    return _url(context)
+
+
+def _url(context: Any) -> str | None:
+    """Of the dashboard, if the cluster has one."""
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 
 def _stop() -> None:

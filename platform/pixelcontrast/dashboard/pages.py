@@ -15,7 +15,7 @@ from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, SEARCH, open_study_s
 from pixelcontrast.training.storage import Storage
 
 RAY = "ray.json"
-"""In a search's folder while it runs: ``{"dashboard": URL}``."""
+"""In a search's folder while it runs: ``{"dashboard": URL or null}``."""
 _FIRST_CURVES = "/?smoothing=0&tagFilter=miou%7Closs"
 """TensorBoard's page without those of every class, which would come first."""
 
@@ -120,4 +120,4 @@ def _ray_dashboard(storage: Storage) -> str | None:
     if not storage.exists(RAY):
         return None
     url = json.loads(storage.read(RAY))["dashboard"]
-    return url if answers(url) else None
+    return url if url and answers(url) else None
