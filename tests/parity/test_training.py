@@ -98,7 +98,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
     return folder, outcomes
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_agree(world_size: int, recorded: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, expected = recorded
     assert all(outcome["losses"].min() > 0 for outcome in expected)
