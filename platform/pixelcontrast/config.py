@@ -320,6 +320,23 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option: str) -> None:
+    """Raise ``ValueError`` if something that goes on by its name was started with other settings.
+
+    Args:
+        what: it is, and where.
+        changes: key → (old, new).
+        option: that gives another name.
+    """
+    if changes:
+        lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changes.items()]
+        raise ValueError(
+            f"{what} was started with other settings:\n"
+            + "\n".join(lines)
+            + f"\nGive them back to go on with it, or choose another {option}."
+        )
+
+
 def explain(error: ValueError) -> str:
     """Of a ``ValidationError`` one line per mistake: the dotted key, what is allowed, what was given."""
     if not isinstance(error, ValidationError):

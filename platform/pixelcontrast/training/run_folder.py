@@ -55,14 +55,8 @@ def check_same_experiment(run: Storage, experiment: Experiment) -> None:
         written = config.from_json(run.read("experiment.json"))
     except ValueError as error:
         raise ValueError(f"{run.path('experiment.json')} is not readable by this version: {error}") from error
-    changed = config.differences(written, experiment)
-    if changed:
-        lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items()]
-        raise ValueError(
-            f"run {experiment.run.name} in {experiment.run.storage} was started with other settings:\n"
-            + "\n".join(lines)
-            + "\nGive them back to go on with it, or choose another --run.name."
-        )
+    what = f"run {experiment.run.name} in {experiment.run.storage}"
+    config.refuse_changes(what, config.differences(written, experiment), option="--run.name")
 
 
 class RunLog:
