@@ -59,8 +59,7 @@ def _describe_stopping(search: Search, experiment: Experiment) -> str:
     if not search.stops_early:
         return "No trial is stopped early."
     steps, every = experiment.optim.steps, experiment.run.eval_interval
-    first = max(round(search.grace * steps), 1)
-    first = -(-first // every) * every
+    first = -(-search.grace_steps(steps) // every) * every
     if first >= steps:
         return (
             f"No trial is stopped early: there is no evaluation between step {first} and the last; lower "
@@ -73,7 +72,7 @@ class _Lines:
     """A line for every event, as trials of a search come to it side by side."""
 
     def __init__(self) -> None:
-        self._left, self._best = 0, -1.0
+        self._left = 0
 
     def began(self, *, remaining: int, concurrent: int) -> None:
         self._left = remaining
@@ -92,9 +91,6 @@ class _Lines:
             _say(f"{proposal.name}  failed: {found['error']}  ({left})")
             return
         score = f"mIoU {percent(found['last_miou'])} at step {found['steps']}, {found['seconds']:.0f} s"
-        if state == "complete" and found["last_miou"] > self._best:
-            self._best = found["last_miou"]
-            score += ", the best so far"
         _say(f"{proposal.name}  {'stopped early' if state == 'pruned' else 'done'}  {score}  ({left})")
 
 

@@ -41,19 +41,20 @@ def show_best(trials: Sequence[Any], location: str) -> None:
 def show_arms(location: str) -> None:
     """Every arm's mIoU on each seed, and its difference to the first arm; then likewise by class."""
     from pixelcontrast.reports import compare_arms
+    from pixelcontrast.reports.arms_page import spread
 
     console, found = Console(), compare_arms(location)
     first = found.miou[0].name
     shown = _table("arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first}, 95 %")
     for arm in found.miou:
         scores = [percent(arm.scores[seed]) if seed in arm.scores else "–" for seed in found.seeds]
-        shown.add_row(arm.name, *scores, _spread(arm), _difference(arm))
+        shown.add_row(arm.name, *scores, spread(arm), _difference(arm))
     console.print("mIoU in % after the last step", highlight=False)
     console.print(shown)
     for number, other in enumerate(found.miou[1:], start=1):
         shown = _table("class", first, other.name, "difference, 95 %")
         for name, arms in found.classes.items():
-            shown.add_row(name, _spread(arms[0]), _spread(arms[number]), _difference(arms[number]))
+            shown.add_row(name, spread(arms[0]), spread(arms[number]), _difference(arms[number]))
         console.print(f"\nIoU in %, {other.name} and {first}", highlight=False)
         console.print(shown)
 
@@ -72,12 +73,6 @@ def _show_failed(console: Console, trials: Sequence[Any]) -> None:
     for trial in trials:
         if trial.state.name == "FAIL":
             _say(console, f"{trial.user_attrs['run']} failed: {trial.user_attrs['error']}")
-
-
-def _spread(arm: Any) -> str:
-    if arm.mean is None:
-        return "–"
-    return percent(arm.mean) + (f" ± {percent(arm.std)}" if arm.std is not None else "")
 
 
 def _difference(arm: Any) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.settings import Search, describe
+from pixelcontrast.search.trials import handed_out
 from pixelcontrast.training.run_folder import Row, read_rows
 from pixelcontrast.training.storage import Storage
 
@@ -55,13 +56,8 @@ class SearchFolder:
         changed |= _differences("search", written["search"], now["search"])
         shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
         changed |= _differences("search.arms", shared, {name: now["arms"][name] for name in shared})
-        if changed:
-            lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items()]
-            raise ValueError(
-                f"search {self.name} in {self._experiment.run.storage} was started with other settings:\n"
-                + "\n".join(lines)
-                + "\nGive them back to go on with it, or choose another --search.name."
-            )
+        what = f"search {self.name} in {self._experiment.run.storage}"
+        config.refuse_changes(what, changed, option="--search.name")
 
     @contextmanager
     def held(self) -> Iterator[BaseStorage]:
@@ -87,7 +83,7 @@ class SearchFolder:
 
     def trials(self) -> list[FrozenTrial]:
         """All that were handed out so far, by number."""
-        return [trial for trial in self.load().get_trials() if trial.state != TrialState.WAITING]
+        return handed_out(self.load())
 
     def load(self) -> optuna.Study:
         """The study, to read; raises ``KeyError`` before the search has begun."""

@@ -145,6 +145,10 @@ class Search:
             raise ValueError("one or more different values are needed")
         return values
 
+    def grace_steps(self, steps: int) -> int:
+        """Of a training of so many, those before a trial may be stopped."""
+        return max(round(self.grace * steps), 1)
+
     @property
     def stops_early(self) -> bool:
         return self.early_stopping == "asha" and self.objectives == ("miou",)

@@ -57,7 +57,7 @@ class Trials:
         arms: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._search, self._experiment = search, experiment
+        self._search = search
         self._objectives: tuple[Objective, ...] = search.objectives if arms is None else ("miou",)
         self.study = optuna.create_study(
             study_name=name,
@@ -78,8 +78,7 @@ class Trials:
 
     def all(self) -> list[FrozenTrial]:
         """Every trial that was handed out, by number."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.state != TrialState.WAITING]
+        return handed_out(self.study)
 
     def next(self) -> Proposal | None:
         """The next run to make, or None when all that were asked for have been handed out."""
@@ -164,6 +163,11 @@ class Trials:
         return optuna.Trial(self.study, self._frozen(number)._trial_id)
 
 
+def handed_out(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials but for known points that still wait, by number."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+
 def _proposal(trial: FrozenTrial) -> Proposal:
     attributes = trial.user_attrs
     return Proposal(number=trial.number, name=attributes["run"], overrides=dict(attributes["overrides"]))
@@ -190,6 +194,6 @@ def _pruner(search: Search, experiment: Experiment) -> BasePruner:
     if not search.stops_early:
         return NopPruner()
     return SuccessiveHalvingPruner(
-        min_resource=max(round(search.grace * experiment.optim.steps), 1),
+        min_resource=search.grace_steps(experiment.optim.steps),
         reduction_factor=search.reduction_factor,
     )
