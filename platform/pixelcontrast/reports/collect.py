@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pixelcontrast import config
 from pixelcontrast.search.folder import JOURNAL, SEARCH, local_folder, open_study_storage
 from pixelcontrast.search.summary import summarize
+from pixelcontrast.search.trials import handed_out
 from pixelcontrast.training.run_folder import Row, read_attempts, read_result, read_rows
 from pixelcontrast.training.storage import Storage
 
@@ -190,7 +191,7 @@ def read_search(search: Storage) -> SearchRecord:
         space=description["search"]["space"] if is_space else {},
         arms=description["arms"],
         objectives=tuple(description["search"]["objectives"]) if is_space else ("miou",),
-        trials=tuple(_trial(search, trial) for trial in frozen if trial.state != TrialState.WAITING),
+        trials=tuple(_trial(search, trial) for trial in frozen),
     )
 
 
@@ -215,7 +216,7 @@ def _frozen_trials(storage: optuna.storages.BaseStorage | None, name: str) -> li
     if storage is None or (name not in names and len(names) != 1):
         return []
     study = optuna.load_study(study_name=name if name in names else names[0], storage=storage)
-    return study.get_trials()
+    return handed_out(study)
 
 
 def _trial(search: Storage, frozen: FrozenTrial) -> Trial:
