@@ -3,6 +3,7 @@
 Without an initialised process group every function acts as a group of one, so callers have one path.
 """
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 Group = dist.ProcessGroup | None
 """A process group; None is the default group, or the single process where none is initialised."""
+
+_VOTE_TIMEOUT = timedelta(minutes=10)
 
 
 def rank(group: Group = None) -> int:
@@ -87,6 +90,32 @@ def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int] | No
     if counts is None:
         counts = gather_counts(len(rows), group, device=rows.device)
     return _AllGatherRows.apply(rows, counts, group)  # type: ignore[return-value]
+
+
+class Vote:
+    """Whether any rank wishes something: agreed by all ranks, and known one call later so that none waits.
+
+    Goes through a gloo group of its own, beside what a GPU does.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        if world_size() > 1:
+            self._group = dist.new_group(backend="gloo", timeout=_VOTE_TIMEOUT)
+        self._wish = torch.zeros(())
+        self._pending: Any = None
+
+    def cast(self, wish: bool) -> bool:
+        """Called equally often on every rank; True if any rank's wish in the call before was."""
+        if self._pending is not None:
+            self._pending.wait()
+        agreed = bool(self._wish)
+        self._wish = torch.tensor(float(wish))
+        if self._group is not None:
+            self._pending = dist.all_reduce(
+                self._wish, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+            )
+        return agreed
 
 
 class _AllReduce(torch.autograd.Function):

@@ -14,10 +14,12 @@ import torch.distributed as dist
 from pixelcontrast.config import Experiment
 
 Report = Callable[[dict], None]
+Stop = Callable[[], bool]
 
 
-def counting(experiment: Experiment, /, *, device: torch.device, report: Report) -> None:
+def counting(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
     """Reports the all-reduced rank sum, and what a worker sees of its surroundings."""
+    del stop
     for step in range(1, 8):
         seen = {
             "threads": torch.get_num_threads(),
@@ -29,9 +31,9 @@ def counting(experiment: Experiment, /, *, device: torch.device, report: Report)
         report({"kind": "train", "step": step, "sum": _ranks(), "pid": os.getpid(), **seen})
 
 
-def killed_then_buggy(experiment: Experiment, /, *, device: torch.device, report: Report) -> None:
+def killed_then_buggy(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
     """Rank 1 is killed in the first attempt, and raises something that cannot be pickled in the second."""
-    del device
+    del device, stop
     attempt = _attempt(experiment)
     for step in (1, 2):
         report({"kind": "train", "step": step, "attempt": attempt, "sum": _ranks()})
@@ -45,9 +47,9 @@ def killed_then_buggy(experiment: Experiment, /, *, device: torch.device, report
     dist.barrier()
 
 
-def bad_file(experiment: Experiment, /, *, device: torch.device, report: Report) -> None:
+def bad_file(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
     """Rank 1 finds a broken file, the others wait for it."""
-    del device
+    del device, stop
     attempt = _attempt(experiment)
     report({"kind": "train", "step": attempt})
     if dist.get_rank() == 0:
@@ -57,15 +59,49 @@ def bad_file(experiment: Experiment, /, *, device: torch.device, report: Report)
     dist.barrier()
 
 
-def endless(experiment: Experiment, /, *, device: torch.device, report: Report) -> None:
+def endless(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
     """Trains until it is stopped."""
-    del experiment, device
+    del experiment, device, stop
     folder = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
     step = 0
     while True:
         step += 1
         report({"kind": "train", "step": step, "sum": _ranks(), "folder": str(folder)})
         time.sleep(0.2)
+
+
+def always_buggy(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
+    """Rank 1 fails in every attempt, each time with another message."""
+    del device, report, stop
+    attempt = _attempt(experiment)
+    if dist.get_rank() == 1:
+        raise RuntimeError(f"attempt {attempt} went wrong")
+    dist.barrier()
+
+
+def frozen_once(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
+    """In the first attempt, rank 1's process is stopped as by SIGSTOP or a dead machine."""
+    del device, stop
+    attempt = _attempt(experiment)
+    report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})
+    if dist.get_rank() == 1 and attempt == 1:
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    report({"kind": "train", "step": 2, "attempt": attempt, "sum": _ranks()})
+
+
+def astray_once(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
+    """In the first attempt, rank 1 leaves the others alone in a collective."""
+    del device, stop
+    attempt = _attempt(experiment)
+    if dist.get_rank() == 1 and attempt == 1:
+        _go_astray()
+    report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})
+
+
+def _go_astray() -> None:
+    while True:
+        time.sleep(0.1)
 
 
 class _UnpicklableError(RuntimeError):

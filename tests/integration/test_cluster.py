@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.launch import _launch
 from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.cluster.watch import Bounds
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
 
 pytestmark = pytest.mark.timeout(180)
@@ -107,8 +109,42 @@ def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_n
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert "worker 1 died: its process was killed" in caplog.text
     assert "starting again (1 of 1)" in caplog.text
-    assert str(caught.value).startswith("worker 1 failed: _UnpicklableError: ")
+    assert str(caught.value).startswith("worker 1 died: its process was killed")
+    assert "(2 attempts, first; worker 1 failed: _UnpicklableError: " in str(caught.value)
+    assert "_UnpicklableError" in (caught.value.worker_traceback or "")
     assert cluster.folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_shown(experiment):
+    with pytest.raises(LaunchError) as caught:
+        _launch(experiment, on_row=print, loop=cluster_loops.always_buggy)
+    first, last = (f"worker 1 failed: RuntimeError: attempt {attempt} went wrong" for attempt in (1, 2))
+    assert str(caught.value) == f"{first} (2 attempts, first; {last}, last)"
+    assert "attempt 1 went wrong" in (caught.value.worker_traceback or "")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_stopped_worker_is_named_and_ended_and_all_start_again(experiment, caplog):
+    rows = []
+    bounds = Bounds(silent_s=12)
+    _launch(experiment, on_row=rows.append, loop=cluster_loops.frozen_once, bounds=bounds)
+    assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (2, 1), (2, 2)]
+    assert re.search(
+        r"worker 1 gave no sign of life for 1\d seconds; it was at .*; starting again", caplog.text
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_leaves_the_others_waiting_is_named_with_its_place(experiment, caplog):
+    rows = []
+    bounds = Bounds(still_s=8)
+    _launch(experiment, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
+    assert [(row["attempt"], row["step"]) for row in rows] == [(2, 1)]
+    assert re.search(r"worker 1 is at .*for \d+ seconds; worker 0 waits at .*; starting again", caplog.text)
 
 
 def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, caplog):
@@ -162,7 +198,12 @@ def test_workers_without_a_place_end_in_bounded_time(experiment):
     ray.get(occupant.ready.remote())
     try:
         with pytest.raises(LaunchError, match=r"run.workers is 2.*no place in 6 seconds.*has 1 CPUs free"):
-            _launch(experiment, on_row=print, loop=cluster_loops.counting, placement_timeout_s=6)
+            _launch(
+                experiment,
+                on_row=print,
+                loop=cluster_loops.counting,
+                bounds=Bounds(placement_s=6, placement_attempt_s=6),
+            )
     finally:
         ray.kill(occupant)
 

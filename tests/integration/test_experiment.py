@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from pixelcontrast import config, training
 from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.training import checkpoint
+from pixelcontrast.training.run_folder import open_storage
+from processes import run_ranks
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALL = """
@@ -109,6 +115,72 @@ def test_joins_an_existing_cluster_and_survives_a_killed_worker(scenes: Path, tm
     rows = [json.loads(line) for line in (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 31, 5))
     assert rows[-1]["attempt"] == 2
+
+
+def stop_after(step: int, number: int, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Send a signal once ``step`` is shown; Ctrl-C goes to the whole process group, as from a terminal."""
+    shown = ""
+    with subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        start_new_session=True,
+    ) as driver:
+        assert driver.stdout is not None
+        while f"step {step}/" not in shown:
+            shown += driver.stdout.readline()
+            assert driver.poll() is None
+        if number == signal.SIGINT:
+            os.killpg(driver.pid, number)
+        else:
+            driver.send_signal(number)
+        out, errors = driver.communicate()
+    return subprocess.CompletedProcess(arguments, driver.returncode, shown + out, errors)
+
+
+def train_two_ranks(_rank: int, _world_size: int, text: str) -> None:
+    training.fit(config.from_json(text), device=torch.device("cpu"), report=lambda _: None)
+
+
+@pytest.mark.slow
+def test_sigterm_and_ctrl_c_leave_a_checkpoint_and_the_same_command_goes_on(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """No step is lost or done twice, and the end is to the bit that of a training never stopped."""
+    more = ("--run.checkpoint-interval", "1000", "--run.report-interval", "1", "--optim.steps", "24")
+    arguments = command(scenes, tmp_path / "runs", *more)
+    terminated = stop_after(6, signal.SIGTERM, arguments, tmp_path)
+    assert terminated.returncode == 143, terminated.stderr
+    found = re.search(
+        r"Stopped with a checkpoint at step (\d+)\. The same command goes on", terminated.stderr
+    )
+    assert found, terminated.stderr
+    assert "Traceback" not in terminated.stderr
+    run = tmp_path / "runs" / "small"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{int(found[1]):08d}"]
+
+    interrupted = stop_after(int(found[1]) + 4, signal.SIGINT, arguments, tmp_path)
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert f"going on from checkpoints/step-{int(found[1]):08d}" in interrupted.stderr
+    assert "Stopped with a checkpoint at step" in interrupted.stderr
+    last = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert last.returncode == 0, last.stderr
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 25))
+
+    settings = config.from_json((run / "experiment.json").read_bytes())
+    reference = config.replace(settings, {"run.name": "reference"})
+    run_ranks(2, train_two_ranks, config.to_json(reference))
+    ours, theirs = (
+        checkpoint.load(open_storage(which), checkpoint.folder_of(24)) for which in (settings, reference)
+    )
+    for part in ("model.safetensors", "optimizer.pt", "memory-0-of-1.safetensors"):
+        assert ours[part] == theirs[part], part
 
 
 def is_alive(cluster: Connection) -> bool:

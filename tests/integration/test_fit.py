@@ -185,6 +185,59 @@ def assert_same_run(settings: Experiment, reference: Experiment, expected: list[
         assert ours[part] == theirs[part], part
 
 
+def fit_and_stop(rank: int, world_size: int, text: str, at: int) -> int | None:
+    """Only the last rank is asked to stop, when step ``at`` begins."""
+    settings, asked = config.from_json(text), []
+
+    def stop() -> bool:
+        asked.append(rank)
+        return rank == world_size - 1 and len(asked) > at
+
+    return training.fit(settings, device=CPU, report=lambda _: None, stop=stop)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(
+    world_size: int, scenes: Path, tmp_path: Path
+) -> None:
+    """All ranks stop after the same step, the one in which any of them was asked; nothing is done twice."""
+    settings = experiment(scenes, tmp_path, run__checkpoint_interval=100, run__eval_interval=100)
+    settings = replace(settings, {"run.report_interval": 1})
+    text = config.to_json(settings)
+    assert run_ranks(world_size, fit_and_stop, text, 4) == [5] * world_size
+    assert open_storage(settings).names("checkpoints") == ["step-00000005"]
+    assert run_ranks(world_size, fit_and_stop, text, 0) == [6] * world_size
+    assert run_ranks(world_size, fit_and_stop, text, 100) == [None] * world_size
+    rows = metrics(settings)
+    assert [(row["step"], row["attempt"]) for row in rows if row["kind"] == "train"] == [
+        *((step, 1) for step in range(1, 6)),
+        (6, 2),
+        (7, 3),
+        (8, 3),
+    ]
+    reference = replace(settings, {"run.name": "reference"})
+    run_ranks(world_size, fit_ranks, config.to_json(reference))
+    assert_same_run(settings, reference, metrics(reference))
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_result_gets_its_result(
+    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    reference, expected = finished
+    settings = replace(reference, {"run.storage": str(tmp_path)})
+    shutil.copytree(open_storage(reference).root, tmp_path / "small")
+    before = json.loads((tmp_path / "small/result.json").read_text())
+    for name in ("result.json", "metrics.parquet"):
+        (tmp_path / "small" / name).unlink()
+    assert fit(settings) == []
+    result = training.check(settings)
+    assert result is not None
+    same = ("miou", "pixel_accuracy", "iou", "step", "best", "checkpoint", "overlays")
+    assert {key: result[key] for key in same} == {key: before[key] for key in same}
+    assert (tmp_path / "small/metrics.parquet").exists()
+    assert_same_run(settings, reference, expected)
+
+
 def test_dropping_the_memory_from_a_checkpoint_is_noticed(
     finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,3 +41,14 @@ def test_collectives_and_their_gradients(world_size: int) -> None:
         assert rank["object"] == 0
         assert rank["objects"].tolist() == list(range(world_size))
         assert rank["empty"].shape == (0, 3)
+
+
+def vote(rank: int, world_size: int) -> list[bool]:
+    voting = distributed.Vote()
+    return [voting.cast(rank == world_size - 1 and call == 2) for call in range(5)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_vote_is_known_to_all_one_call_later(world_size: int) -> None:
+    votes = [vote(0, 1)] if world_size == 1 else run_ranks(world_size, vote)
+    assert votes == [[False, False, False, True, False]] * world_size

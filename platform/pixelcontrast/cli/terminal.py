@@ -1,6 +1,7 @@
 """What every command does at the terminal: refuse, show messages, end with the right status."""
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ def refuse(message: str) -> NoReturn:
 
 @contextmanager
 def failures_told(resume: str) -> Iterator[None]:
-    """End the process with status 2 on a ``ValueError``, 1 where Ray failed, 130 on Ctrl-C.
+    """End the process with status 2 on a ``ValueError``, 1 where Ray failed, 130 on Ctrl-C, 143 on SIGTERM.
 
     Args:
-        resume: said on Ctrl-C: how to go on.
+        resume: said when stopped: how to go on.
     """
     from pixelcontrast.cluster.errors import LaunchError
+    from pixelcontrast.cluster.settings import Interrupted
 
     try:
         yield
@@ -28,9 +30,10 @@ def failures_told(resume: str) -> Iterator[None]:
         refuse(str(error))
     except LaunchError as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        print(f"Stopped. {resume}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        where, number = (stop.message, stop.signal) if isinstance(stop, Interrupted) else ("", signal.SIGINT)
+        print(f"Stopped{where}. {resume}", file=sys.stderr)
+        sys.exit(128 + number)  # as a shell reports a process that a signal ended
 
 
 @contextmanager

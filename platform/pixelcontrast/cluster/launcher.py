@@ -27,17 +27,17 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
+from pixelcontrast.cluster.heartbeat import Beat
 from pixelcontrast.cluster.worker import Loop, run_worker
 from pixelcontrast.config import Experiment, to_json
 
 Event = tuple[str, Any]
-"""started (rank, worker's handle), row (dict), message (rank, logger, level, text), restart (cause), or
-finished (LaunchError or None), which is the last."""
+"""started (rank, worker's handle, node), beat (rank, Beat), left (rank, worker), row (dict), message (rank,
+logger, level, text), restart (LaunchError), stopped (step), or finished (LaunchError or None), the last."""
 
 COLLECTIVE_TIMEOUT_S = 600
 """Longest that one worker may keep the others waiting in a collective operation."""
-RESIZE_INTERVAL_S = 30.0
-"""How often an elastic run looks for room for more workers."""
+_NEVER_S = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,6 @@ class Plan:
         resources: of one worker, by Ray's names.
         loopback: all workers are on this machine and must listen on 127.0.0.1 only.
         storage: where Ray keeps its own files; a folder or URI.
-        name: of the run as Ray sees it, new in every attempt.
         placement_attempts: how often Ray tries to place the workers before it gives up.
     """
 
@@ -59,7 +58,6 @@ class Plan:
     resources: Mapping[str, float]
     loopback: bool
     storage: str
-    name: str
     placement_attempts: int
 
 
@@ -68,10 +66,20 @@ class Launcher:
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._stop = False
 
     def put(self, kind: str, content: Any) -> None:
         """Add an event."""
         self._events.put((kind, content))
+
+    def beat(self, rank: int, beat: Beat) -> bool:
+        """Take a worker's heartbeat; True if it shall write a checkpoint and end."""
+        self.put("beat", (rank, beat))
+        return self._stop
+
+    def ask_to_stop(self, stop: bool) -> None:
+        """What the next heartbeats are answered."""
+        self._stop = stop
 
     def take(self, timeout_s: float) -> list[Event]:
         """All events since the last call, in order; waits for the first, or until the time is over."""
@@ -83,10 +91,14 @@ class Launcher:
             events.append(self._events.get())
         return events
 
-    def fit(self, plan: Plan) -> None:
-        """Train; the last event is ``finished`` with what went wrong, or None."""
+    def fit(self, plan: Plan, name: str) -> None:
+        """Train; the last event is ``finished`` with what went wrong, or None.
+
+        Args:
+            name: of the run as Ray sees it, a new one in every call.
+        """
         try:
-            build_trainer(plan, ray.get_runtime_context().current_actor).fit()
+            build_trainer(plan, name, ray.get_runtime_context().current_actor).fit()
         except TrainingFailedError as error:
             self.put("finished", _failure(error))
         except Exception as error:
@@ -96,7 +108,7 @@ class Launcher:
             self.put("finished", None)
 
 
-def build_trainer(plan: Plan, launcher: Any) -> TorchTrainer:
+def build_trainer(plan: Plan, name: str, launcher: Any) -> TorchTrainer:
     """Ray's trainer for a plan, with a launcher's handle for the events."""
     run = plan.experiment.run
     workers = run.workers
@@ -108,13 +120,14 @@ def build_trainer(plan: Plan, launcher: Any) -> TorchTrainer:
             num_workers=workers.min if workers.min == workers.max else (workers.min, workers.max),
             use_gpu="GPU" in plan.resources,
             resources_per_worker=dict(plan.resources),
-            elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+            # Ray would end the workers without a checkpoint to make room for more: the driver does it better.
+            elastic_resize_monitor_interval_s=_NEVER_S,
         ),
         torch_config=(_LoopbackConfig if plan.loopback else TorchConfig)(
             backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S
         ),
         run_config=RunConfig(
-            name=plan.name,
+            name=name,
             storage_path=plan.storage,
             checkpoint_config=CheckpointConfig(),
             failure_config=FailureConfig(
@@ -150,7 +163,7 @@ class _Failures(UserCallback):
         for failure in worker_exceptions.values():
             if isinstance(failure, WorkerError) and failure.final:
                 raise failure
-        self._launcher.put.remote("restart", str(first_cause(worker_exceptions)))
+        self._launcher.put.remote("restart", first_cause(worker_exceptions))
 
 
 def _failure(error: TrainingFailedError) -> LaunchError:

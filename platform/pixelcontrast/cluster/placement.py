@@ -31,9 +31,9 @@ def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | No
         LaunchError: they never fit; it names what is asked, what there is, and the key to change.
     """
     asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
-    if growth is not None and _fitting(asked, growth) >= run.workers.min:
+    if growth is not None and workers_in(growth, asked) >= run.workers.min:
         return
-    fitting = sum(_fitting(asked, node) for node in nodes)
+    fitting = sum(workers_in(node, asked) for node in nodes)
     if fitting < run.workers.min:
         raise LaunchError(
             f"{describe_request(run, asked)}, but the cluster has {_describe_nodes(nodes, asked)}, where "
@@ -49,7 +49,7 @@ def concurrency(run: Run, nodes: Sequence[Resources], growth: Resources | None =
     """
     check_placement(run, nodes, growth)
     asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
-    workers = max(sum(_fitting(asked, node) for node in nodes), _fitting(asked, growth) if growth else 0)
+    workers = max(sum(workers_in(node, asked) for node in nodes), workers_in(growth, asked) if growth else 0)
     return max(workers // run.workers.max, 1)
 
 
@@ -65,7 +65,7 @@ def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: b
 
     asked = worker_resources(run, gpu=gpu)
     for node in nodes:
-        workers = min(_fitting(asked, node), run.workers.max)
+        workers = min(workers_in(node, asked), run.workers.max)
         if workers and not gpu:
             where = f"a worker's part of the memory of a node that takes {_count(workers, 'worker')}"
             check_memory(size, node.get("memory", 0) / workers, where)
@@ -86,8 +86,9 @@ def describe_request(run: Run, asked: Resources) -> str:
     )
 
 
-def _fitting(asked: Resources, node: Resources) -> int:
-    return int(min((node.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
+def workers_in(resources: Resources, asked: Resources) -> int:
+    """How many workers that ask for so much fit into a node's resources."""
+    return int(min((resources.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
 
 
 def _describe_nodes(nodes: Sequence[Resources], asked: Resources) -> str:

@@ -6,18 +6,15 @@ was trained in the runs' folders, so a search goes on from there after any death
 
 import json
 import secrets
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pixelcontrast import config
-from pixelcontrast.cluster.launch import absolute_paths, cluster_resources
+from pixelcontrast.cluster.launch import absolute_paths
 from pixelcontrast.cluster.local import Connection, connect
 from pixelcontrast.cluster.placement import concurrency
-from pixelcontrast.cluster.settings import environment
+from pixelcontrast.cluster.settings import Interrupted, environment, signals_noted
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import Arms, SearchFolder
@@ -56,7 +53,7 @@ def run_search(
 ) -> SearchFolder:
     """Run all trials that are asked for and not there yet; returns when every one has ended.
 
-    Ctrl-C and SIGTERM stop the trainings and raise ``KeyboardInterrupt``; the same call goes on.
+    Ctrl-C and SIGTERM stop the trainings and raise ``Interrupted``; the same call goes on.
 
     Args:
         arms: compare these on ``search.seeds``; None searches ``search.space`` with ``search.trials``.
@@ -74,6 +71,8 @@ def run_search(
         if trials.remaining:
             running = _Running(experiment, search, folder, trials, progress)
             with connect(min_cpus=run.workers.max * run.cpus_per_worker) as cluster:
+                from pixelcontrast.cluster.nodes import cluster_resources
+
                 concurrent = concurrency(run, *cluster_resources())
                 concurrent = min(search.max_concurrent or concurrent, concurrent)
                 _announce(folder, cluster)
@@ -158,7 +157,7 @@ class _Running:
 
 
 def _tune(running: _Running, concurrent: int) -> None:
-    """Run what remains, so many trials at a time; Ctrl-C stops them and raises ``KeyboardInterrupt``."""
+    """Run what remains, so many trials at a time; Ctrl-C stops them and raises ``Interrupted``."""
     from ray import tune
 
     from pixelcontrast.cluster.trial import MEMORY, run_trial
@@ -170,40 +169,19 @@ def _tune(running: _Running, concurrent: int) -> None:
         search_alg=Proposals(running),
         scheduler=Judge(running),
     )
-    with environment(_TUNE_ENVIRONMENT), _signals_noted() as noted:
+    with environment(_TUNE_ENVIRONMENT), signals_noted() as noted:
         run_config = tune.RunConfig(
             name=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
             storage_path=f"{running.folder.storage.location}/.ray",
             verbose=0,
-            stop=Interruption(noted.is_set),
+            stop=Interruption(lambda: noted.signal is not None),
             # Only the death of a trial's process: what a training raises, run_trial handles.
             failure_config=tune.FailureConfig(max_failures=1),
         )
         trainable = tune.with_resources(run_trial, {"memory": MEMORY})
         tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
-    if noted.is_set():
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def _signals_noted() -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM only set the event, and Tune stops its trials; the second one interrupts at once."""
-    noted = threading.Event()
-
-    def note(*_: Any) -> None:
-        if noted.is_set():
-            raise KeyboardInterrupt
-        noted.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if noted.signal is not None:
+        raise Interrupted(noted.signal)
 
 
 def _announce(folder: SearchFolder, cluster: Connection) -> None:

@@ -1,28 +1,64 @@
-"""Settings of this process that hold for a while: a signal's handler, environment variables, attributes."""
+"""Settings of this process that hold for a while: signals' handlers, environment variables, attributes."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 
+class Interrupted(KeyboardInterrupt):
+    """This process was asked to stop by a signal: SIGINT, which is Ctrl-C, or SIGTERM."""
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.signal, self.message = number, message
+
+
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` on SIGTERM while inside; in other threads than the main one do nothing."""
+    """Raise ``Interrupted`` on SIGTERM while inside; in other threads than the main one do nothing."""
+    with _handling({signal.SIGTERM: _interrupt}):
+        yield
+
+
+class Noted:
+    """The signal that asked this process to stop, or None so far."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def signals_noted() -> Iterator[Noted]:
+    """The first SIGINT or SIGTERM is only noted, the next one raises ``Interrupted``."""
+    noted = Noted()
+
+    def note(number: int, frame: Any) -> None:
+        if noted.signal is not None:
+            _interrupt(number, frame)
+        noted.signal = number
+
+    with _handling({signal.SIGINT: note, signal.SIGTERM: note}):
+        yield noted
+
+
+@contextmanager
+def _handling(handlers: Mapping[int, Callable[[int, Any], None]]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+def _interrupt(number: int, frame: Any) -> None:
+    del frame
+    raise Interrupted(number)
 
 
 @contextmanager

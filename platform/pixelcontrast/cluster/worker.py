@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pixelcontrast.cluster.errors import WorkerError
+from pixelcontrast.cluster.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
 
 if TYPE_CHECKING:
@@ -17,16 +18,23 @@ Report = Callable[[Row], None]
 
 
 class Loop(Protocol):
-    """The training itself: plain torch in an initialised process group, the same call on every rank."""
+    """The training itself: plain torch in an initialised process group, the same call on every rank.
 
-    def __call__(self, experiment: Experiment, /, *, device: "torch.device", report: Report) -> None: ...
+    Returns None at its end, or the step of the checkpoint that it left because ``stop()`` was true on a rank.
+    """
+
+    def __call__(
+        self, experiment: Experiment, /, *, device: "torch.device", report: Report, stop: Callable[[], bool]
+    ) -> int | None: ...
 
 
-def train(experiment: Experiment, /, *, device: "torch.device", report: Report) -> None:
+def train(
+    experiment: Experiment, /, *, device: "torch.device", report: Report, stop: Callable[[], bool]
+) -> int | None:
     """The loop that the platform runs."""
     from pixelcontrast.training import fit
 
-    fit(experiment, device=device, report=report)
+    return fit(experiment, device=device, report=report, stop=stop)
 
 
 def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
@@ -48,15 +56,20 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     experiment = from_json(config["experiment"])
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(experiment.run.cpus_per_worker)
-    launcher.put.remote("started", (rank, ray.get_runtime_context().current_actor))
+    context = ray.get_runtime_context()
+    launcher.put.remote("started", (rank, context.current_actor, context.get_node_id()))
     rows = _Rows(launcher, first=rank == 0)
     messages = _Messages(launcher, rank)
     platform_logger = logging.getLogger("pixelcontrast")
     platform_logger.addHandler(messages)
     platform_logger.setLevel(logging.INFO)
     try:
-        loop(experiment, device=ray.train.torch.get_device(), report=rows)
+        with Heartbeat(launcher, rank=rank, worker=context.get_actor_id() or "") as heart:
+            device = ray.train.torch.get_device()
+            stopped_at = loop(experiment, device=device, report=rows, stop=lambda: heart.stop)
         rows.flush()
+        if rank == 0 and stopped_at is not None:
+            ray.get(launcher.put.remote("stopped", stopped_at))
     except Exception as error:
         rows.flush()
         reason = f"{type(error).__name__}: {error}"

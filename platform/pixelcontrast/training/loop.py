@@ -17,7 +17,13 @@ from pixelcontrast.training.state import build_state, seed_step
 from pixelcontrast.training.step import train_step
 
 
-def fit(experiment: Experiment, *, device: torch.device, report: Callable[[Row], None]) -> None:
+def fit(
+    experiment: Experiment,
+    *,
+    device: torch.device,
+    report: Callable[[Row], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> int | None:
     """Train to the last step, from the newest valid checkpoint of the run where there is one.
 
     Called in every process of the default process group, or in a single process without one.
@@ -25,6 +31,10 @@ def fit(experiment: Experiment, *, device: torch.device, report: Callable[[Row],
     Args:
         device: this process's device.
         report: called on every rank with the same rows, those that go into ``metrics.jsonl``.
+        stop: asked before every step; once it is true on any rank, all ranks write a checkpoint and return.
+
+    Returns:
+        The step at which it was stopped, or None at the end of the training.
 
     Raises:
         ValueError: the run's folder was written under another configuration, or a data file is wrong.
@@ -49,7 +59,11 @@ def fit(experiment: Experiment, *, device: torch.device, report: Callable[[Row],
             world_size=distributed.world_size(),
             pin_memory=device.type == "cuda",
         )
+        vote = distributed.Vote()
         for batch in loader:
+            if vote.cast(stop()):
+                recorder.stop()
+                return state.step
             seed_step(experiment.run.seed, state.step, distributed.rank())
             rate = set_poly_rate(state.optimizer, state.step, optim)
             losses = train_step(
@@ -65,6 +79,8 @@ def fit(experiment: Experiment, *, device: torch.device, report: Callable[[Row],
             )
             state.step += 1
             recorder.after_step(losses, rate)
+        recorder.finish()
+    return None
 
 
 def contrast_weight(experiment: Experiment, step: int) -> float:

@@ -49,6 +49,7 @@ class Recorder:
         self._provenance["data"] = {"train": train_set.fingerprint, "val": val_set.fingerprint}
         self._run = open_storage(experiment)
         skipped = self._restore()
+        self._saved = state.step
         self._attempt = distributed.broadcast_object(count_attempts(self._run) + 1)
         self._log: RunLog | None = None
         if distributed.rank() == 0:
@@ -70,23 +71,47 @@ class Recorder:
         The training row comes first, so that a checkpoint never cuts an average in two.
         """
         step, run = self._state.step, self._experiment.run
-        self._add_to_meter(losses)
+        self._add_to_meter(losses, rate)
         last = step == self._experiment.optim.steps
         evaluating = last or step % run.eval_interval == 0
         saving = last or step % run.checkpoint_interval == 0
         reporting = evaluating or saving or step % run.report_interval == 0
         if reporting:
-            self._record(self._training_row(rate))
-        scores: Row = {}
+            self._record(self._training_row())
         if evaluating:
-            scores = self._evaluate()
+            self._evaluate()
             saving |= self._state.best_step == step
         if saving:
             self._save()
-        if last:
-            self._finish(scores)
         if reporting:
             self._reset_meter()  # last, so that its clock leaves out evaluation and saving
+
+    def stop(self) -> None:
+        """Leave a checkpoint of the last step, so that no step is lost; call it on every rank."""
+        if self._steps:
+            self._record(self._training_row())
+        if self._saved != self._state.step:
+            self._save()
+
+    def finish(self) -> None:
+        """After the last step, also of an earlier attempt: write the table of metrics and the result, which
+        marks the run as finished. Call it on every rank."""
+        state = self._state
+        if self._log:
+            evaluation = self._log.last("eval")
+            result = {
+                "name": self._experiment.run.name,
+                "step": state.step,
+                **{key: evaluation[key] for key in ("miou", "pixel_accuracy", "iou")},
+                "best": {"step": state.best_step, "miou": state.best_miou},
+                "checkpoint": checkpoint.folder_of(state.step),
+                "best_checkpoint": checkpoint.folder_of(state.best_step),
+                "overlays": f"overlays/step-{state.step:08d}.png",
+                "attempts": self._attempt,
+                "provenance": self._provenance,
+            }
+            self._log.finish(result)
+        distributed.barrier()
 
     def _restore(self) -> list[str]:
         """Take the newest valid checkpoint, as rank 0 sees it; returns why newer ones were skipped."""
@@ -127,14 +152,14 @@ class Recorder:
 
     def _reset_meter(self) -> None:
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
-        self._steps, self._since = 0, time.perf_counter()
+        self._steps, self._rate, self._since = 0, 0.0, time.perf_counter()
 
-    def _add_to_meter(self, losses: Losses) -> None:
+    def _add_to_meter(self, losses: Losses, rate: float) -> None:
         parts = [torch.zeros_like(losses.ce) if part is None else part for part in losses]
         self._sums += torch.stack(parts).to(torch.float64)
-        self._steps += 1
+        self._steps, self._rate = self._steps + 1, rate
 
-    def _training_row(self, rate: float) -> Row:
+    def _training_row(self) -> Row:
         """Means over all ranks and over the steps since the last row."""
         means = distributed.all_reduce(self._sums) / (distributed.world_size() * self._steps)
         total, ce, contrast, auxiliary = means.tolist()
@@ -148,7 +173,7 @@ class Recorder:
             "ce": ce,
             "contrast": contrast,
             "auxiliary": auxiliary,
-            "lr": rate,
+            "lr": self._rate,
             "images_per_second": self._steps * batch_size / (time.perf_counter() - self._since),
         }
         if self._state.model.decoder.auxiliary is None:
@@ -167,7 +192,7 @@ class Recorder:
                 f"{self._experiment.optim.lr:g}) or set optim.clip_norm"
             )
 
-    def _evaluate(self) -> Row:
+    def _evaluate(self) -> None:
         scores, confusion = evaluate(
             self._state.model,
             self._val_set,
@@ -183,7 +208,6 @@ class Recorder:
             self._run.write("confusion.json", json.dumps({"step": self._state.step} | confusion).encode())
         row = {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps}
         self._record(row | scores | self._memory_row())
-        return scores
 
     def _memory_row(self) -> Row:
         """What the memory holds of every class, by the class's name."""
@@ -204,6 +228,7 @@ class Recorder:
 
     def _save(self) -> None:
         checkpoint.save(self._run, self._state.step, self._parts())
+        self._saved = self._state.step
         if distributed.rank() == 0:
             checkpoint.prune(
                 self._run,
@@ -221,24 +246,6 @@ class Recorder:
             "experiment.json": config.to_json(self._experiment).encode(),
             "provenance.json": json.dumps(self._provenance, indent=2).encode(),
         }
-
-    def _finish(self, scores: Row) -> None:
-        """Write the table of metrics and the result, which marks the run as finished."""
-        state = self._state
-        if self._log:
-            result = {
-                "name": self._experiment.run.name,
-                "step": state.step,
-                **scores,
-                "best": {"step": state.best_step, "miou": state.best_miou},
-                "checkpoint": checkpoint.folder_of(state.step),
-                "best_checkpoint": checkpoint.folder_of(state.best_step),
-                "overlays": f"overlays/step-{state.step:08d}.png",
-                "attempts": self._attempt,
-                "provenance": self._provenance,
-            }
-            self._log.finish(result)
-        distributed.barrier()
 
 
 def _or_none(value: float) -> float | None:

@@ -87,6 +87,10 @@ class RunLog:
                 self._board.add_scalar(f"{row['kind']}/{key}", value, row["step"], walltime=row["time"])
         self._flush()
 
+    def last(self, kind: str) -> Row:
+        """The newest row of a kind."""
+        return next(row for row in reversed(self._rows) if row["kind"] == kind)
+
     def finish(self, result: Row) -> None:
         """Write the table of all rows, and last what marks the run as finished."""
         rows = [{"kind": row["kind"]} | _scalars(row) for row in self._rows]

@@ -1,0 +1,234 @@
+"""The driver's side of a training: what it hears from the workers, and what it does about it. Imports Ray."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pixelcontrast.cluster import nodes
+from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.launcher import Event, Launcher, Plan
+from pixelcontrast.cluster.placement import describe_request, workers_in
+from pixelcontrast.cluster.settings import Interrupted, Noted, signals_noted
+from pixelcontrast.cluster.watch import Bounds, Watch
+from pixelcontrast.cluster.worker import Row
+
+_POLL_S = 0.5
+_LOOK_S = 5.0
+_END_TIMEOUT_S = 20.0
+
+logger = logging.getLogger(__name__)
+
+
+class Following:
+    """Follows a plan to the end of its training, through failures, drained nodes and changes of size."""
+
+    def __init__(self, plan: Plan, *, on_row: Callable[[Row], None], bounds: Bounds):
+        self._plan, self._on_row, self._bounds = plan, on_row, bounds
+        self._run = plan.experiment.run
+        self._handles: list[Any] = []
+        """Of all workers ever started."""
+
+    def follow(self) -> None:
+        """Start the launcher, and trainings until one reaches its end; stop what is left.
+
+        Raises:
+            LaunchError: the first cause, or what is missing.
+            Interrupted: a signal came; the text says where the checkpoint is.
+        """
+        self._launcher = _start_launcher(self._bounds)
+        try:
+            with signals_noted() as noted:
+                while not self._fit(noted):
+                    pass
+        except RayError as error:
+            raise LaunchError(f"the process that runs Ray's trainer failed: {error}") from error
+        finally:
+            ray.kill(self._launcher)
+            _wait_for_end(self._handles)
+
+    def _fit(self, noted: Noted) -> bool:
+        """One trainer of Ray's; False if its workers were stopped, with a checkpoint, to start again."""
+        self._failures: list[LaunchError] = []
+        self._stopped_at: int | None = None
+        self._wait_for_workers()
+        # Ray would resume a name that it knows; resuming is ours.
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        fit = self._launcher.fit.remote(self._plan, name)
+        while self._handle(ray.get(self._launcher.take.remote(_POLL_S))):
+            if noted.signal is not None:
+                self._stop_for(noted.signal)
+            if self._waiting_since is not None:
+                self._check_waiting(self._waiting_since)
+            else:
+                self._end_hanging()
+                self._look_for_change()
+            # Fails, other than with a last event, when the process lacks what the plan is made of.
+            if ray.wait([fit], timeout=0)[0]:
+                ray.get(fit)
+        if self._stopped_at is None:
+            return True
+        if noted.signal is not None:
+            raise Interrupted(noted.signal, f" with a checkpoint at step {self._stopped_at}")
+        logger.warning("%s: checkpoint at step %d, starting again", self._stop_reason, self._stopped_at)
+        return False
+
+    def _handle(self, events: list[Event]) -> bool:
+        """False after the last event."""
+        for kind, content in events:
+            match kind:
+                case "row":
+                    self._on_row(content)
+                case "started":
+                    self._started(*content)
+                case "beat":
+                    rank, beat = content
+                    if self._is_current(rank, beat.worker):
+                        self._watch.beat(rank, beat, time.monotonic())
+                case "left":
+                    if self._is_current(*content):
+                        self._watch.left(content[0])
+                case "message":
+                    rank, name, level, text = content
+                    logging.getLogger(name).log(level, "worker %d: %s", rank, text)
+                case "restart":
+                    self._restart(content)
+                case "stopped":
+                    self._stopped_at = content
+                case "finished":
+                    if content is not None:
+                        raise self._final(content)
+                    return False
+        return True
+
+    def _wait_for_workers(self) -> None:
+        self._workers: dict[int, tuple[Any, str]] = {}
+        """Of this start: rank → handle and node."""
+        self._watch = Watch(self._bounds)
+        self._ended: list[str] = []
+        self._stop_reason: str | None = None
+        self._stop_asked_at: float | None = None
+        self._waiting_since: float | None = time.monotonic()
+        self._launcher.ask_to_stop.remote(False)
+
+    def _started(self, rank: int, handle: Any, node: str) -> None:
+        if rank in self._workers:  # Ray has started them again for a reason of its own
+            self._wait_for_workers()
+        self._workers[rank] = (handle, node)
+        self._handles.append(handle)
+        self._waiting_since = None
+        self._looked_at = self._started_at = time.monotonic()
+
+    def _is_current(self, rank: int, worker: str) -> bool:
+        """Not one of a start before, whose last events come late."""
+        return rank in self._workers and self._workers[rank][0]._actor_id.hex() == worker
+
+    def _restart(self, failure: LaunchError) -> None:
+        """Note the first cause of a failure: of the death of a worker that was ended here, why it was."""
+        self._failures.append(LaunchError("; ".join(self._ended)) if self._ended else failure)
+        attempt, most = len(self._failures), self._run.max_failures
+        if attempt <= most:
+            logger.warning("%s; starting again (%d of %d)", self._failures[-1], attempt, most)
+        self._wait_for_workers()
+
+    def _final(self, failure: LaunchError) -> LaunchError:
+        """What is told in the end: the first failure of all, and the last one where it is different."""
+        if failure.final or not self._failures:
+            return failure
+        first, last, attempts = self._failures[0], self._failures[-1], len(self._failures)
+        if attempts <= self._run.max_failures:  # another one may not be tried: there is no place
+            return LaunchError(f"{failure} Before that, {first}.")
+        if attempts == 1:
+            return first
+        rest = "in each" if str(first) == str(last) else f"first; {last}, last"
+        trace = first.worker_traceback or last.worker_traceback
+        return LaunchError(f"{first} ({attempts} attempts, {rest})", trace)
+
+    def _stop_for(self, signal: int) -> None:
+        """Ask for a checkpoint; raise at once where there is nothing to keep, or when it takes too long."""
+        if self._waiting_since is not None:
+            raise Interrupted(signal)
+        if self._stop_asked_at is None:
+            logger.warning("Stopping with a checkpoint. The next Ctrl-C or SIGTERM stops without.")
+            self._ask_to_stop("a signal")
+        elif time.monotonic() - self._stop_asked_at > self._bounds.stop_s:
+            raise Interrupted(
+                signal, f" without a new checkpoint, for which {self._bounds.stop_s:g} s are over"
+            )
+
+    def _ask_to_stop(self, reason: str) -> None:
+        self._stop_reason, self._stop_asked_at = reason, time.monotonic()
+        self._launcher.ask_to_stop.remote(True)
+
+    def _check_waiting(self, since: float) -> None:
+        """Ray bounds the wait of a fixed number of workers, but an elastic run would wait for ever."""
+        if time.monotonic() - since > self._bounds.placement_s:
+            free = ray.available_resources()
+            there = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self._plan.resources)
+            raise LaunchError(
+                f"{describe_request(self._run, self._plan.resources)}; they got no place in "
+                f"{self._bounds.placement_s:g} seconds. The cluster has {there} free now: others may hold "
+                "the rest, or a node left."
+            )
+
+    def _end_hanging(self) -> None:
+        """End the workers that keep the others waiting; Ray then starts all again, as after a death."""
+        if self._ended:
+            return
+        for rank, reason in self._watch.hanging(time.monotonic()).items():
+            self._ended.append(reason)
+            ray.kill(self._workers[rank][0])
+
+    def _look_for_change(self) -> None:
+        """Stop the workers, to start again, for a node that leaves or for room for more of them."""
+        now = time.monotonic()
+        if self._stop_asked_at is not None or now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        leaving = nodes.draining_nodes() & {node for _, node in self._workers.values()}
+        more = self._run.workers.max - len(self._workers)
+        if leaving:
+            self._ask_to_stop(f"{len(leaving)} of the workers' nodes will be taken away")
+        elif more > 0 and now - self._started_at > self._bounds.resize_s:
+            free = nodes.free_resources()
+            room = min(more, sum(workers_in(node, self._plan.resources) for node in free))
+            if room:
+                self._ask_to_stop(f"there is room for {room} more workers")
+
+
+def _start_launcher(bounds: Bounds) -> Any:
+    """The actor, on this machine, with the environment that its children inherit."""
+    context = ray.get_runtime_context()
+    environment = {
+        "RAY_ADDRESS": context.gcs_address,
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{bounds.placement_attempt_s:g}",
+    }
+    actor: Any = ray.remote(Launcher)
+    return actor.options(
+        num_cpus=0,
+        # fit and take hold a thread each, the workers' calls need one for a moment.
+        max_concurrency=8,
+        runtime_env={"env_vars": environment},
+        scheduling_strategy=NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False),
+    ).remote()
+
+
+def _wait_for_end(workers: list[Any]) -> None:
+    """Wait until the workers are gone: the same run, started again at once, must not meet them."""
+    give_up = time.monotonic() + _END_TIMEOUT_S
+    for worker in workers:
+        while time.monotonic() < give_up:
+            try:
+                ray.get(worker.get_metadata.remote(), timeout=1.0)
+            except RayActorError:
+                break
+            except GetTimeoutError:
+                continue
+            time.sleep(0.2)

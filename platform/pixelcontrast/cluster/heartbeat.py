@@ -1,0 +1,100 @@
+"""A worker's sign of life: it tells the launcher where its loop is, and learns whether to stop."""
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+INTERVAL_S = 1.0
+_ANSWER_TIMEOUT_S = 30.0
+_PACKAGE = str(Path(__file__).parents[1])
+_WAITING = ("torch/distributed/", "torch/autograd/graph.py", "pixelcontrast/distributed.py")
+"""Where a loop stands that waits for other ranks: in a collective, or in DDP's within the backward pass."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Where a worker's loop stands.
+
+    Attributes:
+        worker: id of Ray's actor: another one has the same rank after a restart.
+        place: file, line and function, innermost of the platform's own, and innermost of all.
+        waiting: the innermost place of all is one where a rank waits for others.
+        since_s: how long the loop has not moved from there, in seconds.
+    """
+
+    worker: str
+    place: str
+    waiting: bool
+    since_s: float
+
+
+class Heartbeat:
+    """Beats in a thread of its own while inside; made in the thread of the loop.
+
+    Attributes:
+        stop: the driver wants the training to stop.
+    """
+
+    stop = False
+
+    def __init__(self, launcher: Any, *, rank: int, worker: str):
+        self._launcher, self._rank, self._worker = launcher, rank, worker
+        self._loop, self._ended = threading.get_ident(), threading.Event()
+        self._stack: tuple[Any, ...] = ()
+        self._since = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._launcher.put.remote("left", (self._rank, self._worker))
+
+    def _run(self) -> None:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        while not self._ended.wait(INTERVAL_S):
+            try:
+                answer = self._launcher.beat.remote(self._rank, self._look())
+                self.stop = bool(ray.get(answer, timeout=_ANSWER_TIMEOUT_S))
+            except GetTimeoutError:
+                continue
+            except RayError:  # the launcher is gone, and so will be this process
+                return
+
+    def _look(self) -> Beat:
+        frames = list(_frames(sys._current_frames().get(self._loop)))
+        stack = tuple((frame.f_code, frame.f_lineno) for frame in frames)
+        now = time.monotonic()
+        if stack != self._stack:
+            self._stack, self._since = stack, now
+        return Beat(self._worker, _place(frames), _waiting(frames), now - self._since)
+
+
+def _frames(frame: FrameType | None) -> Any:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _place(frames: list[FrameType]) -> str:
+    if not frames:
+        return "its end"
+    ours = next((frame for frame in frames if frame.f_code.co_filename.startswith(_PACKAGE)), frames[0])
+    return _name(ours) if ours is frames[0] else f"{_name(ours)} (in {_name(frames[0])})"
+
+
+def _name(frame: FrameType) -> str:
+    file = "/".join(Path(frame.f_code.co_filename).parts[-2:])
+    return f"{file}:{frame.f_lineno} {frame.f_code.co_name}"
+
+
+def _waiting(frames: list[FrameType]) -> bool:
+    return bool(frames) and any(name in frames[0].f_code.co_filename for name in _WAITING)

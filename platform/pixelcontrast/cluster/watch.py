@@ -1,0 +1,76 @@
+"""How long what may take, and which workers hang, by their heartbeats. Knows no Ray."""
+
+from dataclasses import dataclass
+
+from pixelcontrast.cluster.heartbeat import Beat
+
+_PAUSE_S = 10.0
+"""A longer time between two looks means that this process, or the whole machine, was paused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How long a launch waits for what, in seconds.
+
+    Attributes:
+        placement_s: workers for a place, at the start and after each failure; an autoscaler needs minutes.
+        placement_attempt_s: one of Ray's attempts; after it, a range of workers makes do with fewer.
+        silent_s: without a heartbeat for so long, a worker is stopped or its machine out of reach.
+        still_s: so long a worker may keep the others waiting, or not move itself.
+        resize_s: between two looks for room for more workers.
+        stop_s: for the checkpoint that the workers write when they are asked to stop.
+    """
+
+    placement_s: float = 600.0
+    placement_attempt_s: float = 60.0
+    silent_s: float = 60.0
+    still_s: float = 300.0
+    resize_s: float = 30.0
+    stop_s: float = 120.0
+
+
+class Watch:
+    """Of the workers of one start."""
+
+    def __init__(self, bounds: Bounds):
+        self._bounds = bounds
+        self._beats: dict[int, tuple[float, Beat]] = {}
+        self._looked_at: float | None = None
+
+    def beat(self, rank: int, beat: Beat, now: float) -> None:
+        """Take a heartbeat; ``now`` is a monotonic time in seconds."""
+        self._beats[rank] = (now, beat)
+
+    def left(self, rank: int) -> None:
+        """The worker's loop has ended."""
+        self._beats.pop(rank, None)
+
+    def hanging(self, now: float) -> dict[int, str]:
+        """Rank → what is wrong, of each worker that must be ended for the others to go on."""
+        self._forgive_pause(now)
+        silent = {
+            rank: f"worker {rank} gave no sign of life for {now - heard:.0f} seconds; it was at {beat.place}"
+            for rank, (heard, beat) in self._beats.items()
+            if now - heard > self._bounds.silent_s
+        }
+        return silent or self._still()
+
+    def _still(self) -> dict[int, str]:
+        beats = {rank: beat for rank, (_, beat) in sorted(self._beats.items())}
+        longest = max((beat.since_s for beat in beats.values()), default=0.0)
+        if longest <= self._bounds.still_s:
+            return {}
+        # Those that wait for others are not to blame, unless all wait.
+        to_blame = [rank for rank, beat in beats.items() if not beat.waiting] or list(beats)
+        waiting = [f"; worker {rank} waits at {beats[rank].place}" for rank in beats if rank not in to_blame]
+        return {
+            rank: f"worker {rank} is at {beats[rank].place} for {longest:.0f} seconds" + "".join(waiting)
+            for rank in to_blame
+        }
+
+    def _forgive_pause(self, now: float) -> None:
+        """Nothing was heard while nobody listened."""
+        if self._looked_at is not None and now - self._looked_at > _PAUSE_S:
+            pause = now - self._looked_at
+            self._beats = {rank: (heard + pause, beat) for rank, (heard, beat) in self._beats.items()}
+        self._looked_at = now

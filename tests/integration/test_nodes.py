@@ -1,0 +1,137 @@
+"""A training on a cluster of several nodes that come and go, each a real raylet on this machine."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, config, training
+from pixelcontrast.cluster.launch import _launch
+from pixelcontrast.cluster.watch import Bounds
+from pixelcontrast.cluster.worker import train
+from pixelcontrast.training.run_folder import open_storage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+STEPS = 60
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without CPUs, and two nodes of one CPU each; with a token, in a folder of its own."""
+    import tempfile
+
+    from ray.cluster_utils import Cluster
+
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("0123456789abcdef" * 4)
+    for name, value in {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_health_check_failure_threshold": "3",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    with tempfile.TemporaryDirectory(prefix="nodes-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "temp_dir": folder, "dashboard_port": 0, "include_dashboard": True}
+            | NODE,
+        )
+        try:
+            monkeypatch.setenv("RAY_ADDRESS", str(cluster.address))
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+NODE = {"object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
+
+
+def drain(node: Any, seconds: float) -> None:
+    """What a cloud's notice of preemption makes the autoscaler tell Ray."""
+    import ray
+    import ray._raylet as core
+    import ray.core.generated.autoscaler_pb2 as messages
+
+    compiled: Any = core
+    generated: Any = messages
+    accepted, reason = compiled.GcsClient(address=ray.get_runtime_context().gcs_address).drain_node(
+        node.node_id,
+        generated.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+        "a test",
+        int((time.time() + seconds) * 1000),
+    )
+    assert accepted, reason
+
+
+def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
+    cluster: Any, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two workers, then one, then two again: only the lost node costs steps, and the samples stay."""
+    nodes = [cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
+    settings = Experiment(
+        data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
+        model=Model(backbone="hrnet_w18_small", embedding_dim=32),
+        contrast=Contrast(
+            pixel_queue_size=20, positive_mining="all", negative_mining="all", memory_sharded=True, warmup=0.3
+        ),
+        optim=Optim(steps=STEPS, batch_size=2, lr=1e-4),
+        run=Run(
+            name="small",
+            storage=str(tmp_path),
+            workers=Workers(1, 2),
+            device="cpu",
+            max_failures=1,
+            report_interval=1,
+            eval_interval=1000,
+            checkpoint_interval=5,
+        ),
+    )
+    events: list[str] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        if not events and row["step"] == 8:
+            drain(nodes[0], seconds=300)
+            nodes.append(cluster.add_node(num_cpus=1, **NODE))
+            events.append("drained")
+        elif events == ["drained"] and row["attempt"] == 2 and row["step"] % 5 == 2:
+            cluster.remove_node(nodes[2], allow_graceful=False)
+            events.append(f"lost at {row['step']}")
+        elif len(events) == 2 and row["attempt"] == 3 and row["step"] % 5 == 2:
+            cluster.add_node(num_cpus=1, **NODE)
+            events.append("added")
+        # The shorter the run, the less is there to see; the slower its steps, the less is done meanwhile.
+        time.sleep(0.5)
+
+    bounds = Bounds(placement_attempt_s=10, resize_s=5)
+    _launch(settings, on_row=on_row, loop=train, bounds=bounds)
+    run = open_storage(settings)
+    attempts = [json.loads(line) for line in run.read("attempts.jsonl").splitlines()]
+    messages = caplog.text
+    assert [attempt["world_size"] for attempt in attempts] == [2, 2, 1, 2], (events, messages)
+    assert "1 of the workers' nodes will be taken away: checkpoint at step" in messages
+    assert "starting again (1 of 1)" in messages
+    assert "there is room for 1 more workers: checkpoint at step" in messages
+
+    rows = [json.loads(line) for line in run.read("metrics.jsonl").splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in trained] == list(range(1, STEPS + 1))
+    begun = [attempt["from_step"] for attempt in attempts]
+    lost_at = int(events[1].split()[-1])
+    assert begun[1] > 8, "the drained node's workers wrote a checkpoint"
+    assert lost_at - lost_at % 5 <= begun[2] <= lost_at + 3
+    last_alone = [row["step"] for row in trained if row["attempt"] == 3][-1]
+    assert begun[3] == last_alone, "growing lost nothing"
+
+    alone = config.replace(settings, {"run.name": "alone", "run.workers": "1"})
+    reference: list[dict[str, Any]] = []
+    training.fit(alone, device=torch.device("cpu"), report=reference.append)
+    for ours, theirs in zip(trained, [row for row in reference if row["kind"] == "train"], strict=True):
+        for key in ("ce", "contrast"):
+            assert ours[key] == pytest.approx(theirs[key], rel=2e-2), (key, ours["step"])

@@ -1,0 +1,103 @@
+"""Which workers hang, by heartbeats that are given here with their times."""
+
+import re
+import threading
+import time
+
+from pixelcontrast.cluster.heartbeat import Beat, Heartbeat
+from pixelcontrast.cluster.watch import Bounds, Watch
+
+BOUNDS = Bounds(silent_s=60, still_s=300)
+
+
+def beat(place: str = "training/step.py:60 train_step", *, waiting: bool = False, since_s: float = 0) -> Beat:
+    return Beat("worker", place, waiting, since_s)
+
+
+def watched(*beats: Beat, now: float = 0.0) -> Watch:
+    watch = Watch(BOUNDS)
+    for rank, each in enumerate(beats):
+        watch.beat(rank, each, now)
+    return watch
+
+
+def look_often(watch: Watch, until: float) -> dict[int, str]:
+    for now in range(0, int(until), 5):
+        assert watch.hanging(now) == {}
+    return watch.hanging(until)
+
+
+def test_a_worker_without_a_heartbeat_is_named_with_its_last_place() -> None:
+    watch = watched(beat(), beat("contrast/mining.py:12 choose"))
+    for now in range(0, 61, 5):
+        watch.beat(0, beat(waiting=True), now)
+        assert watch.hanging(now) == {}
+    watch.beat(0, beat(waiting=True), 62)
+    message = "worker 1 gave no sign of life for 62 seconds; it was at contrast/mining.py:12 choose"
+    assert watch.hanging(62) == {1: message}
+
+
+def test_a_worker_whose_loop_has_ended_is_not_missed() -> None:
+    watch = watched(beat(), beat())
+    watch.left(1)
+    watch.left(0)
+    assert look_often(watch, 100) == {}
+
+
+def test_nothing_is_missed_while_nobody_listened() -> None:
+    """A laptop that slept: its workers did too."""
+    watch = watched(beat(), beat())
+    assert watch.hanging(1) == {}
+    assert watch.hanging(5000) == {}
+    assert set(look_later(watch, 5000, 62)) == {0, 1}
+
+
+def look_later(watch: Watch, since: float, seconds: int) -> dict[int, str]:
+    for passed in range(5, seconds, 5):
+        watch.hanging(since + passed)
+    return watch.hanging(since + seconds)
+
+
+def test_who_keeps_the_others_waiting_is_to_blame() -> None:
+    """Moving or not: a loop that goes round without end moves too."""
+    waits = beat("distributed.py:85 all_reduce", waiting=True, since_s=301)
+    for since_s in (0.0, 301.0):
+        found = watched(waits, beat("data.py:3 read", since_s=since_s), waits).hanging(0)
+        assert found == {
+            1: "worker 1 is at data.py:3 read for 301 seconds"
+            "; worker 0 waits at distributed.py:85 all_reduce; worker 2 waits at distributed.py:85 all_reduce"
+        }
+
+
+def test_when_all_wait_for_each_other_all_are_named() -> None:
+    one = beat("distributed.py:85 all_reduce", waiting=True, since_s=301)
+    other = beat("distributed.py:40 barrier", waiting=True, since_s=305)
+    assert set(watched(one, other).hanging(0)) == {0, 1}
+
+
+def test_waiting_within_the_bound_is_no_fault() -> None:
+    assert watched(beat(waiting=True, since_s=299), beat(since_s=20)).hanging(0) == {}
+
+
+def test_a_heartbeat_tells_where_the_loop_is_and_for_how_long() -> None:
+    made: list[Heartbeat] = []
+    go_on = threading.Event()
+
+    def loop() -> None:
+        made.append(Heartbeat(None, rank=0, worker="actor"))
+        go_on.wait()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    while not made:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    first = made[0]._look()
+    time.sleep(0.3)
+    second = made[0]._look()
+    go_on.set()
+    thread.join()
+    assert re.fullmatch(r"python3\.\d+/threading\.py:\d+ wait", first.place)
+    assert (second.worker, second.place, second.waiting) == ("actor", first.place, False)
+    assert second.since_s >= 0.3 > first.since_s
+    assert made[0]._look().place == "its end"
