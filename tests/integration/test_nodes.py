@@ -1,6 +1,7 @@
 """A training on a cluster of several nodes that come and go, each a real raylet on this machine."""
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,7 @@ STEPS = 60
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without CPUs, and two nodes of one CPU each; with a token, in a folder of its own."""
-    import tempfile
-
+    import ray._raylet as core
     from ray.cluster_utils import Cluster
 
     token = tmp_path / "token"
@@ -37,6 +37,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    # Ray reads both once per process, and an earlier test may have been on another cluster.
+    compiled: Any = core
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
     with tempfile.TemporaryDirectory(prefix="nodes-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(
             initialize_head=True,
