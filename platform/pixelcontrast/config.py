@@ -189,6 +189,9 @@ class Optim:
     """Class weights of the cross-entropy, one per class in the data set's order; unset: all alike."""
     auxiliary_weight: NonNegative = 0.4
     """Weight of the auxiliary head's cross-entropy, where the decoder has one (deeplabv3, ocr)."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradients are not finite ends the run, with its images named (stop), or is left
+    out as if it had not been (skip; the tenth in a row ends it too). skip waits for the GPU in every step."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

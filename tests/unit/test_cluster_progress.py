@@ -56,6 +56,13 @@ def test_auxiliary_loss_is_shown_where_there_is_one():
     assert "aux 1.250" in shown(TRAIN | {"auxiliary": 1.25})
 
 
+def test_steps_left_out_are_counted():
+    assert "CE 0.512  skipped 2" in shown(TRAIN | {"skipped": 2})
+    assert "skipped" not in shown(TRAIN | {"skipped": 0})
+    left_out = {"loss": None, "ce": None, "contrast": None, "skipped": 1}
+    assert "40/200  skipped 1  12.3 img/s" in shown(TRAIN | left_out)
+
+
 def test_time_left_follows_the_pace_of_the_rows(monkeypatch):
     times = iter([0.0, 10.0])
     monkeypatch.setattr("pixelcontrast.cluster.progress.time.monotonic", lambda: next(times))

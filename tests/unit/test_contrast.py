@@ -413,3 +413,22 @@ def test_unknown_mining_is_refused_with_what_there_is() -> None:
         ValueError, match="'semihard'; there are all, random, hardest, semi-hard, semi-hard-subset"
     ):
         make(negative_mining="semihard")
+
+
+def test_a_deferred_batch_that_is_not_kept_leaves_no_trace() -> None:
+    """Two batches with one between that is not kept, against the two alone."""
+    settings = {"region_memory_size": 4, "rare_class_power": 0.5, "pixel_queue_size": 8}
+    deferred, plain = make(**settings, deferred=True), make(**settings)
+    labels = torch.arange(3).repeat(2, 4, 1)
+    for seed, kept in enumerate((True, False, True)):
+        batch = embeddings(2, DIM, 4, 3, seed=seed), labels, torch.zeros(2, CLASSES, 4, 3)
+        before = {name: buffer.clone() for name, buffer in deferred.named_buffers()}
+        loss = deferred(*batch)
+        for name, buffer in deferred.named_buffers():
+            assert torch.equal(buffer, before[name]), f"{name} did not wait"
+        if kept:
+            deferred.keep()
+            assert torch.equal(loss, plain(*batch))
+    for (name, ours), theirs in zip(deferred.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert int(deferred.steps) == 2

@@ -116,6 +116,25 @@ def test_auxiliary_loss_is_a_weighted_global_mean(weight: float, world_size: int
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_gradient_that_overflows_under_a_finite_loss_is_seen(skip: bool) -> None:
+    """Weights of 0 give a loss of log 3 whatever the image; the gradient is 2/3 of it."""
+    model = two_heads().float()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    images, labels = torch.full((2, 3, 8, 8), 3e38), torch.zeros(2, 8, 8, dtype=torch.int64)
+    batch = Batch(images, labels, torch.arange(2), torch.arange(2))
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    losses = train_step(
+        model, None, optimizer, batch, contrast_weight=0.0, auxiliary_weight=10.0, skip_non_finite=skip
+    )
+    assert losses.total.isfinite()
+    assert not losses.gradient.isfinite()
+    assert losses.kept is not skip
+    assert all(p.isfinite().all() for p in model.parameters()) is skip
+    assert bool(optimizer.state) is not skip
+
+
 def small(**sections: Any) -> Experiment:
     return Experiment(data=Data(layout="camvid", root=""), run=Run(name="a"), **sections)
 

@@ -76,6 +76,7 @@ def save_shares(rank: int, world_size: int, folder: str) -> dict[str, torch.Tens
         labels = torch.randint(3, (1, 6, 6), generator=generator)
         ids = torch.tensor([(step + rank) % 5])
         state.contrast(embeddings, labels, torch.zeros(1, 3, 6, 6), image_ids=ids)
+        state.contrast.keep()
     parts = state.to_parts()
     assert f"memory-{rank}-of-{world_size}.safetensors" in parts
     assert ("model.safetensors" in parts) == (rank == 0)

@@ -16,8 +16,8 @@ class Progress:
     """Shows rows as they come: a live bar on a terminal, else one plain line per row.
 
     Used as a context manager. Train rows have step, steps, loss, ce, contrast (without in the plain network),
-    auxiliary (with an auxiliary head), lr, images_per_second and attempt; eval rows step, miou,
-    pixel_accuracy and iou.
+    auxiliary (with an auxiliary head), lr, images_per_second and attempt, and where steps may be left out
+    skipped, with losses of None if all were; eval rows step, miou, pixel_accuracy and iou.
     """
 
     def __init__(self, console: Console | None = None):
@@ -57,7 +57,11 @@ class Progress:
             self._print(f"step {row['step']}/{row['steps']}  {numbers}")
 
     def _numbers(self, row: Row, seconds_left: float | None) -> str:
-        parts = [f"CE {row['ce']:.3f}"]
+        parts = []
+        if row["ce"] is not None:
+            parts.append(f"CE {row['ce']:.3f}")
+        if row.get("skipped"):
+            parts.append(f"skipped {row['skipped']}")
         if row.get("auxiliary") is not None:
             parts.append(f"aux {row['auxiliary']:.3f}")
         if row.get("contrast") is not None:

@@ -77,6 +77,8 @@ class PixelContrast(nn.Module):
         ignore_index: the label of pixels that take no part.
         seed: keys all draws.
         group: the ranks that share the batch; None is the default group.
+        deferred: in training, what a batch changes in this module waits for ``keep``; without that call it is
+            dropped by the next ``forward``, as if the batch had never been.
 
     Raises:
         ValueError: a setting that is out of its range.
@@ -110,6 +112,7 @@ class PixelContrast(nn.Module):
         ignore_index: int = 255,
         seed: int = 0,
         group: Group = None,
+        deferred: bool = False,
     ):
         super().__init__()
         above_0 = {"temperature": temperature, "anchors_per_class": anchors_per_class}
@@ -142,6 +145,8 @@ class PixelContrast(nn.Module):
             region = Queue(size=region_memory_size, **size)
         self.memory = Memory(pixel, region)
         self.diagnostics = Diagnostics(group)
+        self.deferred = deferred
+        self._waiting: list[Callable[[], object]] = []
         for name in ("next_position", "steps"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_pixels", torch.zeros(num_classes, dtype=torch.int64))
@@ -158,7 +163,8 @@ class PixelContrast(nn.Module):
     ) -> Tensor:
         """The term's value on this rank; its mean over the ranks is the mean over all valid anchors.
 
-        An anchor is valid if it has a positive. In training mode, the batch then enters the memory.
+        An anchor is valid if it has a positive. In training mode, the batch then enters the memory, at once
+        or, ``deferred``, when ``keep`` is called.
 
         Args:
             embeddings: [B, D, h, w], L2-normalised over D; B may differ between ranks, and be 0.
@@ -180,6 +186,7 @@ class PixelContrast(nn.Module):
             ValueError: shapes that do not fit each other, an impossible label or image.
         """
         self._check(embeddings, labels, logits, image_ids, projected=project is None)
+        self._waiting = []
         labels = labels_at(labels, embeddings.shape[-2:])
         wrong = predictions_at(logits, embeddings.shape[-2:]) != labels
         if positions is None:
@@ -199,7 +206,15 @@ class PixelContrast(nn.Module):
             loss = self._loss(own, anchors)
         if self.training:
             self._remember(embeddings.detach(), labels, positions, image_ids, project)
+        if not (self.deferred and self.training):
+            self.keep()
         return loss
+
+    def keep(self) -> None:
+        """Let what the last batch changes come into effect, if it has not yet."""
+        for change in self._waiting:
+            change()
+        self._waiting = []
 
     def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
         """The term of this rank's anchors [a, D]."""
@@ -218,7 +233,7 @@ class PixelContrast(nn.Module):
             group=self.group,
         )
         total, met = info_nce(own, batch, meeting)
-        self.diagnostics.add(anchors.hard[anchors.here], met)
+        self._waiting.append(partial(self.diagnostics.add, anchors.hard[anchors.here], met))
         return total * distributed.world_size(self.group) / max(self._num_valid(anchors.labels), 1)
 
     def _miners(self, key: int) -> tuple[Blocks, Blocks]:
@@ -260,7 +275,8 @@ class PixelContrast(nn.Module):
             share = {"preferred": near, "preferred_share": self.boundary_share}
             entries = draw(per_image=self.pixels_per_image, **share)
             rows = _embed(embeddings, entries.indices, project)
-            self.memory.pixel.enqueue(*self._gather(rows, entries.labels), step=step)
+            entering = self._gather(rows, entries.labels)
+            self._waiting.append(partial(self.memory.pixel.enqueue, *entering, step=step))
         if self.memory.region is not None:
             if project is None:
                 rows, classes, images = region_means(at_least_float(embeddings), labels, self.num_classes)
@@ -270,10 +286,12 @@ class PixelContrast(nn.Module):
                 rows, classes, images = group_means(rows, sample.images, sample.labels, self.num_classes)
             if isinstance(self.memory.region, Slots):
                 assert image_ids is not None
-                self.memory.region.store(*self._gather(rows, classes, image_ids[images]), step=step)
+                entering = self._gather(rows, classes, image_ids[images])
+                self._waiting.append(partial(self.memory.region.store, *entering, step=step))
             else:
-                self.memory.region.enqueue(*self._gather(rows, classes), step=step)
-        self.steps += 1
+                entering = self._gather(rows, classes)
+                self._waiting.append(partial(self.memory.region.enqueue, *entering, step=step))
+        self._waiting.append(partial(self.steps.add_, 1))
 
     def _gather(self, *tensors: Tensor) -> list[Tensor]:
         """Each tensor's rows from all ranks, in rank order."""
@@ -287,7 +305,7 @@ class PixelContrast(nn.Module):
         count = torch.bincount(classes, minlength=self.num_classes)
         seen = self.class_pixels + distributed.all_reduce(count, self.group)
         if self.training:
-            self.class_pixels.copy_(seen)
+            self._waiting.append(partial(self.class_pixels.copy_, seen))
         return anchor_budgets(seen, per_class=self.anchors_per_class, rare_class_power=self.rare_class_power)
 
     @torch.no_grad()
@@ -297,7 +315,7 @@ class PixelContrast(nn.Module):
         before = sum(counts[: distributed.rank(self.group)])
         positions = self.next_position + before + torch.arange(num_images, device=self.next_position.device)
         if self.training:
-            self.next_position += sum(counts)
+            self._waiting.append(partial(self.next_position.add_, sum(counts)))
         return positions
 
     def _check(

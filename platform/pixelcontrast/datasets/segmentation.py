@@ -44,6 +44,10 @@ class SegmentationSet:
             raise ValueError(f"{pair.image} has {sizes[0]} pixels but its label {pair.label} has {sizes[1]}")
         return image, self.labels.encode(raw, file=pair.label)
 
+    def name(self, index: int) -> str:
+        """The image's path below the root."""
+        return self.pairs[index].image.relative_to(self.root).as_posix()
+
     @property
     def fingerprint(self) -> str:
         """Identifies the list of samples, wherever the root lies: sha256 of the names below it."""

@@ -12,7 +12,7 @@ MEMORY_SHARE = 0.25
 
 
 def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int) -> PixelContrast | None:
-    """The contrastive term of the experiment; None where its weight is 0.
+    """The contrastive term of the experiment, whose batches wait for ``keep``; None where its weight is 0.
 
     Args:
         num_images: of the training set.
@@ -43,6 +43,7 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
         num_negatives=settings.num_negatives,
         semi_hard_share=settings.semi_hard_share,
         seed=experiment.run.seed,
+        deferred=True,
     )
 
 

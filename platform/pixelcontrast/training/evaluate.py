@@ -35,7 +35,11 @@ def evaluate(
     loader_processes: int = 0,
     autocast: torch.dtype | None = None,
 ) -> Evaluation:
-    """Evaluate the network on the validation images, shared among the workers."""
+    """Evaluate the network on the validation images, shared among the workers.
+
+    Raises:
+        ValueError: no pixel of any image is labelled.
+    """
     confusion = ConfusionMatrix(dataset.labels.num_classes, device=device)
     loader = eval_loader(
         dataset,
@@ -49,6 +53,8 @@ def evaluate(
         confusion.update(predict(model, batch.images.to(device), autocast), batch.labels.to(device))
     model.train(was_training)
     confusion.all_reduce()
+    if not confusion.matrix.any():
+        raise ValueError(f"{dataset.root}: no pixel of the {len(dataset)} validation images is labelled")
     scores = confusion.scores()
     iou = [None if value != value else value for value in scores.iou]  # NaN is not JSON
     names = dataset.labels.names

@@ -37,7 +37,8 @@ def fit(
         The step at which it was stopped, or None at the end of the training.
 
     Raises:
-        ValueError: the run's folder was written under another configuration, or a data file is wrong.
+        ValueError: the run's folder was written under another configuration, a data file is wrong, or the
+            training came to numbers that are not finite (``optim.non_finite``).
         CheckpointError: checkpoints exist and all are damaged.
     """
     train_set, val_set = build_dataset(experiment.data, "train"), build_dataset(experiment.data, "val")
@@ -76,6 +77,7 @@ def fit(
                 class_weights=class_weights,
                 clip_norm=optim.clip_norm,
                 autocast=autocast,
+                skip_non_finite=optim.non_finite == "skip",
             )
             state.step += 1
             recorder.after_step(losses, rate)

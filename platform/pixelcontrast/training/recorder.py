@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.training import checkpoint, provenance
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
+from pixelcontrast.training.meter import Meter
 from pixelcontrast.training.run_folder import Row, RunLog, count_attempts, open_storage
 from pixelcontrast.training.state import TrainState
 from pixelcontrast.training.step import Losses
@@ -56,7 +56,7 @@ class Recorder:
             self._log = RunLog(
                 self._run, experiment, step=state.step, attempt=self._describe_attempt(skipped)
             )
-        self._reset_meter()
+        self._meter = Meter(experiment, state, train_set)
 
     def __enter__(self) -> Self:
         return self
@@ -68,10 +68,14 @@ class Recorder:
     def after_step(self, losses: Losses, rate: float) -> None:
         """Do what is due after a step; call it on every rank after every step.
 
-        The training row comes first, so that a checkpoint never cuts an average in two.
+        The training row comes first, so that a checkpoint never cuts an average in two, and nothing is
+        evaluated or saved after numbers that are not finite.
+
+        Raises:
+            ValueError: numbers that are not finite, naming the first such step and its images.
         """
         step, run = self._state.step, self._experiment.run
-        self._add_to_meter(losses, rate)
+        self._meter.add(losses, rate)
         last = step == self._experiment.optim.steps
         evaluating = last or step % run.eval_interval == 0
         saving = last or step % run.checkpoint_interval == 0
@@ -84,11 +88,11 @@ class Recorder:
         if saving:
             self._save()
         if reporting:
-            self._reset_meter()  # last, so that its clock leaves out evaluation and saving
+            self._meter.begin()  # last, so that its clock leaves out evaluation and saving
 
     def stop(self) -> None:
         """Leave a checkpoint of the last step, so that no step is lost; call it on every rank."""
-        if self._steps:
+        if self._meter.steps:
             self._record(self._training_row())
         if self._saved != self._state.step:
             self._save()
@@ -150,49 +154,14 @@ class Recorder:
             **self._provenance,
         }
 
-    def _reset_meter(self) -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
-        self._steps, self._rate, self._since = 0, 0.0, time.perf_counter()
-
-    def _add_to_meter(self, losses: Losses, rate: float) -> None:
-        parts = [torch.zeros_like(losses.ce) if part is None else part for part in losses]
-        self._sums += torch.stack(parts).to(torch.float64)
-        self._steps, self._rate = self._steps + 1, rate
-
     def _training_row(self) -> Row:
-        """Means over all ranks and over the steps since the last row."""
-        means = distributed.all_reduce(self._sums) / (distributed.world_size() * self._steps)
-        total, ce, contrast, auxiliary = means.tolist()
-        self._check_finite(total)
-        step, batch_size = self._state.step, self._experiment.optim.batch_size
-        row = {
-            "kind": "train",
-            "step": step,
-            "steps": self._experiment.optim.steps,
-            "loss": total,
-            "ce": ce,
-            "contrast": contrast,
-            "auxiliary": auxiliary,
-            "lr": self._rate,
-            "images_per_second": self._steps * batch_size / (time.perf_counter() - self._since),
-        }
-        if self._state.model.decoder.auxiliary is None:
-            del row["auxiliary"]
-        if self._state.contrast is None:
-            del row["contrast"]
-            return row
-        return row | self._state.contrast.diagnostics.read()
-
-    def _check_finite(self, loss: float) -> None:
-        """From such weights no training comes back, and the same would happen again: no checkpoint of it."""
-        if not math.isfinite(loss):
-            first, last = self._state.step - self._steps + 1, self._state.step
-            raise ValueError(
-                f"the loss is {loss} in steps {first} to {last}: lower optim.lr (it is "
-                f"{self._experiment.optim.lr:g}) or set optim.clip_norm"
-            )
+        """Of the steps since the last row."""
+        steps = {"step": self._state.step, "steps": self._experiment.optim.steps}
+        row = {"kind": "train", **steps, **self._meter.read()}
+        return row if self._state.contrast is None else row | self._state.contrast.diagnostics.read()
 
     def _evaluate(self) -> None:
+        self._state.check_finite()
         scores, confusion = evaluate(
             self._state.model,
             self._val_set,
@@ -227,6 +196,7 @@ class Recorder:
         self._report_row(row)
 
     def _save(self) -> None:
+        self._state.check_finite()
         checkpoint.save(self._run, self._state.step, self._parts())
         self._saved = self._state.step
         if distributed.rank() == 0:

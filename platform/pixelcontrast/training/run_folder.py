@@ -120,7 +120,7 @@ def _scalars(row: Row) -> dict[str, Any]:
     for key, value in row.items():
         if isinstance(value, dict):
             flat |= {f"{key}/{name}": number for name, number in value.items() if number is not None}
-        elif key != "kind":
+        elif key != "kind" and value is not None:
             flat[key] = value
     return flat
 

@@ -20,6 +20,7 @@ from pixelcontrast.training.optim import build_optimizer
 
 _INITIAL_WEIGHTS, _STEP = 100, 101
 """Names of the streams that seed torch's own generator."""
+_LOOP = ("step", "best_step", "best_miou", "skipped_in_row")
 
 
 @dataclass
@@ -33,6 +34,8 @@ class TrainState:
     """Steps done; the sample stream goes on at step · batch_size."""
     best_step: int = 0
     best_miou: float = -1.0
+    skipped_in_row: int = 0
+    """Steps left out since the last one that was not."""
 
     def to_parts(self) -> dict[str, bytes]:
         """The files of a checkpoint that this rank writes: rank 0 all but the other ranks' memory."""
@@ -41,12 +44,21 @@ class TrainState:
             return parts
         buffer = io.BytesIO()
         torch.save(self.optimizer.state_dict(), buffer)
-        loop = {"step": self.step, "best_step": self.best_step, "best_miou": self.best_miou}
+        loop = {name: getattr(self, name) for name in _LOOP}
         return parts | {
             "model.safetensors": _tensors_to_bytes(self.model),
             "optimizer.pt": buffer.getvalue(),
             "loop.json": json.dumps(loop).encode(),
         }
+
+    def check_finite(self) -> None:
+        """Raise ``ValueError`` if a weight or a statistic of the network is not finite."""
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise ValueError(
+                    f"after step {self.step} {name} is not finite, although loss and gradients were: "
+                    "lower optim.lr or set optim.clip_norm"
+                )
 
     def _memory_part(self) -> dict[str, bytes]:
         if self.contrast is None:

@@ -23,6 +23,10 @@ class Losses(NamedTuple):
     ce: Tensor
     contrast: Tensor | None
     auxiliary: Tensor | None
+    gradient: Tensor
+    """The largest magnitude in the global batch's gradients, before clipping; not finite if one is not."""
+    kept: bool = True
+    """Whether the step has changed anything."""
 
 
 def train_step(
@@ -36,6 +40,7 @@ def train_step(
     class_weights: Tensor | None = None,
     clip_norm: float | None = None,
     autocast: torch.dtype | None = None,
+    skip_non_finite: bool = False,
 ) -> Losses:
     """Forward, backward and update.
 
@@ -47,7 +52,10 @@ def train_step(
         auxiliary_weight: of the auxiliary head's cross-entropy, where the network has such a head.
         class_weights: [C] for the cross-entropies.
         autocast: dtype of the network's operators; the losses stay in float32.
+        skip_non_finite: where the loss or a gradient is not finite on any rank, change nothing: neither
+            weights and momentum nor BatchNorm's statistics and the memory. Waits for the GPU.
     """
+    statistics = [buffer.clone() for buffer in network.buffers()] if skip_non_finite else []
     with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
         output = network(batch.images)
     ce = cross_entropy(output.logits, batch.labels, class_weights)
@@ -62,14 +70,24 @@ def train_step(
 
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters(optimizer), clip_norm)
-    optimizer.step()
+    gradient = _largest_gradient(optimizer)
+    kept = not skip_non_finite or _finite_on_all_ranks(total.detach(), gradient)
+    if kept:
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters(optimizer), clip_norm)
+        optimizer.step()
+        if contrast is not None:
+            contrast.keep()
+    else:
+        for buffer, before in zip(network.buffers(), statistics, strict=True):
+            buffer.copy_(before)
     return Losses(
         total=total.detach(),
         ce=ce.detach(),
         contrast=None if term is None else term.detach(),
         auxiliary=None if auxiliary is None else auxiliary.detach(),
+        gradient=gradient,
+        kept=kept,
     )
 
 
@@ -83,6 +101,16 @@ def _contrast(network: nn.Module, contrast: PixelContrast, batch: Batch, output:
     if head.pixelwise:
         return contrast(output.features, batch.labels, output.logits, project=head.rows, **kept)
     return contrast(head(output.features), batch.labels, output.logits, **kept)
+
+
+def _largest_gradient(optimizer: SGD) -> Tensor:
+    gradients = [p.grad for p in parameters(optimizer) if p.grad is not None]
+    return nn.utils.get_total_norm(gradients, float("inf"))
+
+
+def _finite_on_all_ranks(*numbers: Tensor) -> bool:
+    bad = ~torch.stack([number.isfinite() for number in numbers]).all()
+    return not bool(distributed.all_reduce(bad.int()))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:

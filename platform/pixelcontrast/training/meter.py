@@ -1,0 +1,113 @@
+"""The losses of the steps since the last row, and what is said where they are not finite."""
+
+import logging
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from pixelcontrast import distributed
+from pixelcontrast.config import Experiment
+from pixelcontrast.datasets.segmentation import SegmentationSet
+from pixelcontrast.datasets.stream import SampleStream, batch_positions
+from pixelcontrast.training.run_folder import Row
+from pixelcontrast.training.state import TrainState
+from pixelcontrast.training.step import Losses
+
+MOST_SKIPPED = 10
+"""Steps left out in a row that end the run."""
+
+logger = logging.getLogger(__name__)
+
+
+class Meter:
+    """Every rank has one and calls it alike. Of a step that was kept nothing is looked at until ``read``."""
+
+    def __init__(self, experiment: Experiment, state: TrainState, train_set: SegmentationSet):
+        self._optim, self._seed = experiment.optim, experiment.run.seed
+        self._remedy = f"lower optim.lr (it is {self._optim.lr:g}) or set optim.clip_norm"
+        self._state, self._train_set = state, train_set
+        self._names: list[str] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the steps so far, and start the clock."""
+        self._kept: dict[int, Tensor] = {}
+        self._skipped, self._rate, self._since = 0, 0.0, time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        """Added so far, also those that were left out."""
+        return len(self._kept) + self._skipped
+
+    def add(self, losses: Losses, rate: float) -> None:
+        """Add the step that ``state.step`` counts as the last.
+
+        Raises:
+            ValueError: it was left out, as ``MOST_SKIPPED`` in a row now.
+        """
+        parts = {"loss": losses.total, "ce": losses.ce, "contrast": losses.contrast}
+        parts |= {"auxiliary": losses.auxiliary, "gradient": losses.gradient}
+        found = {name: part for name, part in parts.items() if part is not None}
+        self._names = list(found)
+        numbers = torch.stack(list(found.values())).to(torch.float64)
+        self._rate = rate
+        if losses.kept:
+            self._kept[self._state.step], self._state.skipped_in_row = numbers, 0
+        else:
+            self._skip(numbers)
+
+    def read(self) -> Row:
+        """Means over all ranks and the steps that were kept, None if none was; the last rate, and the pace.
+
+        Raises:
+            ValueError: a number is not finite; names the first such step.
+        """
+        means: list[float] | list[None] = [None] * len(self._names)
+        if self._kept:
+            steps = self._mean_over_ranks(torch.stack(list(self._kept.values())))
+            for step, numbers in zip(self._kept, steps.tolist(), strict=True):
+                self._check_finite(step, numbers)
+            means = steps.mean(dim=0).tolist()
+        row: Row = dict(zip(self._names, means, strict=True))
+        del row["gradient"]
+        if self._optim.non_finite == "skip":
+            row["skipped"] = self._skipped
+        pace = self.steps * self._optim.batch_size / (time.perf_counter() - self._since)
+        return row | {"lr": self._rate, "images_per_second": pace}
+
+    def _mean_over_ranks(self, numbers: Tensor) -> Tensor:
+        return distributed.all_reduce(numbers) / distributed.world_size()
+
+    def _check_finite(self, step: int, numbers: list[float]) -> None:
+        """From such weights no training comes back, and the same would happen again: no checkpoint of it."""
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(
+                f"{self._describe(step, numbers)}: if these images are sound, the steps before were too "
+                f"large, so {self._remedy}"
+            )
+
+    def _skip(self, numbers: Tensor) -> None:
+        state = self._state
+        self._skipped += 1
+        state.skipped_in_row += 1
+        what = self._describe(state.step, self._mean_over_ranks(numbers).tolist())
+        if state.skipped_in_row == MOST_SKIPPED:
+            raise ValueError(
+                f"{MOST_SKIPPED} steps in a row were left out, at last as {what}: if such images are sound, "
+                f"{self._remedy}"
+            )
+        if distributed.rank() == 0:
+            logger.warning("left out a step: %s", what)
+
+    def _describe(self, step: int, numbers: list[float]) -> str:
+        """What is not finite in a step counted from 1, and on which images."""
+        found = dict(zip(self._names, numbers, strict=True))
+        what = f"the loss of step {step} is {found['loss']:g}"
+        if math.isfinite(found["loss"]):
+            what += f" but a gradient {found['gradient']:g}"
+        stream = SampleStream(len(self._train_set), self._seed)
+        positions = batch_positions(step - 1, batch_size=self._optim.batch_size)
+        images = ", ".join(self._train_set.name(stream.sample_at(position)) for position in positions)
+        return f"{what}, on {images}"
