@@ -67,7 +67,7 @@ def leave_out(bad: Collection[int], patch: pytest.MonkeyPatch) -> None:
     def step(*args: Any, **settings: Any) -> Losses:
         if int(args[3].positions[0]) // BATCH + 1 in bad:
             contrast = None if args[1] is None else nan
-            return Losses(nan, nan, contrast, auxiliary=None, gradient=nan, kept=False)
+            return Losses(nan, nan, contrast, auxiliary=None, gradient_norm=nan, kept=False)
         return original(*args, **settings)
 
     patch.setattr(loop, "train_step", step)
@@ -105,6 +105,7 @@ def test_skip_leaves_a_bad_step_out_to_the_bit(
     rows = ranks[0][0]
     assert [row["skipped"] for row in rows if row["kind"] == "train"] == [0, 0, 1, 0, 0]
     assert rows[2]["loss"] is None
+    assert rows[3]["gradient_norm"] > 0
     assert read_rows(open_storage(settings)) == rows
     assert_same_end(settings, replace(settings, {"run.name": "b"}))
     with pytest.raises(AssertionError):

@@ -16,8 +16,8 @@ class Progress:
     """Shows rows as they come: a live bar on a terminal, else one plain line per row.
 
     Used as a context manager. Train rows have step, steps, loss, ce, contrast (without in the plain network),
-    auxiliary (with an auxiliary head), lr, images_per_second and attempt, and where steps may be left out
-    skipped, with losses of None if all were; eval rows step, miou, pixel_accuracy and iou.
+    auxiliary (with an auxiliary head), gradient_norm, lr, images_per_second and attempt, and where steps may
+    be left out skipped, with losses of None if all were; eval rows step, miou, pixel_accuracy and iou.
     """
 
     def __init__(self, console: Console | None = None):

@@ -48,7 +48,7 @@ class Meter:
             ValueError: it was left out, as ``MOST_SKIPPED`` in a row now.
         """
         parts = {"loss": losses.total, "ce": losses.ce, "contrast": losses.contrast}
-        parts |= {"auxiliary": losses.auxiliary, "gradient": losses.gradient}
+        parts |= {"auxiliary": losses.auxiliary, "gradient_norm": losses.gradient_norm}
         found = {name: part for name, part in parts.items() if part is not None}
         self._names = list(found)
         numbers = torch.stack(list(found.values())).to(torch.float64)
@@ -71,7 +71,6 @@ class Meter:
                 self._check_finite(step, numbers)
             means = steps.mean(dim=0).tolist()
         row: Row = dict(zip(self._names, means, strict=True))
-        del row["gradient"]
         if self._optim.non_finite == "skip":
             row["skipped"] = self._skipped
         pace = self.steps * self._optim.batch_size / (time.perf_counter() - self._since)
@@ -106,7 +105,7 @@ class Meter:
         found = dict(zip(self._names, numbers, strict=True))
         what = f"the loss of step {step} is {found['loss']:g}"
         if math.isfinite(found["loss"]):
-            what += f" but a gradient {found['gradient']:g}"
+            what += f" but the norm of its gradients {found['gradient_norm']:g}"
         stream = SampleStream(len(self._train_set), self._seed)
         positions = batch_positions(step - 1, batch_size=self._optim.batch_size)
         images = ", ".join(self._train_set.name(stream.sample_at(position)) for position in positions)

@@ -23,8 +23,8 @@ class Losses(NamedTuple):
     ce: Tensor
     contrast: Tensor | None
     auxiliary: Tensor | None
-    gradient: Tensor
-    """The largest magnitude in the global batch's gradients, before clipping; not finite if one is not."""
+    gradient_norm: Tensor
+    """Of the global batch, before clipping; not finite if one gradient is not."""
     kept: bool = True
     """Whether the step has changed anything."""
 
@@ -52,7 +52,7 @@ def train_step(
         auxiliary_weight: of the auxiliary head's cross-entropy, where the network has such a head.
         class_weights: [C] for the cross-entropies.
         autocast: dtype of the network's operators; the losses stay in float32.
-        skip_non_finite: where the loss or a gradient is not finite on any rank, change nothing: neither
+        skip_non_finite: where a rank's loss or the gradients' norm is not finite, change nothing: neither
             weights and momentum nor BatchNorm's statistics and the memory. Waits for the GPU.
     """
     statistics = [buffer.clone() for buffer in network.buffers()] if skip_non_finite else []
@@ -70,11 +70,11 @@ def train_step(
 
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    gradient = _largest_gradient(optimizer)
-    kept = not skip_non_finite or _finite_on_all_ranks(total.detach(), gradient)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters(optimizer) if p.grad is not None])
+    kept = not skip_non_finite or _finite_on_all_ranks(total.detach(), norm)
     if kept:
         if clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters(optimizer), clip_norm)
+            nn.utils.clip_grads_with_norm_(parameters(optimizer), clip_norm, norm)
         optimizer.step()
         if contrast is not None:
             contrast.keep()
@@ -86,7 +86,7 @@ def train_step(
         ce=ce.detach(),
         contrast=None if term is None else term.detach(),
         auxiliary=None if auxiliary is None else auxiliary.detach(),
-        gradient=gradient,
+        gradient_norm=norm,
         kept=kept,
     )
 
@@ -101,11 +101,6 @@ def _contrast(network: nn.Module, contrast: PixelContrast, batch: Batch, output:
     if head.pixelwise:
         return contrast(output.features, batch.labels, output.logits, project=head.rows, **kept)
     return contrast(head(output.features), batch.labels, output.logits, **kept)
-
-
-def _largest_gradient(optimizer: SGD) -> Tensor:
-    gradients = [p.grad for p in parameters(optimizer) if p.grad is not None]
-    return nn.utils.get_total_norm(gradients, float("inf"))
 
 
 def _finite_on_all_ranks(*numbers: Tensor) -> bool:
