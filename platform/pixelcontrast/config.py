@@ -5,6 +5,7 @@ value raises ``pydantic.ValidationError`` (a ``ValueError``), and ``explain`` tu
 mistake. Keys are written with dots (``"contrast.temperature"``), on the command line as in ``replace``.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -321,6 +322,12 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     return {
         key: (before[key], after[key]) for key in after if key not in PLACEMENT and before[key] != after[key]
     }
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """Identifies what is trained: sha256 of every value but those of ``PLACEMENT``."""
+    deciding = {key: value for key, value in flatten(experiment).items() if key not in PLACEMENT}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option: str) -> None:

@@ -25,6 +25,7 @@ def counting(experiment: Experiment, /, *, device: torch.device, report: Report,
             "threads": torch.get_num_threads(),
             "omp": os.environ["OMP_NUM_THREADS"],
             "address": os.environ["RAY_ADDRESS"],
+            "commit": os.environ.get("PIXELCONTRAST_COMMIT"),
             "device": device.type,
             "root": experiment.data.root,
         }

@@ -22,6 +22,7 @@ from pixelcontrast.cluster.watch import Bounds
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
 
 pytestmark = pytest.mark.timeout(180)
+PATHS = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
 
 
@@ -32,7 +33,7 @@ def cluster() -> Iterator[Connection]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         # Ray's processes import the loops too.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", PATHS)
         before = set(psutil.Process().children(recursive=True))
         with connect(min_cpus=2) as connection:
             started = set(psutil.Process().children(recursive=True)) - before
@@ -75,8 +76,11 @@ def listening() -> list[tuple[str, str]]:
     return sockets
 
 
-def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(cluster, experiment):
+def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
+    cluster, experiment, monkeypatch
+):
     rows, sockets = [], []
+    monkeypatch.setenv("PIXELCONTRAST_COMMIT", "0123abc")  # after Ray's start: the launcher hands it on
 
     def on_row(row: dict) -> None:
         rows.append(row)
@@ -87,8 +91,9 @@ def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(cl
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert {row["sum"] for row in rows} == {3.0}
     assert {row["pid"] for row in rows} != {os.getpid()}
-    seen = ("threads", "omp", "address", "device", "root")
-    assert tuple(rows[0][name] for name in seen) == (1, "1", cluster.address, "cpu", experiment.data.root)
+    seen = ("threads", "omp", "address", "commit", "device")
+    assert tuple(rows[0][name] for name in seen) == (1, "1", cluster.address, "0123abc", "cpu")
+    assert rows[0]["root"] == experiment.data.root
     assert len([name for _, name in sockets if "RayTrainWorker" in name]) >= 2
     assert {address.removeprefix("::ffff:") for address, _ in sockets} == {"127.0.0.1"}
     assert (Path(experiment.run.storage) / "tiny" / ".ray").is_dir()
@@ -225,7 +230,7 @@ _launch(from_json(sys.argv[1]), on_row=on_row, loop=cluster_loops.endless)
 @pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_behind(experiment, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", PATHS)
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER, to_json(experiment)], stdout=subprocess.PIPE, text=True
     ) as driver:

@@ -114,7 +114,10 @@ def test_finished_run_says_so(finished: tuple[Experiment, list[dict[str, Any]]])
     run = open_storage(settings)
     for name in (result["checkpoint"], result["best_checkpoint"]):
         provenance = json.loads(checkpoint.load(run, name)["provenance.json"])
-        assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+        assert provenance == result["provenance"]
+    assert {"git", "source", "configuration", "data", "versions", "machine"} <= result["provenance"].keys()
+    counts = ("threads", "seed", "world_size", "attempt")
+    assert [result["provenance"][name] for name in counts] == [1, 0, 1, 1]
 
 
 def test_another_configuration_is_refused_by_key(finished: tuple[Experiment, list[dict[str, Any]]]) -> None:
@@ -159,6 +162,26 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(
     fit(settings)
     assert_same_run(settings, reference, expected)
     assert [row["attempt"] for row in metrics(settings)][-1] == 2
+
+
+def test_a_run_that_goes_on_under_other_conditions_says_so(
+    finished: tuple[Experiment, list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = replace(finished[0], {"run.storage": str(tmp_path)})
+    fit_until(3, settings, monkeypatch)
+    fit_until(0, settings, monkeypatch)
+    assert "threads was" not in caplog.text
+    torch.set_num_threads(2)
+    try:
+        fit_until(0, settings, monkeypatch)
+    finally:
+        torch.set_num_threads(1)
+    assert "written under other conditions: threads was 1 and is now 2" in caplog.text
+    lines = open_storage(settings).read("attempts.jsonl").splitlines()
+    assert [json.loads(line)["changed"] for line in lines] == [{}, {}, {"threads": [1, 2]}]
 
 
 def fit_until(step: int, settings: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
+import contextlib
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -95,6 +96,52 @@ def test_differences_leave_out_placement() -> None:
         },
     )
     assert config.differences(EXPERIMENT, changed) == {"contrast.temperature": (0.1, 0.2)}
+
+
+ONE_WORKER = replace(EXPERIMENT, {"run.workers": "1"})
+
+
+def others(value: Any) -> list[Any]:
+    """Values like this one, of which a field allows one, unless it is a choice of words."""
+    match value:
+        case bool():
+            return [not value]
+        case int() | float():
+            return [value + 1, value / 2, value / 2 + 0.1]
+        case None:
+            return [1, [1.0] * 19]
+        case list():
+            return [[number * 2 for number in value], [number / 2 for number in value]]
+    return [f"{value}s"]
+
+
+def changed(key: str, value: Any) -> Experiment:
+    """The experiment with another allowed value of a key."""
+    section, _, name = key.partition(".")
+    field = type(getattr(ONE_WORKER, section)).__pydantic_fields__[name]
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str | int)]
+    for other in [*choices, *others(value)]:
+        if other != value:
+            with contextlib.suppress(ValidationError):
+                return replace(ONE_WORKER, {key: other})
+    raise AssertionError(f"no other value of {key} found")
+
+
+def test_the_fingerprint_is_of_what_is_trained() -> None:
+    first = config.fingerprint(ONE_WORKER)
+    for key, value in config.flatten(ONE_WORKER).items():
+        other = replace(ONE_WORKER, {key: "3"}) if key == "run.workers" else changed(key, value)
+        assert config.flatten(other)[key] != value
+        assert (config.fingerprint(other) == first) == (key in config.PLACEMENT), key
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, written = config.fingerprint(EXPERIMENT), json.loads(config.to_json(EXPERIMENT))
+    backwards = {section: dict(reversed(fields.items())) for section, fields in reversed(written.items())}
+    assert config.fingerprint(config.from_json(json.dumps(backwards))) == first
+    flat = dict(reversed(config.flatten(EXPERIMENT).items()))
+    monkeypatch.setattr(config, "flatten", lambda _: flat)  # as if the fields were defined in another order
+    assert config.fingerprint(EXPERIMENT) == first
 
 
 def test_placement_names_real_keys() -> None:

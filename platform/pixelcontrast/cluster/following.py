@@ -1,6 +1,7 @@
 """The driver's side of a training: what it hears from the workers, and what it does about it. Imports Ray."""
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -210,6 +211,8 @@ def _start_launcher(bounds: Bounds) -> Any:
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{bounds.placement_attempt_s:g}",
     }
+    if "PIXELCONTRAST_COMMIT" in os.environ:
+        environment["PIXELCONTRAST_COMMIT"] = os.environ["PIXELCONTRAST_COMMIT"]
     actor: Any = ray.remote(Launcher)
     return actor.options(
         num_cpus=0,

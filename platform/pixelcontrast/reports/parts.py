@@ -11,6 +11,8 @@ from pixelcontrast.training.storage import Storage
 
 _RECORDED = {
     "git": "code (git commit)",
+    "source": "code (hash of its files)",
+    "configuration": "configuration (hash)",
     "machine": "machine",
     "world_size": "workers",
     "threads": "threads per worker",
@@ -68,7 +70,7 @@ def provenance(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]] =
 def _differences(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     if len(others) < 2:
         return ""
-    keys = ("git", "versions", "machine", "world_size", "threads", "data")
+    keys = ("git", "source", "versions", "machine", "world_size", "threads", "data")
     labels = _RECORDED | {"versions": "versions", "data": "data"}
     mixed = [labels[key] for key in keys if any(other.get(key) != attempt.get(key) for other in others)]
     if mixed:

@@ -1,46 +1,111 @@
-"""Where a result comes from: code, versions, machine, threads, seed, workers."""
+"""Where a result comes from: code, configuration, versions, machine, threads, seed, workers."""
 
+import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pixelcontrast import distributed
+from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 
-_PACKAGES = ("pixelcontrast", "torch", "torchvision", "timm", "numpy", "ray")
+COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
+"""Names the commit where the package's files have no git around them, as in a job on a cluster."""
+
+_PACKAGES = ("pixelcontrast", "torch", "torchvision", "timm", "numpy", "pillow", "ray")
+_DECIDING = ("torch", "torchvision", "timm", "numpy", "pillow")
+"""Packages whose other version may give other bits."""
+_PACKAGE = Path(__file__).parents[1]
 
 
 def collect(experiment: Experiment, *, device: torch.device) -> dict[str, Any]:
-    """What another person needs to know to repeat this attempt, as plain JSON values."""
-    on_cuda = device.type == "cuda"
+    """What another person needs to know to repeat this attempt, as plain JSON values; call it on every rank.
+
+    The machine is that of all ranks, threads and versions are this rank's.
+    """
     return {
         "git": _git_state(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
-        "machine": torch.cuda.get_device_name(device)
-        if on_cuda
-        else platform.processor() or platform.machine(),
+        "source": source_hash(),
+        "configuration": config.fingerprint(experiment),
+        "versions": versions(),
+        "machine": "; ".join(dict.fromkeys(distributed.gather_objects(_machine(device)))),
+        "device": device.type,
         "threads": torch.get_num_threads(),
         "world_size": distributed.world_size(),
         "seed": experiment.run.seed,
     }
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of what the same bits depend on, beside configuration and data: name → (before, now) where they differ.
+
+    What an older version did not record is left out.
+    """
+    old, new = _deciding(before), _deciding(now)
+    return {name: (old[name], new[name]) for name in old if name in new and old[name] != new[name]}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that matter; ``not installed`` is also one that came with a job."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def source_hash() -> str:
+    """Identifies the code, also without git: sha256 of names and contents of the package's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py"), key=Path.as_posix):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(_PACKAGE).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def processor() -> str:
+    """The CPU's name, with the instructions that torch uses on it: virtual machines often hide the former."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = next(iter(names), platform.processor() or platform.machine())
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _machine(device: torch.device) -> str:
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return gpu + processor()
+
+
+def _deciding(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        key: provenance[key] for key in ("source", "machine", "threads", "world_size") if key in provenance
+    }
+    installed = provenance.get("versions", {})
+    return found | {name: installed[name] for name in _DECIDING if name in installed}
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # sent to the cluster with a job, not installed
+    except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
 def _git_state() -> str:
     """The commit, ``-dirty`` where files differ from it; ``unknown`` where the code came without one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Of the package's own repository, not of one that an installation happens to lie in.
+    if _git("ls-files", "--error-unmatch", "training/provenance.py") is not None:
+        found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        if found:
+            return found
+    return os.environ.get(COMMIT_VARIABLE, "").strip() or "unknown"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where it fails or is not there."""
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -47,10 +47,13 @@ class Recorder:
         self._device, self._autocast, self._report_row = device, autocast, report
         self._provenance = provenance.collect(experiment, device=device)
         self._provenance["data"] = {"train": train_set.fingerprint, "val": val_set.fingerprint}
+        self._provenance["images"] = {"train": len(train_set), "val": len(val_set)}
+        self._changed: dict[str, tuple[object, object]] = {}
         self._run = open_storage(experiment)
         skipped = self._restore()
         self._saved = state.step
         self._attempt = distributed.broadcast_object(count_attempts(self._run) + 1)
+        self._provenance["attempt"] = self._attempt
         self._log: RunLog | None = None
         if distributed.rank() == 0:
             self._log = RunLog(
@@ -127,11 +130,23 @@ class Recorder:
         name, skipped = distributed.broadcast_object(found)
         if name is not None:
             parts = checkpoint.load(self._run, name)
-            self._check_same_data(json.loads(parts["provenance.json"])["data"])
+            before = json.loads(parts["provenance.json"])
+            self._check_same_data(before["data"])
             self._state.restore(parts)
+            self._changed = provenance.differences(before, self._provenance)
             if distributed.rank() == 0:
                 logger.info("going on from %s", name)
+                self._warn_of_changes()
         return skipped
+
+    def _warn_of_changes(self) -> None:
+        changes = [f"{name} was {old} and is now {new}" for name, (old, new) in self._changed.items()]
+        if changes:
+            logger.warning(
+                "the checkpoint was written under other conditions: %s. The run goes on, but may not "
+                "end with the bits of one that was never interrupted",
+                "; ".join(changes),
+            )
 
     def _check_same_data(self, fingerprints: dict[str, str]) -> None:
         """``data.root`` may have moved, but positions in the sample stream must mean the same images."""
@@ -150,6 +165,7 @@ class Recorder:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "from_step": self._state.step,
             "skipped_checkpoints": skipped,
+            "changed": self._changed,
             "placement": {key: settings[key] for key in sorted(config.PLACEMENT)},
             **self._provenance,
         }
