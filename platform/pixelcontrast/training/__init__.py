@@ -4,5 +4,6 @@ from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check, check_inputs
 from pixelcontrast.training.trained import load_model
+from pixelcontrast.training.verify import verify
 
-__all__ = ["check", "check_inputs", "fit", "load_model", "memory_bytes"]
+__all__ = ["check", "check_inputs", "fit", "load_model", "memory_bytes", "verify"]

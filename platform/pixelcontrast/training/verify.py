@@ -1,0 +1,258 @@
+"""Is everything in a run's folder as it was written, and does it fit together? Nothing is changed."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pixelcontrast import config
+from pixelcontrast.config import Experiment
+from pixelcontrast.training import checkpoint
+from pixelcontrast.training.contents import check_contents
+from pixelcontrast.training.run_folder import Row
+from pixelcontrast.training.storage import Storage
+
+_PARTIAL = "of an interrupted writing; the run removes or replaces it when it goes on"
+
+
+class Line(NamedTuple):
+    """What was found about a file or folder; ``left over`` harms nothing."""
+
+    state: Literal["ok", "DAMAGED", "left over"]
+    name: str
+    text: str
+
+
+def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
+    """Look at every file of a run that is not running now but TensorBoard's events and Ray's own.
+
+    Checkpoints are compared with their manifests (size, sha256) and loaded without executing code; the
+    metrics must be in order and agree with checkpoints and result.
+
+    Args:
+        location: the run's folder, ``<storage>/<name>``: a local one, or a URI that ``pyarrow.fs`` reads.
+
+    Yields:
+        A line for every damage and every part that is sound, as it is found.
+
+    Raises:
+        ValueError: no run lies there.
+    """
+    run = Storage(os.fspath(location))
+    if not any(run.exists(name) for name in ("experiment.json", "metrics.jsonl", checkpoint.FOLDER)):
+        raise ValueError(f"{run.location}: there is no run here")
+    return _Verification(run).lines()
+
+
+class _Verification:
+    """Of one run; what could be read of a file stays for the comparison with the next ones."""
+
+    def __init__(self, run: Storage):
+        self._run = run
+        self._experiment: Experiment | None = None
+        self._attempts: list[Row] | None = None
+        self._rows: list[Row] | None = None
+
+    def lines(self) -> Iterator[Line]:
+        yield from self._file("experiment.json", self._check_experiment)
+        yield from self._file("attempts.jsonl", self._check_attempts)
+        yield from self._file("metrics.jsonl", self._check_metrics)
+        yield from self._checkpoints()
+        for name in self._run.names("overlays"):
+            if not name.startswith("."):
+                yield from self._file(f"overlays/{name}", _check_picture)
+        for name, check in {
+            "confusion.json": self._check_confusion,
+            "result.json": self._check_result,
+        }.items():
+            if self._run.exists(name):
+                yield from self._file(name, check)
+        if self._run.exists("result.json"):
+            yield from self._file("metrics.parquet", self._check_table)
+        for folder in ("", "overlays"):
+            for name in self._run.names(folder):
+                if name.startswith(".") and name.endswith(".partial"):
+                    yield Line("left over", f"{folder}/{name}".lstrip("/"), _PARTIAL)
+
+    def _file(self, name: str, check: Callable[[bytes], str]) -> Iterator[Line]:
+        """The line about a file, of which ``check`` says what it holds or raises what is wrong."""
+        if not self._run.exists(name):
+            yield Line("DAMAGED", name, "is missing")
+            return
+        try:
+            text = check(self._run.read(name))
+        except (LookupError, TypeError, AttributeError) as error:
+            yield Line("DAMAGED", name, f"does not hold what it should: {type(error).__name__}: {error}")
+        except (ValueError, OSError) as error:
+            yield Line(
+                "DAMAGED", name, config.explain(error) if isinstance(error, ValueError) else str(error)
+            )
+        else:
+            yield Line("ok", name, text)
+
+    def _check_experiment(self, content: bytes) -> str:
+        self._experiment = config.from_json(content)
+        return f"configuration {config.fingerprint(self._experiment)[:12]}"
+
+    def _check_attempts(self, content: bytes) -> str:
+        rows = _read_lines(content)
+        _require(
+            [row["attempt"] for row in rows] == [*range(1, len(rows) + 1)], "attempts are not 1, 2, 3, …"
+        )
+        self._attempts = rows
+        return f"{len(rows)} attempts"
+
+    def _check_metrics(self, content: bytes) -> str:
+        rows, seen = _read_lines(content), set()
+        last: Mapping[str, Any] = {"step": 0, "attempt": 1}
+        for number, row in enumerate(rows, start=1):
+            for key in ("step", "attempt"):
+                text = f"line {number} has {key} {row[key]} after {last[key]}"
+                _require(row[key] >= last[key], text)
+            what = row["kind"], row["step"]
+            _require(what not in seen, f"line {number} is a second {row['kind']} row of step {row['step']}")
+            _require(row["kind"] != "eval" or "miou" in row, f"line {number} has no mIoU")
+            seen.add(what)
+            last = row
+        if self._experiment is not None:
+            steps = self._experiment.optim.steps
+            _require(last["step"] <= steps, f"step {last['step']} is beyond the last, {steps}")
+        if self._attempts is not None:
+            starts = len(self._attempts)
+            _require(not rows or last["attempt"] <= starts, f"attempt {last['attempt']} of {starts}")
+        self._rows = rows
+        return f"{len(rows)} rows to step {last['step']}"
+
+    def _checkpoints(self) -> Iterator[Line]:
+        found = self._run.names(checkpoint.FOLDER)
+        newest: tuple[str, Row] | None = None
+        for name in found:
+            folder = f"{checkpoint.FOLDER}/{name}"
+            writing = not self._run.is_local and not self._run.exists(f"{folder}/{checkpoint.MANIFEST}")
+            if name.startswith(".") or writing:
+                yield Line("left over", folder, _PARTIAL)
+            elif not name.startswith("step-"):
+                yield Line("left over", folder, "is no checkpoint; the run's next one removes it")
+            else:
+                lines, loop = self._checkpoint(folder)
+                yield from lines
+                newest = (folder, loop) if loop else newest
+        if newest is not None and newest[1]["best_step"]:
+            best = checkpoint.folder_of(newest[1]["best_step"])
+            if best.removeprefix(f"{checkpoint.FOLDER}/") not in found:
+                yield Line("DAMAGED", best, f"is missing: {newest[0]} names it as the best")
+
+    def _checkpoint(self, folder: str) -> tuple[list[Line], Row | None]:
+        """The lines about a checkpoint, and its place in the run if it is sound."""
+        try:
+            manifest = json.loads(self._run.read(f"{folder}/{checkpoint.MANIFEST}"))
+            files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+            step = manifest["step"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return [Line("DAMAGED", f"{folder}/{checkpoint.MANIFEST}", "is missing or cannot be read")], None
+        extra = set(self._run.names(folder)) - files.keys() - {checkpoint.MANIFEST}
+        lines = [Line("left over", f"{folder}/{name}", "is not in the manifest") for name in sorted(extra)]
+        damaged: dict[str, str] = {}
+        parts: dict[str, bytes] = {}
+        for name in files:
+            try:
+                parts |= checkpoint.load(self._run, folder, only=[name])
+            except (ValueError, OSError) as error:
+                damaged[name] = str(error).removeprefix(f"{folder}/{name} ")
+        if checkpoint.folder_of(step) != folder:
+            damaged[checkpoint.MANIFEST] = f"is that of step {step}"
+        elif not damaged:
+            damaged = check_contents(parts, step=step)
+        if not damaged:
+            damaged = self._compare(parts)
+        if damaged:
+            return [*lines, *(Line("DAMAGED", f"{folder}/{name}", damaged[name]) for name in damaged)], None
+        size = sum(map(len, parts.values())) / 1e6
+        return [*lines, Line("ok", folder, f"{len(parts)} files, {size:.1f} MB")], json.loads(
+            parts["loop.json"]
+        )
+
+    def _compare(self, parts: Mapping[str, bytes]) -> dict[str, str]:
+        """What a checkpoint, sound in itself, says otherwise than the run's folder: file → text."""
+        loop, found = json.loads(parts["loop.json"]), {}
+        if self._experiment is not None:
+            changed = config.differences(self._experiment, config.from_json(parts["experiment.json"]))
+            if changed:
+                found["experiment.json"] = f"is not the run's: {', '.join(changed)}"
+        if self._rows is None:
+            return found
+        scores = {row["step"]: row["miou"] for row in self._rows if row["kind"] == "eval"}
+        if loop["step"] not in {row["step"] for row in self._rows}:
+            found["loop.json"] = f"has step {loop['step']}, of which metrics.jsonl has no row"
+        elif loop["best_step"] and scores.get(loop["best_step"]) != loop["best_miou"]:
+            found["loop.json"] = (
+                f"has mIoU {loop['best_miou']} at step {loop['best_step']} as the best, metrics.jsonl has "
+                f"{scores.get(loop['best_step'], 'none there')}"
+            )
+        return found
+
+    def _check_confusion(self, content: bytes) -> str:
+        found = json.loads(content)
+        size = len(found["classes"])
+        square = len(found["pixels"]) == size and all(len(row) == size for row in found["pixels"])
+        _require(square, f"pixels are not {size} × {size}")
+        return f"of step {found['step']}"
+
+    def _check_result(self, content: bytes) -> str:
+        result = json.loads(content)
+        for name in (result["checkpoint"], result["best_checkpoint"], result["overlays"]):
+            _require(self._run.exists(name), f"names {name}, which is missing")
+        if self._attempts is not None:
+            starts = len(self._attempts)
+            _require(
+                result["attempts"] <= starts, f"has {result['attempts']} attempts, attempts.jsonl {starts}"
+            )
+        if self._experiment is not None:
+            steps, expected = self._experiment.optim.steps, config.fingerprint(self._experiment)
+            _require(result["step"] == steps, f"is of step {result['step']}, but the run has {steps}")
+            recorded = result["provenance"].get("configuration", expected)
+            _require(recorded == expected, "is of another configuration than experiment.json")
+        if self._rows is not None:
+            scores = {row["step"]: row["miou"] for row in self._rows if row["kind"] == "eval"}
+            best = result["best"]
+            for step, miou in ((result["step"], result["miou"]), (best["step"], best["miou"])):
+                there = scores.get(step, "none there")
+                _require(there == miou, f"has mIoU {miou} at step {step}, metrics.jsonl has {there}")
+            higher = [step for step, miou in scores.items() if miou > best["miou"]]
+            _require(not higher, f"best is step {best['step']}, but metrics.jsonl has more at step {higher}")
+        return f"step {result['step']}, mIoU {result['miou']:.4f}, {result['attempts']} attempts"
+
+    def _check_table(self, content: bytes) -> str:
+        table = pq.read_table(io.BytesIO(content))  # pyarrow's errors are ValueError and OSError
+        if self._rows is not None:
+            steps = [row["step"] for row in self._rows]
+            _require(table.column("step").to_pylist() == steps, "has other rows than metrics.jsonl")
+        return f"{table.num_rows} rows"
+
+
+def _check_picture(content: bytes) -> str:
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.verify()  # checksums
+    except Exception as error:  # Pillow's decoders raise a dozen types
+        raise ValueError(f"cannot be read: {error}") from error
+    return f"{image.width}×{image.height}"
+
+
+def _read_lines(content: bytes) -> list[Row]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"line {number} is no JSON: {error}") from error
+    return rows
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
