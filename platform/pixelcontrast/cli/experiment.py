@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pixelcontrast.cli.options import Command, parse_command
 from pixelcontrast.cli.search import search_space, study_arms
 from pixelcontrast.cli.terminal import failures_told, messages_shown, refuse
+from pixelcontrast.cluster.job import check_job_paths
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
 
@@ -25,8 +26,9 @@ def main(
     """
     search = search or Search()
     command = parse_command(experiment, search, description=description)
-    if prepare is not None:
-        with failures_told(resume="The same command begins again."):
+    with failures_told(resume="The same command begins again."):
+        check_job_paths(command.experiment)
+        if prepare is not None:
             prepare(command.experiment)
     if command.search.trials is not None and command.arms is not None:
         refuse("--search.trials searches the space and --search.arms compares arms: give one of them")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pixelcontrast.cluster.job import check_job_paths
 from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.placement import (
     check_memory_fits,
@@ -33,7 +34,7 @@ def launch(experiment: Experiment, *, on_row: Callable[[Row], None]) -> None:
         on_row: called in this thread with every row of metrics, in order and once each, as training goes on.
 
     Raises:
-        ValueError: the memory of the contrast does not fit on a node.
+        ValueError: the memory of the contrast does not fit on a node, or a path is relative in a job.
         LaunchError: the workers do not fit on the cluster, got no place in time, or failed for good; the text
             is the first cause.
         Interrupted: by a signal; the same call goes on from the checkpoint.
@@ -75,7 +76,12 @@ def _launch(
 
 
 def absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs stay as they are."""
+    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs stay as they are.
+
+    Raises:
+        ValueError: relative paths in a job.
+    """
+    check_job_paths(experiment)
     data, run, model = experiment.data, experiment.run, experiment.model
     weights = model.weights if model.weights in ("none", "timm") else _absolute(model.weights)
     return replace(

@@ -1,0 +1,28 @@
+"""What differs where the driver is a job, submitted to a cluster with ``ray job submit``."""
+
+import os
+from pathlib import Path
+
+from pixelcontrast.config import Experiment
+
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the command of a job and for nothing else (its name really ends so)."""
+
+
+def check_job_paths(experiment: Experiment) -> None:
+    """Refuse relative paths in a job, where they would lead into a copy that Ray deletes when it ends.
+
+    Raises:
+        ValueError: ``run.storage`` or ``data.root`` is relative, and this process is a job's driver.
+    """
+    if _IN_A_JOB not in os.environ:
+        return
+    for key, path, allowed in (
+        ("run.storage", experiment.run.storage, "a URI (s3://bucket/runs) or an absolute path"),
+        ("data.root", experiment.data.root, "an absolute path"),
+    ):
+        if "://" not in path and not Path(path).expanduser().is_absolute():
+            raise ValueError(
+                f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours on "
+                f"one node, and Ray deletes it. Give {allowed} that every node of the cluster reaches."
+            )
