@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 def tracked_files() -> list[str]:
     """Paths, from the root, of the files that git tracks; skips the test where this is no checkout."""
     try:
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"needs git and a checkout: {error}")
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]

@@ -5,13 +5,13 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-import repository
-import strict_yaml
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.runtime_env.packaging import create_package
 from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
+import repository
+import strict_yaml
 from pixelcontrast.cluster.launch import absolute_paths
 from pixelcontrast.config import Data, Experiment, Run
 

@@ -23,6 +23,6 @@ def check_job_paths(experiment: Experiment) -> None:
     ):
         if "://" not in path and not Path(path).expanduser().is_absolute():
             raise ValueError(
-                f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours on "
-                f"one node, and Ray deletes it. Give {allowed} that every node of the cluster reaches."
+                f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours, "
+                f"which Ray deletes. Give {allowed} that every node of the cluster reaches."
             )

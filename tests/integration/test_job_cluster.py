@@ -1,0 +1,242 @@
+"""Jobs on a real head, from a copy of the repository; the head's interpreter lacks the package.
+
+The five took 4 min 50 s, of which the head's start and end 60 s (two cores, other work beside them).
+"""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+import repository
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ORIGINS = """
+
+import os as _os, sys as _sys
+with open(_os.environ["ORIGINS"], "a") as _file:
+    _file.write(f"{_os.getpid()} {__file__}\\n")
+"""
+"""Appended to modules of the copy: every process that imports one says which file it has taken."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node, and a copy of the repository to submit from.
+
+    Attributes:
+        python: of the cluster; everything but the package can be imported.
+        environment: of the cluster and of who submits.
+    """
+
+    url: str
+    python: Path
+    clone: Path
+    origins: Path
+    environment: dict[str, str]
+    pid: int
+
+    @property
+    def client(self) -> JobSubmissionClient:
+        """Ray's own client, with the cluster's token."""
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        return JobSubmissionClient(self.url, headers={"Authorization": f"Bearer {token}"})
+
+    def submit(self, *arguments: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command of the README."""
+        command = ["job", "submit", "--address", self.url, "--runtime-env", "clusters/runtime_env.yaml"]
+        command += [] if wait else ["--no-wait"]
+        return self.ray(*command, "--", "python", "experiments/small_search.py", *arguments)
+
+    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self.python), "-m", "ray.scripts.scripts", *arguments]
+        return subprocess.run(
+            command, cwd=self.clone, env=self.environment, capture_output=True, text=True, check=False
+        )
+
+    def imported_from(self) -> dict[str, set[str]]:
+        """Module → files that processes took it from, since the last call."""
+        found: dict[str, set[str]] = {}
+        for line in self.origins.read_text().splitlines():
+            _, path = line.split(" ", 1)
+            found.setdefault("/".join(Path(path).parts[-2:]), set()).add(path)
+        self.origins.unlink()
+        return found
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """Started as on a cluster, but listening on 127.0.0.1 only; afterwards nothing of it is left."""
+    folder = tmp_path_factory.mktemp("head")
+    clone, token = folder / "clone", folder / "token"
+    repository.copy_to(clone)
+    (clone / "experiments/small_search.py").write_text(
+        Path(__file__).with_name("small_search.py").read_text()
+    )
+    package = clone / "platform/pixelcontrast"
+    for module in ("__init__.py", "cli/experiment.py", "cluster/worker.py", "cluster/trial.py"):
+        (package / module).write_text((package / module).read_text() + ORIGINS)
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    python = venv_without_the_package(folder / "venv")
+    port, dashboard_port = free_ports(2)
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("RAY", "PYTHON"))}
+    environment |= {
+        "PATH": f"{python.parent}:{environment['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "ORIGINS": str(folder / "origins"),
+    }
+    with ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp"))
+        command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", temporary]
+        command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
+        command += ["--dashboard-agent-listen-port", "0", "--num-cpus", "2"]
+        command += ["--object-store-memory", str(128 * 2**20)]
+        log = stack.enter_context((folder / "head.log").open("w"))
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        stack.callback(stop, process)
+        url = f"http://127.0.0.1:{dashboard_port}"
+        found = Head(url, python, clone, folder / "origins", environment, process.pid)
+        give_up = time.monotonic() + 120
+        while found.ray("job", "list", "--address", found.url).returncode:
+            assert process.poll() is None, (folder / "head.log").read_text()
+            assert time.monotonic() < give_up, (folder / "head.log").read_text()
+            time.sleep(1)
+        yield found
+
+
+def venv_without_the_package(folder: Path) -> Path:
+    """An interpreter with this one's packages, but for those that are installed by a .pth file, as ours."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "all.pth").write_text(sysconfig.get_path("purelib"))
+    python = folder / "bin/python"
+    command = [str(python), "-c", "import torch, ray, pixelcontrast"]
+    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
+    assert "No module named 'pixelcontrast'" in done.stderr
+    return python
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End the head as ``ray start --block`` wants it, and see that nothing is left."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    for left in alive:
+        left.kill()
+    assert not alive
+
+
+def places(scenes: Path, storage: Path) -> list[str]:
+    return ["--data.root", str(scenes), "--run.storage", str(storage)]
+
+
+def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
+    done = head.submit(*places(scenes, tmp_path), "--optim.steps", "6", "--run.workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 6/6  CE " in done.stdout
+    result = json.loads((tmp_path / "small/result.json").read_text())
+    assert 0 <= result["miou"] <= 1
+    found = head.imported_from()
+    assert {"pixelcontrast/__init__.py", "cli/experiment.py", "cluster/worker.py"} <= found.keys()
+    for path in set.union(*found.values()):
+        assert "/runtime_resources/py_modules_files/_ray_pkg_" in path
+
+
+def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
+    done = head.submit(*places(scenes, tmp_path), "--optim.steps", "3", "--search.trials", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "report   " in done.stdout
+    assert len(list((tmp_path / "small-search").glob("*/metrics.jsonl"))) == 2
+    found = head.imported_from()
+    assert "cluster/trial.py" in found
+    for path in set.union(*found.values()):
+        assert "/runtime_resources/py_modules_files/_ray_pkg_" in path
+
+
+def test_what_is_missing_on_the_cluster_is_said_and_the_job_has_failed(
+    head: Head, scenes: Path, tmp_path: Path
+):
+    cases = [
+        (["--data.root", str(scenes)], 2, "run.storage is 'runs', a relative path. This is a job"),
+        (places(tmp_path / "nowhere", tmp_path), 2, "nowhere: no such folder"),
+        (places(scenes, Path("/proc/runs")), 2, "run.storage: /proc/runs/small cannot be written"),
+        (
+            [*places(scenes, tmp_path), "--run.cpus-per-worker", "3"],
+            1,
+            "1 node with 2 CPUs, where none would fit",
+        ),
+    ]
+    for arguments, status, message in cases:
+        done = head.submit(*arguments)
+        assert done.returncode == 1
+        assert message in done.stdout
+        assert "Traceback" not in done.stdout
+        (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", done.stdout)
+        info = head.client.get_job_info(job)
+        assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, status)
+
+
+def test_a_stopped_job_is_given_time_to_end(head: Head):
+    runtime_env = ["--runtime-env", "clusters/runtime_env.yaml"]
+    (head.clone / "experiments/late.sh").write_text(
+        "trap 'sleep 6; echo ended by itself; exit' TERM; echo began; while true; do sleep 0.1; done"
+    )
+    command = ("sh", "experiments/late.sh")
+    submitted = head.ray("job", "submit", "--no-wait", "--address", head.url, *runtime_env, "--", *command)
+    (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", submitted.stdout)
+    give_up = time.monotonic() + 60
+    while "began" not in head.client.get_job_logs(job):
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    head.client.stop_job(job)
+    while head.client.get_job_status(job) != JobStatus.STOPPED:
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    assert "ended by itself" in head.client.get_job_logs(job)
+
+
+def test_a_stopped_training_says_how_to_go_on(head: Head, scenes: Path, tmp_path: Path):
+    arguments = [*places(scenes, tmp_path), "--optim.steps", "100000", "--run.eval-interval", "100000"]
+    done = head.submit(*arguments, wait=False)
+    (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", done.stdout)
+    give_up = time.monotonic() + 180
+    while not list(tmp_path.glob("small/checkpoints/step-*")):
+        assert time.monotonic() < give_up, head.ray("job", "logs", "--address", head.url, job).stdout
+        time.sleep(0.5)
+    stopped = head.ray("job", "stop", "--address", head.url, job)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    logs = head.ray("job", "logs", "--address", head.url, job).stdout
+    assert "Stopped. The same command goes on from the newest checkpoint." in logs
+    left = [process.name() for process in psutil.Process(head.pid).children(recursive=True)]
+    assert not [name for name in left if "RayTrainWorker" in name]
