@@ -285,6 +285,23 @@ def test_ray_reads_the_runtime_environments() -> None:
         assert RuntimeEnv(**environment, _validate=True)["env_vars"] == outer["env_vars"]
 
 
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_the_data_are_staged_once(tmp_path: Path, name: str) -> None:
+    """The command as it is, from a folder instead of a bucket."""
+    staging = content(name)["setup_commands"][-1]
+    bucket, disk = tmp_path / "bucket", tmp_path / "data"
+    (bucket / "cityscapes").mkdir(parents=True)
+    (bucket / "cityscapes/image.png").write_bytes(b"image")
+    disk.mkdir()
+    command = re.sub(r"(s3|gs)://[^\"]+", f"file://{bucket}", staging).replace("/data", str(disk))
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", command], env=environment, check=True)
+    assert (disk / "cityscapes/image.png").read_bytes() == b"image"
+    (disk / "cityscapes/image.png").unlink()
+    subprocess.run(["bash", "-c", command], env=environment, check=True)
+    assert not (disk / "cityscapes/image.png").exists()
+
+
 def run_sbatch(folder: Path, *arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
     """The batch script with stand-ins for Slurm's commands: two host names, and srun that shows its own."""
     for name, text in (
@@ -408,8 +425,10 @@ def test_the_image_installs_what_the_project_asks_for(tmp_path: Path) -> None:
     assert any(re.match(r"ray\[.*>=2\.60,<2\.61", each) for each in wanted)
 
 
-def test_the_readme_names_every_value_to_change_and_every_file() -> None:
+def test_the_readme_has_every_file_and_no_claim_of_a_launch() -> None:
     text = (CLUSTERS / "README.md").read_text()
+    assert RAY_VERSION in text
     for path in CLUSTERS.iterdir():
-        assert path.name == "README.md" or path.name in text
-    assert "CHANGE_ME" in text
+        assert path.name == "README.md" or re.search(rf"^\| `{path.name}` \|", text, re.MULTILINE)
+    for name in RULES:
+        assert re.search(rf"^\| `{name}` .* validated offline, not launched \|$", text, re.MULTILINE)
