@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util import get_node_ip_address
 
 import repository
 
@@ -37,7 +38,7 @@ with open(_os.environ["ORIGINS"], "a") as _file:
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node, and a copy of the repository to submit from.
+    """A cluster, and a copy of the repository to submit from.
 
     Attributes:
         python: of the cluster; everything but the package can be imported.
@@ -49,7 +50,6 @@ class Head:
     clone: Path
     origins: Path
     environment: dict[str, str]
-    pid: int
 
     @property
     def client(self) -> JobSubmissionClient:
@@ -81,7 +81,7 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Started as on a cluster, but listening on 127.0.0.1 only; afterwards nothing of it is left."""
+    """Two nodes, as the files in clusters/ start them: a head without CPUs, and a worker; gone afterwards."""
     folder = tmp_path_factory.mktemp("head")
     clone, token = folder / "clone", folder / "token"
     repository.copy_to(clone)
@@ -101,29 +101,38 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "ORIGINS": str(folder / "origins"),
     }
     with ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp"))
-        command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        command += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", temporary]
-        command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
-        command += ["--dashboard-agent-listen-port", "0", "--num-cpus", "2"]
-        command += ["--object-store-memory", str(128 * 2**20)]
-        log = stack.enter_context((folder / "head.log").open("w"))
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        stack.callback(stop, process)
         url = f"http://127.0.0.1:{dashboard_port}"
-        found = Head(url, python, clone, folder / "origins", environment, process.pid)
-        give_up = time.monotonic() + 120
-        while found.ray("job", "list", "--address", found.url).returncode:
-            assert process.poll() is None, (folder / "head.log").read_text()
-            assert time.monotonic() < give_up, (folder / "head.log").read_text()
-            time.sleep(1)
+        options = ["--port", str(port), "--temp-dir", temporary, "--num-cpus", "0"]
+        options += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
+        start(stack, folder / "head.log", python, environment, "--head", *options)
+        found = Head(url, python, clone, folder / "origins", environment)
+        wait_for(lambda: found.ray("job", "list", "--address", url).returncode == 0, folder / "head.log")
+        options = ["--address", f"{get_node_ip_address()}:{port}", "--num-cpus", "2"]
+        start(stack, folder / "worker.log", python, environment, *options)
+        wait_for(lambda: "Ray runtime started" in (folder / "worker.log").read_text(), folder / "worker.log")
         yield found
+
+
+def start(stack: ExitStack, log: Path, python: Path, environment: dict[str, str], *options: str) -> None:
+    """A node, until the stack closes."""
+    command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", *options]
+    command += ["--dashboard-agent-listen-port", "0", "--object-store-memory", str(128 * 2**20)]
+    output = stack.enter_context(log.open("w"))
+    process = subprocess.Popen(
+        command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    stack.callback(stop, process)
+
+
+def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 180) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, log.read_text()
+        time.sleep(0.5)
 
 
 def venv_without_the_package(folder: Path) -> Path:
@@ -194,7 +203,7 @@ def test_what_is_missing_on_the_cluster_is_said_and_the_job_has_failed(
         (
             [*places(scenes, tmp_path), "--run.cpus-per-worker", "3"],
             1,
-            "1 node with 2 CPUs, where none would fit",
+            "2 nodes with 0 CPUs; 2 CPUs, where none would fit",
         ),
     ]
     for arguments, status, message in cases:
@@ -238,5 +247,6 @@ def test_a_stopped_training_says_how_to_go_on(head: Head, scenes: Path, tmp_path
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     logs = head.ray("job", "logs", "--address", head.url, job).stdout
     assert "Stopped. The same command goes on from the newest checkpoint." in logs
-    left = [process.name() for process in psutil.Process(head.pid).children(recursive=True)]
+    importers = [int(line.split()[0]) for line in head.origins.read_text().splitlines()]
+    left = [psutil.Process(pid).name() for pid in importers if psutil.pid_exists(pid)]
     assert not [name for name in left if "RayTrainWorker" in name]
