@@ -114,7 +114,7 @@ BREAKING: dict[str, list[tuple[str, str, Any]]] = {  # file → (rule, where, wh
         ("kuberay_knows_every_field", "0 kind", "Role"),
         ("kuberay_has_the_tested_ray", "2 spec rayVersion", "2.59.0"),
         ("kuberay_has_the_tested_ray", f"{CLUSTER_POD} containers 0 image", "ray:2.60.0"),
-        ("kuberay_has_the_tested_ray", "2 spec autoscalerOptions image", "ray:2.60.0"),
+        ("kuberay_has_the_tested_ray", "2 spec autoscalerOptions image", "other:2.60.0"),
         ("kuberay_makes_a_token", "2 spec authOptions", GONE),
         ("kuberay_is_inside_only", "2 spec headGroupSpec serviceType", "LoadBalancer"),
         ("kuberay_is_inside_only", "2 spec headGroupSpec enableIngress", True),
