@@ -1,6 +1,6 @@
-"""Jobs on a real head, from a copy of the repository; the head's interpreter lacks the package.
+"""Jobs on two real nodes, from a copy of the repository; the nodes' interpreter lacks the package.
 
-The five took 4 min 50 s, of which the head's start and end 60 s (two cores, other work beside them).
+The five took 6 min 30 s, of which the nodes' start and end 80 s (two cores, other work beside them).
 """
 
 import json
