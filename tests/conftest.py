@@ -1,16 +1,20 @@
-"""One thread per process, and small generated scenes."""
+"""One thread per process, small generated scenes, and an object store."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from object_store import CREDENTIALS, ObjectStore
 from pixelcontrast.datasets import streets
 
 # With more threads than free cores, OpenMP's spinning stalls single steps for seconds.
 os.environ["OMP_NUM_THREADS"] = "1"  # for child processes
 torch.set_num_threads(1)
+# Those of the tests' own object store; nobody's real ones are used.
+os.environ |= CREDENTIALS
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     streets.write(folder, num_train=10, num_val=5, size=(64, 128), seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """A real S3 server on this machine, empty but for its bucket."""
+    with ObjectStore() as store:
+        yield store

@@ -2,11 +2,12 @@
 
 import json
 import resource
+import uuid
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
 
+from object_store import ObjectStore
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.checkpoint import CheckpointError, folder_of
 from pixelcontrast.training.storage import Storage
@@ -15,15 +16,11 @@ from processes import run_ranks
 PARTS = {"model.safetensors": b"weights" * 100, "optimizer.pt": b"momentum" * 50}
 
 
-@pytest.fixture(params=["local", "object store"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    storage = Storage(str(tmp_path / "run"))
-    if request.param == "object store":
-        # A file system of pyarrow's that is not the local one, on real files.
-        storage.fs, storage.root = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "run"
-        for step in (100, 200, 300, 400, 500):  # an object store needs no folders
-            (tmp_path / "run" / folder_of(step)).mkdir(parents=True)
-    return storage
+@pytest.fixture(params=["local", "S3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, object_store: ObjectStore) -> Storage:
+    if request.param == "S3":
+        return Storage(object_store.uri(uuid.uuid4().hex)) / "run"
+    return Storage(str(tmp_path / "run"))
 
 
 def damage(run: Storage, name: str, how: str) -> None:
@@ -62,12 +59,10 @@ def test_all_damaged_is_an_error_not_a_restart(run: Storage) -> None:
         checkpoint.newest_valid(run)
 
 
-def test_interrupted_first_writing_does_not_count_on_an_object_store(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    storage.fs, storage.root = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "run"
-    (tmp_path / "run" / folder_of(100)).mkdir(parents=True)
-    storage.write(f"{folder_of(100)}/model.safetensors", b"half")
-    name, skipped = checkpoint.newest_valid(storage)
+@pytest.mark.parametrize("run", ["S3"], indirect=True)
+def test_interrupted_first_writing_does_not_count_on_an_object_store(run: Storage) -> None:
+    run.write(f"{folder_of(100)}/model.safetensors", b"half")
+    name, skipped = checkpoint.newest_valid(run)
     assert name is None
     assert "manifest.json is missing" in skipped[0]
 
@@ -164,6 +159,7 @@ def fail_to_save(rank: int, world_size: int, run: Storage, failing: dict[int, in
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("run", ["local"], indirect=True)
 @pytest.mark.parametrize(
     ("failing", "file"),
     [
@@ -179,10 +175,31 @@ def test_a_rank_that_cannot_write_stops_all_and_the_checkpoint_before_stays(
     errors = run_ranks(3, fail_to_save, run, failing)
     assert len(set(errors)) == 1
     assert errors[0].startswith(f"rank {min(failing)}: ")
-    assert f"step-00000200{'.partial' if run.is_local else ''}/{file} cannot be written: " in errors[0]
+    assert f"step-00000200.partial/{file} cannot be written: " in errors[0]
     assert "File too large" in errors[0]
     assert checkpoint.newest_valid(run)[0] == folder_of(100)
+    assert run.names("checkpoints") == ["step-00000100"]  # the room that the parts took is free again
     run_ranks(3, save_shards, run, 200)  # and what is left does not hinder the next attempt
+    assert checkpoint.newest_valid(run)[0] == folder_of(200)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("run", ["S3"], indirect=True)
+@pytest.mark.parametrize("file", ["memory-2-of-3.safetensors", "manifest.json"])
+def test_a_rank_whose_part_the_store_refuses_stops_all(
+    run: Storage, file: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(run, 100, PARTS)
+    refused = f"{folder_of(200)}/{file}"
+    with monkeypatch.context() as patched:
+        patched.setattr(object_store, "refused", lambda method, path: method != "HEAD" and refused in path)
+        errors = run_ranks(3, fail_to_save, run, {})
+    assert len(set(errors)) == 1
+    assert errors[0].startswith(f"rank {2 if 'memory' in file else 0}: ")
+    assert f"{refused} cannot be written: " in errors[0]
+    assert "no room for this" in errors[0]
+    assert checkpoint.newest_valid(run)[0] == folder_of(100)
+    run_ranks(3, save_shards, run, 200)
     assert checkpoint.newest_valid(run)[0] == folder_of(200)
 
 

@@ -50,6 +50,7 @@ def run(experiment: Experiment) -> None:
     from pixelcontrast import training
     from pixelcontrast.cluster.launch import launch
     from pixelcontrast.cluster.progress import Progress, table
+    from pixelcontrast.training.run_folder import open_storage
 
     with failures_told(resume="The same command goes on from the newest checkpoint."):
         result = training.check(experiment)
@@ -62,10 +63,10 @@ def run(experiment: Experiment) -> None:
             print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")
     assert result is not None, "a run that ended without an error has a result"
     table(result)
-    folder = f"{experiment.run.storage}/{experiment.run.name}"
-    print(f"\nresult       {folder}/result.json")
-    print(f"predictions  {folder}/{result['overlays']}")
-    print(f"best network {folder}/{result['best_checkpoint']}/model.safetensors")
+    folder = open_storage(experiment)
+    print(f"\nresult       {(folder / 'result.json').location}")
+    print(f"predictions  {(folder / result['overlays']).location}")
+    print(f"best network {(folder / result['best_checkpoint'] / 'model.safetensors').location}")
 
 
 def _refuse_idle_options(command: Command, search: Search) -> None:
@@ -77,6 +78,6 @@ def _describe(experiment: Experiment, memory: int) -> str:
     data, optim, run = experiment.data, experiment.optim, experiment.run
     return (
         f"{experiment.model.backbone} on {data.layout} in {data.root}, {optim.steps} steps of "
-        f"{optim.batch_size} images, workers {run.workers}, in {run.storage}/{run.name}"
+        f"{optim.batch_size} images, workers {run.workers}, in {run.storage}"
         + (f"; memory of {memory / 1e6:,.1f} MB per worker" if memory else "")
     )

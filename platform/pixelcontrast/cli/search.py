@@ -34,7 +34,7 @@ def search_space(experiment: Experiment, search: Search) -> None:
         )
         _say(_describe_stopping(search, experiment))
         folder = run_search(experiment, search, progress=_Lines())
-    show_best(folder.trials(), folder.storage.location)
+    show_best(folder.trials(), folder.storage)
     _close(folder)
 
 

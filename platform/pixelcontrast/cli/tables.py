@@ -2,20 +2,23 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from pixelcontrast.training.storage import Storage
+
 _SHOWN = 10
 
 
-def show_best(trials: Sequence[Any], location: str) -> None:
+def show_best(trials: Sequence[Any], folder: "Storage") -> None:
     """The best trials that have trained to the end, and what became of all.
 
     Args:
         trials: Optuna's, with the attributes of ``search.summary``.
-        location: of the search's folder.
+        folder: the search's.
     """
     console = Console()
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -35,7 +38,8 @@ def show_best(trials: Sequence[Any], location: str) -> None:
     _show_failed(console, trials)
     if done:
         best = done[0].user_attrs
-        _say(console, f"best network {location}/{best['run']}/{best['checkpoint']}/model.safetensors")
+        network = folder / best["run"] / best["checkpoint"] / "model.safetensors"
+        _say(console, f"best network {network.location}")
 
 
 def show_arms(location: str) -> None:

@@ -58,6 +58,7 @@ def _launch(
         from pixelcontrast.cluster import nodes
         from pixelcontrast.cluster.following import Following
         from pixelcontrast.cluster.launcher import Plan
+        from pixelcontrast.training.run_folder import open_storage
 
         resources, growth = nodes.cluster_resources()
         check_placement(run, resources, growth)
@@ -68,7 +69,7 @@ def _launch(
             loop=loop,
             resources=worker_resources(run, gpu=gpu),
             loopback=nodes.on_loopback(),
-            storage=f"{run.storage.rstrip('/')}/{run.name}/.ray",
+            storage=(open_storage(experiment) / ".ray").location,
             # One more than fit into the time: the driver gives up first, and knows what is missing.
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )

@@ -172,7 +172,7 @@ def _tune(running: _Running, concurrent: int) -> None:
     with environment(_TUNE_ENVIRONMENT), signals_noted() as noted:
         run_config = tune.RunConfig(
             name=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
-            storage_path=f"{running.folder.storage.location}/.ray",
+            storage_path=(running.folder.storage / ".ray").location,
             verbose=0,
             stop=Interruption(lambda: noted.signal is not None),
             # Only the death of a trial's process: what a training raises, run_trial handles.

@@ -1,5 +1,6 @@
 """What runs on a Train worker: the loop, its rows sent to the driver, its exception turned into text."""
 
+import errno
 import logging
 import time
 import traceback
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
+
+_LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""No room, or none for us: what the system says until somebody has changed that."""
 
 
 class Loop(Protocol):
@@ -73,7 +77,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     except Exception as error:
         rows.flush()
         reason = f"{type(error).__name__}: {error}"
-        final = isinstance(error, ValueError)
+        final = isinstance(error, ValueError) or getattr(error, "errno", None) in _LASTING
         raise WorkerError(rank, reason, traceback.format_exc(), time.time(), final) from error
     finally:
         platform_logger.removeHandler(messages)

@@ -40,7 +40,7 @@ def write_report(location: str) -> str:
             found.storage.write(name, data)
     except OSError as error:
         raise ValueError(f"{location} cannot be written: {error}") from error
-    return found.storage.path(REPORT) if found.storage.is_local else f"{location.rstrip('/')}/{REPORT}"
+    return found.storage.path(REPORT) if found.storage.is_local else (found.storage / REPORT).location
 
 
 def compare_arms(location: str) -> ArmsComparison:

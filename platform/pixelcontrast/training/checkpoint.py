@@ -29,15 +29,19 @@ def save(run: Storage, step: int, parts: dict[str, bytes]) -> str:
 
     Raises, alike on every rank, and then older checkpoints are as they were:
         ValueError: two ranks have a part of the same name.
-        OSError: a rank could not write; names the first such rank and its file.
+        OSError: a rank could not write; names the first such rank and its file, with the system's ``errno``.
     """
     name = folder_of(step)
     _check_distinct(distributed.gather_objects(list(parts)))
-    _on_every_rank(lambda: _start(run, name))
-    entries = _on_every_rank(
-        lambda: {file: _write(run, f"{run.staging(name)}/{file}", part) for file, part in parts.items()}
-    )
-    _on_every_rank(lambda: _commit(run, step, entries))
+    try:
+        _on_every_rank(lambda: _start(run, name))
+        entries = _on_every_rank(
+            lambda: {file: _write(run, f"{run.staging(name)}/{file}", part) for file, part in parts.items()}
+        )
+        _on_every_rank(lambda: _commit(run, step, entries))
+    except OSError:
+        _start(run, name)  # a full disk has no room for what cannot become a checkpoint
+        raise
     return name
 
 
@@ -123,10 +127,13 @@ def _on_every_rank(work: Callable[[], Any]) -> list[Any]:
         result = work()
     except Exception as error:
         failure = error
-    outcomes = distributed.gather_objects((result, failure and (str(failure) or repr(failure))))
+    reason = failure and (str(failure) or repr(failure), getattr(failure, "errno", None))
+    outcomes = distributed.gather_objects((result, reason))
     for rank, (_, reason) in enumerate(outcomes):
         if reason:
-            raise OSError(f"rank {rank}: {reason}") from failure
+            error = OSError(f"rank {rank}: {reason[0]}")
+            error.errno = reason[1]
+            raise error from failure
     return [result for result, _ in outcomes]
 
 
@@ -137,10 +144,7 @@ def _start(run: Storage, name: str) -> None:
 
 def _write(run: Storage, path: str, part: bytes) -> dict[str, Any]:
     """Write a part; returns its entry in the manifest."""
-    try:
-        run.write(path, part)
-    except Exception as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+    run.write(path, part)
     return {"size": len(part), "sha256": _digest(part)}
 
 

@@ -16,11 +16,14 @@ def check(experiment: Experiment) -> Row | None:
     Raises:
         ValueError: another configuration under the same name, a missing or unreadable data set, an unknown
             backbone, weights that do not exist or cannot be downloaded, class weights that do not fit, a
-            storage that cannot be written.
+            storage that cannot be read or written.
     """
     run = open_storage(experiment)
-    check_same_experiment(run, experiment)
-    result = read_result(run)
+    try:
+        check_same_experiment(run, experiment)
+        result = read_result(run)
+    except OSError as error:
+        raise ValueError(f"run.storage: {run.location} cannot be read: {error}") from error
     if result is not None:
         return result
     check_inputs(experiment)

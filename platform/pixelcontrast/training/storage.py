@@ -2,20 +2,26 @@
 
 import copy
 import os
+import re
 import shutil
 from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import fs
+
+_PASSWORD = re.compile(r"://[^@?]*:[^?]*@")
+_SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
 
 
 class Storage:
     """A folder of files that are each written whole or not at all.
 
     Args:
-        location: a local folder, or a URI that ``pyarrow.fs`` reads (``s3://bucket/runs``).
+        location: a local folder, or a URI that ``pyarrow.fs`` reads (``s3://bucket/runs``), perhaps with its
+            options (``s3://bucket/runs?endpoint_override=minio:9000&scheme=http``).
 
     Raises:
-        ValueError: a URI that pyarrow does not know.
+        ValueError: a URI that pyarrow does not know, or one with a password or key in it.
     """
 
     def __init__(self, location: str):
@@ -23,6 +29,7 @@ class Storage:
         if "://" not in location:
             self.fs, self.root = fs.LocalFileSystem(), str(Path(location).absolute())
             return
+        _refuse_secrets(location)
         try:
             self.fs, self.root = fs.FileSystem.from_uri(location)
         except (ValueError, OSError) as error:
@@ -30,7 +37,8 @@ class Storage:
 
     def __truediv__(self, name: str) -> "Storage":
         folder = copy.copy(self)
-        folder.location = f"{self.location.rstrip('/')}/{name}"
+        path, mark, options = self.location.partition("?") if "://" in self.location else (self.location, "", "")
+        folder.location = f"{path.rstrip('/')}/{name}{mark}{options}"
         folder.root = f"{self.root.rstrip('/')}/{name}"
         return folder
 
@@ -67,7 +75,19 @@ class Storage:
         return {info.path.removeprefix(self.root).lstrip("/"): info.size for info in files}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file; whoever reads meanwhile sees the old one or the new one."""
+        """Write a file; whoever reads meanwhile sees the old one or the new one.
+
+        Raises:
+            OSError: naming the file, with the system's ``errno`` where it gave one.
+        """
+        try:
+            self._write(name, content)
+        except OSError as error:
+            named = OSError(f"{self.path(name)} cannot be written: {error}")
+            named.errno = error.errno
+            raise named from error
+
+    def _write(self, name: str, content: bytes) -> None:
         if self.is_local:
             _write_synced(Path(self.path(name)), content)
             return
@@ -77,7 +97,7 @@ class Storage:
     def check_writable(self) -> None:
         """Write and delete a file; raises ``ValueError`` where that is not possible."""
         try:
-            self.write(".probe", b"probe")
+            self._write(".probe", b"probe")
             self.fs.delete_file(self.path(".probe"))
         except OSError as error:
             raise ValueError(f"run.storage: {self.location} cannot be written: {error}") from error
@@ -122,11 +142,15 @@ class Storage:
 def _write_synced(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk its part of the content would stay
+        raise
     _sync_folder(path.parent)
 
 
@@ -136,3 +160,16 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _refuse_secrets(uri: str) -> None:
+    """A location goes into the run's files, messages and reports, where nobody expects a secret."""
+    options = [key for key, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)]
+    secret = [key for key in options if _SECRET_KEY.search(key)]
+    if _PASSWORD.search(uri) or secret:
+        raise ValueError(
+            f"run.storage {uri.partition('://')[0]}://…: {', '.join(secret) or 'a password'} stands in the "
+            "location, which is written into the run's files. Give it in the environment (for S3 "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in the store's own credentials file, or by the "
+            "machine's role"
+        )
