@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 # Processes are forked from a server that has imported the package: seconds less for each.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["pixelcontrast.training"])
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["pixelcontrast.training"])
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from object_store import ObjectStore
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model, replace, training
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.training import checkpoint, loop
@@ -276,11 +277,13 @@ def test_dropping_the_memory_from_a_checkpoint_is_noticed(
         assert_same_run(settings, reference, expected)
 
 
+@pytest.mark.parametrize("place", ["local", "S3"])
 def test_sigkill_half_way_and_the_same_command_again(
-    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path
+    place: str, finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, object_store: ObjectStore
 ) -> None:
     reference, expected = finished
-    settings = replace(reference, {"run.storage": str(tmp_path / "runs")})
+    storage = str(tmp_path / "runs") if place == "local" else object_store.uri("killed")
+    settings = replace(reference, {"run.storage": storage})
     (tmp_path / "experiment.json").write_text(config.to_json(settings))
     code = """
 import sys, torch
@@ -302,6 +305,11 @@ training.fit(settings, device=torch.device("cpu"), report=lambda row: print(row[
     subprocess.run(command, check=True, capture_output=True)
     assert training.check(settings) is not None
     assert_same_run(settings, reference, expected)
+    run = open_storage(settings)
+    assert run.sizes().keys() >= {"metrics.parquet", "confusion.json", "overlays/step-00000008.png"}
+    assert len(run.names("tensorboard")) == 2  # an attempt's events each
+    ours, theirs = (load_model(open_storage(which).location) for which in (settings, reference))
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_is_used(

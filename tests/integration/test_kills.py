@@ -1,26 +1,27 @@
 """Processes killed at every single instant of writing into a run's folder: what was there stays usable."""
 
 import json
-import multiprocessing
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from killing import CALLS, killed_before
 
-from object_store import ObjectStore
+from killing import CALLS, killed_before
 from pixelcontrast import Data, Experiment, Run
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.checkpoint import folder_of
 from pixelcontrast.training.run_folder import RunLog, read_attempts, read_rows
 from pixelcontrast.training.storage import Storage
+from processes import FORKING
 
-FORKING = multiprocessing.get_context("forkserver")
+if TYPE_CHECKING:
+    from object_store import ObjectStore  # many imports, which the killed processes need not wait for
+
 traced = pytest.mark.skipif(not CALLS, reason="system calls are counted on Linux, on x86_64 and aarch64 only")
 
 
@@ -115,7 +116,7 @@ def save_when_told(uri: str, step: int, told: Any) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_saving_to_an_object_store_killed_at_any_of_its_requests_leaves_a_whole_checkpoint(
-    object_store: ObjectStore,
+    object_store: "ObjectStore",
 ) -> None:
     run = Storage(object_store.uri(uuid.uuid4().hex)) / "run"
     save(run, 1)

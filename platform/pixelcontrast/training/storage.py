@@ -11,6 +11,7 @@ from pyarrow import fs
 
 _PASSWORD = re.compile(r"://[^@?]*:[^?]*@")
 _SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
+_GCS_RETRIES = "retry_limit_seconds"
 
 
 class Storage:
@@ -31,7 +32,7 @@ class Storage:
             return
         _refuse_secrets(location)
         try:
-            self.fs, self.root = fs.FileSystem.from_uri(location)
+            self.fs, self.root = fs.FileSystem.from_uri(_bounded(location))
         except (ValueError, OSError) as error:
             raise ValueError(f"run.storage {location}: pyarrow cannot open it: {error}") from error
 
@@ -160,6 +161,13 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _bounded(uri: str) -> str:
+    """With a bound on the retries of a request to Google's store: 100 s, as to S3, and not 15 minutes."""
+    if uri.partition("://")[0] not in ("gs", "gcs") or _GCS_RETRIES in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{_GCS_RETRIES}=100"
 
 
 def _refuse_secrets(uri: str) -> None:
