@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from object_store import ObjectStore
+from object_store import CANARY, ObjectStore
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model, replace, training
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.training import checkpoint, loop
@@ -308,6 +308,7 @@ training.fit(settings, device=torch.device("cpu"), report=lambda row: print(row[
     run = open_storage(settings)
     assert run.sizes().keys() >= {"metrics.parquet", "confusion.json", "overlays/step-00000008.png"}
     assert len(run.names("tensorboard")) == 2  # an attempt's events each
+    assert not [name for name in run.sizes() if CANARY.encode() in run.read(name)]
     ours, theirs = (load_model(open_storage(which).location) for which in (settings, reference))
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
 

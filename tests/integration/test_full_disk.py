@@ -31,7 +31,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """With room for one checkpoint and a half."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1.5e6 * CHECKPOINT)}", "tmpfs", folder], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={int(1.5e6 * CHECKPOINT)}", "tmpfs", folder], check=True
+    )
     try:
         yield folder
     finally:
@@ -86,7 +88,9 @@ def test_a_disk_that_something_else_fills_is_said_before_the_start_too(
 
     with pytest.raises(OSError, match=r"small/metrics\.jsonl cannot be written: .*No space left on device"):
         fit(settings, fill)
-    with pytest.raises(ValueError, match=r"run\.storage: .*small cannot be written: .*No space left on device"):
+    with pytest.raises(
+        ValueError, match=r"run\.storage: .*small cannot be written: .*No space left on device"
+    ):
         training.check(settings)
     ballast.unlink()
     assert training.check(settings) is None

@@ -51,7 +51,9 @@ def test_a_secret_in_a_location_is_refused_and_not_repeated(location: str, tmp_p
 
 def test_a_bucket_that_does_not_exist_is_named(object_store: ObjectStore) -> None:
     storage = Storage(object_store.uri("runs", bucket="nowhere")) / "a"
-    with pytest.raises(ValueError, match=r"run\.storage: s3://nowhere/runs/a\?.* cannot be written: .*NO_SUCH"):
+    with pytest.raises(
+        ValueError, match=r"run\.storage: s3://nowhere/runs/a\?.* cannot be written: .*NO_SUCH"
+    ):
         storage.check_writable()
 
 

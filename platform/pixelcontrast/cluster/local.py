@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,7 @@ def _joined(address: str) -> Iterator[Connection]:
             f"RAY_ADDRESS is {address}: Ray's client cannot carry a training. Use HOST:PORT of the head node "
             "from a machine of the cluster, or hand the script over with `ray job submit`."
         )
+    _warn_of_open_token()
     try:
         with _probed(address):
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -100,6 +102,17 @@ def _joined(address: str) -> Iterator[Connection]:
             yield Connection(address=_address(), dashboard_url=_url(context))
     finally:
         ray.shutdown()
+
+
+def _warn_of_open_token() -> None:
+    """Who can read the token can run anything on the cluster."""
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(given) if given else Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN") or not path.is_file():
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        logger.warning("the cluster's token can be read by others (mode %04o): chmod 600 %s", mode, path)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
 from pixelcontrast.training.run_folder import Row, read_rows
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.training.storage import Storage, secret_in
 
 SEARCH, JOURNAL, ARTIFACTS = "search.json", "study.journal", "artifacts"
 
@@ -43,8 +43,14 @@ class SearchFolder:
     def check(self) -> None:
         """Raise ``ValueError`` where another search, or something else, has this name; names each difference.
 
-        The number of trials, seeds and arms may grow, and what decides no result may change.
+        The number of trials, seeds and arms may grow, and what decides no result may change. A password in
+        ``search.study`` is refused too.
         """
+        if secret := secret_in(self._search.study or ""):
+            raise ValueError(
+                f"search.study: {secret} stands in the URL, which is written into {SEARCH}. Give it by the "
+                "driver's own means (PGPASSWORD or ~/.pgpass; ?read_default_file=~/.my.cnf)"
+            )
         self.storage.check_writable()
         if not self.storage.exists(SEARCH):
             if self.storage.exists("experiment.json"):

@@ -2,7 +2,9 @@
 
 import io
 import json
+import pickle
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -69,13 +71,18 @@ class TrainState:
         return {_memory_file(shard.index, shard.of): _tensors_to_bytes(self.contrast)}
 
     def restore(self, parts: dict[str, bytes]) -> None:
-        """Become what ``to_parts`` wrote; raises ``KeyError`` or ``RuntimeError`` where it does not fit."""
+        """Become what ``to_parts`` wrote.
+
+        Raises:
+            ValueError: ``optimizer.pt`` holds what could run code; none of it is run.
+            KeyError, RuntimeError: something does not fit.
+        """
         self.model.load_state_dict(safetensors.torch.load(parts["model.safetensors"]))
         if self.contrast is not None:
             of = sum(name.startswith("memory-") for name in parts)
             shards = [safetensors.torch.load(parts[_memory_file(index, of)]) for index in range(of)]
             self.contrast.load_state_dict(reshard(shards, self.contrast.shard))
-        self.optimizer.load_state_dict(torch.load(io.BytesIO(parts["optimizer.pt"]), weights_only=True))
+        self.optimizer.load_state_dict(_read_tensors(parts["optimizer.pt"], "optimizer.pt"))
         for key, value in json.loads(parts["loop.json"]).items():
             setattr(self, key, value)
 
@@ -108,6 +115,16 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 def _memory_file(index: int, of: int) -> str:
     return f"memory-{index}-of-{of}.safetensors"
+
+
+def _read_tensors(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        return torch.load(io.BytesIO(content), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"a checkpoint's {name} holds more than tensors and numbers, which could run code: it is not "
+            "this run's own, and not read"
+        ) from error
 
 
 def _tensors_to_bytes(module: nn.Module) -> bytes:

@@ -38,7 +38,9 @@ class Storage:
 
     def __truediv__(self, name: str) -> "Storage":
         folder = copy.copy(self)
-        path, mark, options = self.location.partition("?") if "://" in self.location else (self.location, "", "")
+        path, mark, options = (
+            self.location.partition("?") if "://" in self.location else (self.location, "", "")
+        )
         folder.location = f"{path.rstrip('/')}/{name}{mark}{options}"
         folder.root = f"{self.root.rstrip('/')}/{name}"
         return folder
@@ -164,20 +166,23 @@ def _sync_folder(path: Path) -> None:
 
 
 def _bounded(uri: str) -> str:
-    """With a bound on the retries of a request to Google's store: 100 s, as to S3, and not 15 minutes."""
+    """With a bound on the retries of a request to Google's store: a minute or two, as to S3, and not 15."""
     if uri.partition("://")[0] not in ("gs", "gcs") or _GCS_RETRIES in uri:
         return uri
-    return f"{uri}{'&' if '?' in uri else '?'}{_GCS_RETRIES}=100"
+    return f"{uri}{'&' if '?' in uri else '?'}{_GCS_RETRIES}=60"
+
+
+def secret_in(uri: str) -> str | None:
+    """What in a URI others must not read: ``a password``, or the names of options; None where nothing is."""
+    options = [key for key, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)]
+    secret = [key for key in options if _SECRET_KEY.search(key)]
+    return "a password" if _PASSWORD.search(uri) else ", ".join(secret) or None
 
 
 def _refuse_secrets(uri: str) -> None:
-    """A location goes into the run's files, messages and reports, where nobody expects a secret."""
-    options = [key for key, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)]
-    secret = [key for key in options if _SECRET_KEY.search(key)]
-    if _PASSWORD.search(uri) or secret:
+    if secret := secret_in(uri):
         raise ValueError(
-            f"run.storage {uri.partition('://')[0]}://…: {', '.join(secret) or 'a password'} stands in the "
-            "location, which is written into the run's files. Give it in the environment (for S3 "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in the store's own credentials file, or by the "
-            "machine's role"
+            f"run.storage {uri.partition('://')[0]}://…: {secret} stands in the location, which is written "
+            "into the run's files. Give it in the environment (for S3 AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY), in the store's own credentials file, or by the machine's role"
         )
