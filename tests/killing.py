@@ -8,18 +8,15 @@ import struct
 import traceback
 from collections.abc import Callable
 
-_NUMBERS = {
-    "x86_64": {
-        **{1: "write", 18: "pwrite", 74: "fsync", 75: "fdatasync", 76: "truncate", 77: "ftruncate"},
-        **{2: "open", 82: "rename", 83: "mkdir", 84: "rmdir", 86: "link", 87: "unlink", 257: "openat"},
-        **{258: "mkdirat", 263: "unlinkat", 264: "renameat", 265: "linkat", 316: "renameat2"},
-    },
-    "aarch64": {
-        **{64: "write", 68: "pwrite", 82: "fsync", 83: "fdatasync", 45: "truncate", 46: "ftruncate"},
-        **{34: "mkdirat", 35: "unlinkat", 37: "linkat", 38: "renameat", 56: "openat", 276: "renameat2"},
-    },
-}
-CALLS = _NUMBERS.get(platform.machine(), {}) if platform.system() == "Linux" else {}
+_X86_64 = (
+    "write 1, pwrite 18, fsync 74, fdatasync 75, truncate 76, ftruncate 77, open 2, rename 82, mkdir 83, \
+rmdir 84, link 86, unlink 87, openat 257, mkdirat 258, unlinkat 263, renameat 264, linkat 265, renameat2 316"
+)
+_AARCH64 = "write 64, pwrite 68, fsync 82, fdatasync 83, truncate 45, ftruncate 46, mkdirat 34, unlinkat 35, \
+linkat 37, renameat 38, openat 56, renameat2 276"
+_TABLES = {"x86_64": _X86_64, "aarch64": _AARCH64} if platform.system() == "Linux" else {}
+_ENTRIES = _TABLES.get(platform.machine(), "").split(", ")
+CALLS = {int(number): name for name, _, number in (entry.partition(" ") for entry in _ENTRIES) if name}
 """System calls by number; none where this machine's are not known here."""
 
 _TRACE_ME, _NEXT_CALL, _OPTIONS, _CALL_INFO = 0, 24, 0x4200, 0x420E

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine, which can refuse requests, and kill a process in the middle of its work."""
+"""A real S3 server on this machine, which can refuse requests, and kill a process amid its work."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ _BUCKET = "bucket"
 
 
 class _Quiet(WSGIRequestHandler):
-    def log(self, *_: Any) -> None: ...
+    def log(self, type: str, message: str, *args: Any) -> None: ...
 
 
 class ObjectStore:
@@ -53,7 +53,7 @@ class ObjectStore:
         return f"s3://{bucket}/{path}?{options}"
 
     def kill(self, process: int, *, at: int) -> None:
-        """Kill a process at an instant of its next requests: 1 before the first is served, 2 after, and so on."""
+        """Kill a process at an instant of its next requests: 1 before the first is served, 2 after it, …"""
         instants = count(1)
 
         def instant() -> None:

@@ -50,7 +50,7 @@ def train_ranks(
     ledger: Path | None = None,
     forget: bool = False,
 ) -> None:
-    """One attempt at a run, in so many processes; SIGKILL to all of them ``wait`` seconds after step ``until``.
+    """One attempt at a run, in so many processes; SIGKILL to all ``wait`` seconds after step ``until``.
 
     Args:
         ledger: a folder in which the attempt, by its number, notes what every rank took in which step.
@@ -123,7 +123,7 @@ def _recorded(train_loader: Callable[..., Any], ledger: Path) -> Callable[..., I
 
 
 def committed(settings: Experiment, ledger: Path) -> list[tuple[int, int, int]]:
-    """(step, position, image), by step and rank: of every attempt the steps that the next one went on from."""
+    """(step, position, image), in order: of every attempt the steps that the next one went on from."""
     starts = [attempt["from_step"] for attempt in read_attempts(open_storage(settings))]
     entries = []
     for number, (start, end) in enumerate(pairwise([*starts, settings.optim.steps]), start=1):
@@ -152,7 +152,7 @@ def draw_kills() -> Iterator[tuple[int, float]]:
 
 
 def assert_same_run(settings: Experiment, reference: Experiment) -> None:
-    """All that was reported at any step, and weights, BatchNorm, optimiser and memory at the end, to the bit."""
+    """All reported at any step, and weights, BatchNorm, optimiser and memory at the end, to the bit."""
     rows, expected = (_learnt(read_rows(open_storage(which))) for which in (settings, reference))
     assert rows == expected
     name = checkpoint.folder_of(STEPS)

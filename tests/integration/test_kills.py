@@ -36,7 +36,7 @@ def save(run: Storage, step: int) -> None:
 
 
 def check_usable(run: Storage, step: int) -> None:
-    """After ``save(run, step)`` was cut off: the newest checkpoint is whole, and the next saving leaves no rest."""
+    """After ``save(run, step)`` was cut off: the newest is whole, and the next saving leaves no rest."""
     name, _ = checkpoint.newest_valid(run)
     assert name in (folder_of(step - 1), folder_of(step)), name
     newest = int(name[-8:])

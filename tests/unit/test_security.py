@@ -81,13 +81,13 @@ def test_code_in_a_checkpoint_is_never_run_though_its_manifest_vouches_for_it(
             run.write(name, source.read(name))
     trap = pack({"state": {0: {"momentum_buffer": Trap(canary)}}, "param_groups": []})
     put(run, part, trap)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - of safetensors', json's or our own making
+    with pytest.raises(Exception) as caught:
         training.fit(settings, device=CPU, report=lambda _: None)
     if part == "optimizer.pt":
         assert isinstance(caught.value, ValueError)
         assert "optimizer.pt holds more than tensors and numbers, which could run code" in str(caught.value)
     if part == "model.safetensors":
-        with pytest.raises(Exception):  # noqa: B017, PT011
+        with pytest.raises(Exception):  # noqa: B017
             load_model(run.location)
     assert not canary.exists()
     torch.load(io.BytesIO(trap), weights_only=False) if pack is torch_pickle else pickle.loads(trap)
