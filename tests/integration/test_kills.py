@@ -79,8 +79,8 @@ def break_every_row(folder: str) -> list[str]:
         if call is None:
             return calls
         calls.append(call)
-        assert read_rows(run) in (before[0], [*before[0], row])
-        assert read_attempts(run) in (before[1], [*before[1], {"attempt": number}])
+        assert read_rows(run) in (before[0], [*before[0], row]), f"{number}: {call}"
+        assert read_attempts(run) in (before[1], [*before[1], {"attempt": number}]), f"{number}: {call}"
         log(row)
         assert [row["step"] for row in read_rows(run)] == list(range(1, number + 1))
     raise AssertionError
@@ -114,6 +114,7 @@ def save_when_told(uri: str, step: int, told: Any) -> None:
     save(run, step)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_saving_to_an_object_store_killed_at_any_of_its_requests_leaves_a_whole_checkpoint(
     object_store: "ObjectStore",
