@@ -24,6 +24,7 @@ ALLOWED = {
     "reports": BASE | {"evaluation", "search", "training"},
     "cluster": BASE | ROOMS | {"search", "training"},
     "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
+    "__main__": {"cli"},
     "__init__": {"cli", "config", "contrast", "search", "training"},
 }
 

@@ -1,21 +1,30 @@
-"""The command ``pixelcontrast``: looking at runs and searches."""
+"""The command ``pixelcontrast``: looking at runs and searches, and training again what one has recorded."""
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
+from pixelcontrast.cli.experiment import main
 from pixelcontrast.cli.terminal import failures_told
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+_Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
+_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 _Location = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_SEARCH")]
 
 
 def command() -> None:
     """The console script."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"dashboard": dashboard, "report": report, "verify": verify},
+    # The file decides the options' defaults, so it is read before them.
+    match sys.argv[1:]:
+        case ["train", file, *options] if not file.startswith("-"):
+            return _train(file, options)
+    commands = (dashboard, report, reproduce, train, verify)
+    return tyro.extras.subcommand_cli_from_dict(
+        {function.__name__: function for function in commands},
         prog="pixelcontrast",
         description="Look at runs and searches. What trains is an experiment file: see experiments/.",
     )
@@ -46,6 +55,37 @@ def report(location: _Location) -> None:
 
     with failures_told(resume="The same command begins again."):
         print(write_report(location))
+
+
+def reproduce(result: _Result) -> None:
+    """Print the commands that train again, from the beginning, what a result or a checkpoint records.
+
+    Args:
+        result: a run's folder or its result.json, or a checkpoint's folder; or a URI that pyarrow reads.
+    """
+    from pixelcontrast import training
+
+    with failures_told(resume="Nothing was changed."):
+        print(training.reproduce(result))
+
+
+def train(experiment: _File) -> None:
+    """Train what an experiment.json of a run or a checkpoint records, under the same name or another.
+
+    All its settings are options, to be given after it: ``pixelcontrast train FILE --help`` lists them.
+
+    Args:
+        experiment: the file, or a URI that pyarrow reads.
+    """
+    _train(experiment, [])
+
+
+def _train(file: str, options: Sequence[str]) -> None:
+    from pixelcontrast.training import read_experiment
+
+    with failures_told(resume="The same command begins again."):
+        experiment = read_experiment(file)
+    main(experiment, args=options, description=f"Train what {file} records.")
 
 
 def verify(run: _Run) -> None:

@@ -1,6 +1,6 @@
 """What an experiment file's command does: train, search the space, or compare the arms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pixelcontrast.cli.options import Command, parse_command
 from pixelcontrast.cli.search import search_space, study_arms
@@ -16,6 +16,7 @@ def main(
     search: Search | None = None,
     prepare: Callable[[Experiment], None] | None = None,
     description: str | None = None,
+    args: Sequence[str] | None = None,
 ) -> None:
     """What an experiment file ends with: change the settings from the command line, then train or search.
 
@@ -23,9 +24,10 @@ def main(
         search: the space that ``--search.trials N`` searches, and the arms that ``--search.arms`` compares.
         prepare: called with the changed experiment first, to make data that are not there; a ``ValueError``
             of its own ends the command with that message.
+        args: the options; None for those of the command line.
     """
     search = search or Search()
-    command = parse_command(experiment, search, description=description)
+    command = parse_command(experiment, search, description=description, args=args)
     with failures_told(resume="The same command begins again."):
         check_job_paths(command.experiment)
         if prepare is not None:

@@ -23,6 +23,23 @@ def open_storage(experiment: Experiment) -> Storage:
     return Storage(experiment.run.storage) / experiment.run.name
 
 
+def read_experiment(location: str) -> Experiment:
+    """What an experiment.json records; ``location`` is its path, or a URI that ``pyarrow.fs`` reads.
+
+    Raises:
+        ValueError: it is not there, or cannot be read by this version.
+    """
+    folder, _, name = (location if "://" in location else str(Path(location).absolute())).rpartition("/")
+    try:
+        return config.from_json(Storage(folder).read(name))
+    except OSError as error:
+        raise ValueError(f"{location} cannot be read: {error}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{location} is no experiment.json of this version: {config.explain(error)}"
+        ) from error
+
+
 def read_result(run: Storage) -> Row | None:
     """What a finished run wrote at its end, or None while it is not finished."""
     return json.loads(run.read("result.json")) if run.exists("result.json") else None

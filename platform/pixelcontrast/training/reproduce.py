@@ -1,0 +1,206 @@
+"""The commands that train again what a checkpoint or a result records."""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pixelcontrast import config
+from pixelcontrast.config import Data, Experiment, Run
+from pixelcontrast.training import checkpoint, provenance
+from pixelcontrast.training.run_folder import Row, read_attempts, read_result
+from pixelcontrast.training.storage import Storage
+
+_EXPERIMENT, _PROVENANCE, _WEIGHTS = "experiment.json", "provenance.json", "model.safetensors"
+_ALWAYS = ("data.root", "run.name", "run.storage", "run.workers", "run.cpus_per_worker", "run.device")
+"""What the command says in any case: it is what another machine may have to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a checkpoint's origin.
+
+    Attributes:
+        file: its experiment.json: an absolute path or a URI.
+        experiment: as in that file.
+        placement: by key, where another one of the run counts.
+        provenance: of the attempt that wrote it.
+        attempts: of the run up to that one; empty where the run's folder has lost them.
+        step: of the checkpoint.
+        weights: sha256 of its network's file; None where the checkpoint is gone.
+    """
+
+    file: str
+    experiment: Experiment
+    placement: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    attempts: list[Row]
+    step: int
+    weights: str | None
+
+
+def reproduce(result: str | os.PathLike[str]) -> str:
+    """Lines for a POSIX shell that train again what is recorded: commands, and what to know as comments.
+
+    Args:
+        result: a run's folder or its result.json, or a checkpoint's folder: local, or a URI that
+            ``pyarrow.fs`` reads. An unfinished run stands for its newest valid checkpoint.
+
+    Raises:
+        ValueError: nothing of the kind lies there, or it is damaged; the text names the file.
+    """
+    record = read_record(result)
+    return "\n".join([*_origin(record), *_code(record), *_training(record)])
+
+
+def read_record(result: str | os.PathLike[str]) -> Record:
+    """Find what is recorded; arguments and errors as of ``reproduce``."""
+    location = os.fspath(result)
+    location = location if "://" in location else str(Path(location).absolute())
+    location = location.removesuffix("/result.json").rstrip("/")
+    folder = Storage(location)
+    if folder.exists(checkpoint.MANIFEST):
+        run, parent, name = location.rsplit("/", 2)
+        return _of_checkpoint(Storage(run), f"{parent}/{name}")
+    if not folder.exists(_EXPERIMENT):
+        raise ValueError(f"{location}: neither a run nor a checkpoint, as {_EXPERIMENT} is missing")
+    finished = read_result(folder)
+    name = finished["checkpoint"] if finished else checkpoint.newest_valid(folder)[0]
+    if name is None:
+        raise ValueError(f"{location}: there is no checkpoint yet")
+    if finished and not folder.exists(name):  # deleted to save space
+        return _of_result(folder, finished)
+    return _of_checkpoint(folder, name)
+
+
+def _of_checkpoint(run: Storage, name: str) -> Record:
+    try:
+        parts = checkpoint.load(run, name, only=[_EXPERIMENT, _PROVENANCE])
+        experiment = config.from_json(parts[_EXPERIMENT])
+        manifest = json.loads(run.read(f"{name}/{checkpoint.MANIFEST}"))
+    except (ValueError, KeyError) as error:
+        reason = config.explain(error) if isinstance(error, ValueError) else f"{error} is missing"
+        raise ValueError(f"{run.location}/{name}: {reason}") from error
+    found = json.loads(parts[_PROVENANCE])
+    return Record(
+        file=(run / name / _EXPERIMENT).location,
+        experiment=experiment,
+        placement={},
+        provenance=found,
+        attempts=read_attempts(run)[: found.get("attempt")],
+        step=manifest["step"],
+        weights=manifest["files"][_WEIGHTS]["sha256"],
+    )
+
+
+def _of_result(run: Storage, result: Row) -> Record:
+    attempts = read_attempts(run)[: result["attempts"]]
+    return Record(
+        file=(run / _EXPERIMENT).location,
+        experiment=config.from_json(run.read(_EXPERIMENT)),
+        placement=attempts[-1]["placement"] if attempts else {},
+        provenance=result["provenance"],
+        attempts=attempts,
+        step=result["step"],
+        weights=None,
+    )
+
+
+def _origin(record: Record) -> list[str]:
+    """What was trained, on what; and why the same bits cannot be had, where that is so."""
+    found, optim = record.provenance, record.experiment.optim
+    lines = [
+        f"# {record.experiment.run.name}, step {record.step} of {optim.steps}, seed {found['seed']}; on "
+        f"{found['machine']}; workers: {found['world_size']}, threads of each: {found['threads']}",
+        f"# configuration {found.get('configuration', 'of unknown hash')}, other than the defaults here are",
+    ]
+    lines += [f"#   {key} {json.dumps(value)}" for key, value in _not_defaults(record.experiment).items()]
+    images = found.get("images", {})
+    lines += [
+        f"# {split} images: {images.get(split, '')} of fingerprint {fingerprint}"
+        for split, fingerprint in found["data"].items()
+    ]
+    for attempt in record.attempts:
+        changes = [f"{name} was {old}, then {new}" for name, (old, new) in attempt.get("changed", {}).items()]
+        if changes:
+            lines.append(
+                f"# WARNING: attempt {attempt['attempt']} went on from step {attempt['from_step']} under "
+                f"other conditions ({'; '.join(changes)}): no single training gives the same bits"
+            )
+    return lines
+
+
+def _not_defaults(experiment: Experiment) -> dict[str, Any]:
+    """What decides what is trained, and is not this version's default."""
+    data = Data(layout=experiment.data.layout, root=experiment.data.root)
+    defaults = config.flatten(Experiment(data=data, run=Run(name=experiment.run.name)))
+    settings = config.flatten(experiment)
+    return {
+        key: value
+        for key, value in settings.items()
+        if key == "data.layout" or (key not in config.PLACEMENT and value != defaults[key])
+    }
+
+
+def _code(record: Record) -> list[str]:
+    """How to get the code and what it was run with."""
+    found = record.provenance
+    commit, source = found["git"].removesuffix("-dirty"), found.get("source", "unknown")
+    installed = (
+        "is the code installed here" if source == provenance.source_hash() else "is not installed here"
+    )
+    lines = [f"# the code, of source hash {source}, {installed}"]
+    if found["git"] == "unknown":
+        lines.append("# WARNING: its commit is unknown; look for the one whose files have that hash")
+    else:
+        if commit != found["git"]:
+            lines.append("# WARNING: its files differed from this commit, in what way was not recorded")
+        lines.append(f"git checkout {shlex.quote(commit)}")
+    versions = dict(found["versions"])
+    lines.append(f"# with Python {versions.pop('python')}:")
+    pinned = [
+        f"{package}=={version}"
+        for package, version in versions.items()
+        if version != "not installed" and package != "pixelcontrast"
+    ]
+    return [*lines, shlex.join(["pip", "install", "-e", ".", *pinned])]
+
+
+def _training(record: Record) -> list[str]:
+    """The command, and how to see that it gave the same."""
+    recorded, found, run = config.flatten(record.experiment), record.provenance, record.experiment.run
+    wanted = {
+        **record.placement,
+        "run.name": f"{run.name}-again",
+        "run.workers": str(found["world_size"]),
+        "run.cpus_per_worker": found["threads"],
+        "run.device": found.get("device", run.device),
+    }
+    left = record.experiment.optim.steps - record.step
+    if left:  # or the checkpoint would be deleted for newer ones
+        wanted["run.keep_checkpoints"] = left // run.checkpoint_interval + left // run.eval_interval + 2
+    options = [
+        word
+        for key, value in recorded.items()
+        if key in _ALWAYS or wanted.get(key, value) != value
+        for word in _option(key, wanted.get(key, value))
+    ]
+    lines = [shlex.join(["pixelcontrast", "train", record.file, *options])]
+    if record.weights is not None:
+        manifest = f"{checkpoint.folder_of(record.step)}/{checkpoint.MANIFEST}"
+        lines.append(
+            f"# On such a machine it gives the same bits: {_WEIGHTS} in the new run's {manifest} has then "
+            f"sha256 {record.weights}"
+        )
+    return lines
+
+
+def _option(key: str, value: Any) -> list[str]:
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        section, _, field = name.partition(".")
+        return [f"--{name}" if value else f"--{section}.no-{field}"]
+    return [f"--{name}", str(value)]
