@@ -46,8 +46,8 @@ def main(
 def run(experiment: Experiment) -> None:
     """Train under Ray to the end, showing progress; a finished run only shows its result.
 
-    Ends the process with status 2 where something is wrong before the start, 1 where the run failed, and 130
-    on Ctrl-C.
+    Ends the process with status 2 where something is wrong before the start and 1 where the run failed; with
+    130 on Ctrl-C and 143 on SIGTERM, after a checkpoint.
     """
     from pixelcontrast import training
     from pixelcontrast.cluster.launch import launch
