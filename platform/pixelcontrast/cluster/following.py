@@ -35,6 +35,8 @@ class Following:
         self._run = plan.experiment.run
         self._handles: list[Any] = []
         """Of all workers ever started."""
+        self._size, self._resize_s = 0, bounds.resize_s
+        """Workers at the last stop for more of them, and how long after a start the next one may come."""
 
     def follow(self) -> None:
         """Start the launcher, and trainings until one reaches its end; stop what is left.
@@ -196,10 +198,14 @@ class Following:
         more = self._run.workers.max - len(self._workers)
         if leaving:
             self._ask_to_stop(f"{len(leaving)} of the workers' nodes will be taken away")
-        elif more > 0 and now - self._started_at > self._bounds.resize_s:
+        elif more > 0 and now - self._started_at > self._resize_s:
             free = nodes.free_resources()
             room = min(more, sum(workers_in(node, self._plan.resources) for node in free))
             if room:
+                # Room that could not be had the last time is asked for half as often.
+                grew = len(self._workers) > self._size
+                self._resize_s = self._bounds.resize_s if grew else 2 * self._resize_s
+                self._size = len(self._workers)
                 self._ask_to_stop(f"there is room for {room} more workers")
 
 
