@@ -1,4 +1,4 @@
-"""What the cluster's nodes have, as Ray knows it."""
+"""What the cluster's nodes have, as Ray knows it. Imports Ray."""
 
 import ray
 from ray._private.state import state
