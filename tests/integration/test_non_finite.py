@@ -1,5 +1,6 @@
 """Steps whose numbers are not finite: named, or left out; never in a checkpoint, never the best."""
 
+import itertools
 import json
 import logging
 import shutil
@@ -186,6 +187,20 @@ def test_stop_names_the_first_bad_step_and_its_images(
     run = open_storage(settings)
     assert not run.exists("checkpoints")
     assert read_rows(run) == []
+
+
+def test_a_run_that_is_asked_to_stop_keeps_no_bad_step(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked after step 3, which is bad and in no row yet."""
+    settings = experiment(
+        scenes, tmp_path, WITHOUT | {"run.report_interval": 5, "run.checkpoint_interval": 5}
+    )
+    spoil([3], monkeypatch)
+    asked = itertools.chain([False] * 3, itertools.repeat(True))
+    with pytest.raises(ValueError, match=r"^the loss of step 3 is nan"):
+        training.fit(settings, device=CPU, report=print, stop=lambda: next(asked))
+    assert not open_storage(settings).exists("checkpoints")
 
 
 def stop_rank(_rank: int, _world_size: int, text: str) -> str:
