@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from pixelcontrast.cli.experiment import main
-from pixelcontrast.cli.terminal import failures_told
+from pixelcontrast.cli.terminal import failures_told, refuse
+from pixelcontrast.config import Run, Workers, explain
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
@@ -22,7 +23,7 @@ def command() -> None:
     match sys.argv[1:]:
         case ["train", file, *options] if not file.startswith("-"):
             return _train(file, options)
-    commands = (dashboard, report, reproduce, train, verify)
+    commands = (dashboard, doctor, report, reproduce, train, verify)
     return tyro.extras.subcommand_cli_from_dict(
         {function.__name__: function for function in commands},
         prog="pixelcontrast",
@@ -43,6 +44,40 @@ def dashboard(location: _Location, port: int | None = None) -> None:
         print(describe(pages), flush=True)
         while True:
             time.sleep(3600)
+
+
+def doctor(
+    storage: str | None = None,
+    data: str | None = None,
+    layout: Literal["cityscapes", "camvid"] | None = None,
+    workers: str = "1",
+    cpus_per_worker: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Look whether everything is there that a run needs: on the cluster in RAY_ADDRESS, else on this machine.
+
+    Ends with status 1 if something has to be done; every such thing has its remedy.
+
+    Args:
+        storage: write and read back here, from every node: a folder, or a URI that pyarrow reads.
+        data: the data set's folder, to be read on every node.
+        layout: of the data set: its files are then looked at, too.
+        workers: that shall get a place: N, or MIN:MAX.
+        cpus_per_worker: that each of them reserves.
+        device: auto asks for a GPU per worker where the cluster has GPUs.
+    """
+    from pixelcontrast.cli.tables import show_checks
+    from pixelcontrast.cluster.doctor import Wanted, diagnose
+
+    with failures_told(resume="Nothing was changed."):
+        try:
+            count = Workers.parse(workers)
+            asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)
+        except ValueError as error:
+            refuse(explain(error))
+        checks = diagnose(Wanted(storage=storage, data=data, layout=layout, run=asked))
+    show_checks(checks)
+    sys.exit(any(check.remedy for check in checks))
 
 
 def report(location: _Location) -> None:

@@ -1,4 +1,4 @@
-"""A search's trials and a study's arms as tables at the terminal."""
+"""A search's trials, a study's arms and the doctor's findings as tables at the terminal."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from pixelcontrast.training.storage import Storage
@@ -61,6 +62,17 @@ def show_arms(location: str) -> None:
             shown.add_row(name, spread(arms[0]), spread(arms[number]), _difference(arms[number]))
         console.print(f"\nIoU in %, {other.name} and {first}", highlight=False)
         console.print(shown)
+
+
+def show_checks(checks: Sequence[tuple[str, str, str]]) -> None:
+    """A row for each thing that was looked at: check, finding, remedy; empty where all is well."""
+    shown = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+    shown.add_column("check", no_wrap=True)
+    shown.add_column("finding", overflow="fold")
+    shown.add_column("remedy", overflow="fold")
+    for check in checks:
+        shown.add_row(*(Text(cell) for cell in check))
+    Console().print(shown)
 
 
 def settings(overrides: Mapping[str, Any]) -> str:

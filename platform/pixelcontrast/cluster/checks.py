@@ -1,0 +1,210 @@
+"""What the doctor makes of what machines say. No Ray here: facts in, findings out."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.placement import (
+    Resources,
+    check_placement,
+    describe_request,
+    takes_gpus,
+    worker_resources,
+)
+from pixelcontrast.cluster.probe import Facts
+from pixelcontrast.config import Run
+
+LEAST_FREE = 5 * 10**9
+"""Bytes that should be free: checkpoints of a large network are 1 GB each, and Ray spills to its folder."""
+LARGEST_SKEW_S = 1.0
+"""Between two clocks: the first of several workers' errors is told by its time."""
+
+Machines = Mapping[str, Facts]
+
+
+class Check(NamedTuple):
+    """A row of the doctor's table; ``remedy`` is empty where nothing has to be done."""
+
+    name: str
+    finding: str
+    remedy: str = ""
+
+
+def versions(machines: Machines) -> Check:
+    """Are they the same on all machines?"""
+    first = next(iter(machines.values())).versions
+    different = [
+        f"{package} {_by_machine({name: facts.versions.get(package) for name, facts in machines.items()})}"
+        for package in first
+        if len({facts.versions.get(package) for facts in machines.values()}) > 1
+    ]
+    if different:
+        remedy = "install the same everywhere; with `ray job submit` the package itself comes with the job"
+        return Check("versions", "; ".join(different), remedy)
+    return Check("versions", ", ".join(f"{package} {version}" for package, version in first.items()))
+
+
+def token(machines: Machines) -> Check:
+    """Must whoever connects to Ray know a token, and is its file the owner's alone?"""
+    open_to_all = [name for name, facts in machines.items() if facts.token_required is False]
+    if open_to_all:
+        finding = f"not required on {_list(open_to_all)}: whoever reaches Ray's ports runs code there"
+        remedy = "`ray get-auth-token --generate`, and start the cluster with RAY_AUTH_MODE=token"
+        return Check("token", finding, remedy)
+    readable = {
+        name: f"{facts.token_file[0]} has mode {facts.token_file[1]:04o}"
+        for name, facts in machines.items()
+        if facts.token_file and facts.token_file[1] & 0o077
+    }
+    if readable:
+        path = next(facts.token_file[0] for facts in machines.values() if facts.token_file)
+        return Check("token", _by_machine(readable), f"chmod 600 {path}, and a new token if others read it")
+    if any(facts.token_required is None for facts in machines.values()):
+        return Check("token", "no Ray is running here; a local instance makes one of its own, mode 0600")
+    files = {facts.token_file is not None for facts in machines.values()}
+    return Check(
+        "token", "required" + (", its file's mode is 0600" if True in files else ", from the environment")
+    )
+
+
+def processors(machines: Machines) -> Check:
+    """CPUs, as they decide whether bits can be repeated."""
+    found = {name: f"{facts.cores} × {facts.processor}" for name, facts in machines.items()}
+    return Check("CPUs", _by_machine(found))
+
+
+def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Check]:
+    """Can torch use the GPUs that Ray hands out, and by one version of NCCL?"""
+    found = {name: ", ".join(facts.gpus) or "none" for name, facts in machines.items()}
+    blind = [
+        name for name, facts in machines.items() if resources.get(name, {}).get("GPU", 0) > len(facts.gpus)
+    ]
+    checks = [Check("GPUs", _by_machine(found))]
+    if blind:
+        finding = f"{_list(blind)}: Ray has more GPUs to give than torch can use ({_by_machine(found)})"
+        checks = [Check("GPUs", finding, "install a torch built for CUDA and a driver that it works with")]
+    nccl = {name: facts.nccl for name, facts in machines.items() if facts.nccl is not None}
+    if not nccl:
+        return [*checks, Check("NCCL", "not needed: no GPU; CPU workers use gloo")]
+    remedy = "install the same torch on all nodes with GPUs" if len(set(nccl.values())) > 1 else ""
+    return [*checks, Check("NCCL", _by_machine(nccl), remedy)]
+
+
+def disk(machines: Machines) -> Check:
+    """Is there room for Ray's own files and, on a local storage, for checkpoints?"""
+    free = {
+        f"{folder} on {name}": size for name, facts in machines.items() for folder, size in facts.disk.items()
+    }
+    low = [f"{size / 1e9:.1f} GB free in {where}" for where, size in free.items() if size < LEAST_FREE]
+    if low:
+        return Check(
+            "disk", "; ".join(low), f"free at least {LEAST_FREE / 1e9:.0f} GB, or use another folder"
+        )
+    return Check("disk", f"at least {min(free.values()) / 1e9:.0f} GB free")
+
+
+def data(machines: Machines, root: str) -> Check:
+    """Is it there, and the same, on every machine?"""
+    errors = {name: facts.data_error for name, facts in machines.items() if facts.data_error}
+    if errors:
+        remedy = f"put the data set under {root} on every node, or on a file system that all share"
+        return Check("data", _by_machine(errors), remedy)
+    if len({facts.data for facts in machines.values()}) > 1:
+        groups = _groups({name: facts.data for name, facts in machines.items()})
+        finding = f"{root} is not the same on {' as on '.join(_list(names) for names in groups.values())}"
+        return Check("data", finding, "copy the same data set to every node")
+    return Check("data", f"{root} is reachable{_everywhere(machines)}")
+
+
+def storage(
+    location: str, written: Mapping[str, Exception | None], unseen: Mapping[str, Sequence[str] | Exception]
+) -> Check:
+    """Can every machine write there, and read what the others wrote?
+
+    Args:
+        written: machine → what came of writing.
+        unseen: machine → those whose files it does not see, or what came of reading.
+    """
+    failed = {name: str(error) for name, error in written.items() if error is not None}
+    if failed:
+        remedy = "check path, permissions and credentials there; a bucket must exist"
+        return Check("storage", f"cannot be written: {_by_machine(failed)}", remedy)
+    failed = {name: str(found) for name, found in unseen.items() if isinstance(found, Exception)}
+    if failed:
+        return Check(
+            "storage", f"cannot be read: {_by_machine(failed)}", "check permissions and credentials there"
+        )
+    blind = [f"{name} does not see what {_list(others)} wrote" for name, others in unseen.items() if others]  # type: ignore[arg-type]
+    if blind:
+        remedy = "give a bucket, or a file system that all nodes share under the same path"
+        return Check("storage", f"{location}: {'; '.join(blind)}", remedy)
+    return Check("storage", f"{location} written and read back{_everywhere(written)}")
+
+
+def clocks(offsets: Mapping[str, tuple[float, float]]) -> Check:
+    """Do they agree?
+
+    Args:
+        offsets: machine → (seconds that its clock is ahead of this process's, how far that may be off).
+    """
+    ahead = [offset for offset, _ in offsets.values()]
+    skew, unsure = max(ahead) - min(ahead), 2 * max(error for _, error in offsets.values())
+    if skew - unsure > LARGEST_SKEW_S:
+        found = {name: f"{offset:+.1f} s" for name, (offset, _) in offsets.items()}
+        remedy = "synchronise the clocks by NTP (`chronyc makestep`, or restart systemd-timesyncd)"
+        return Check("clocks", f"{skew:.1f} s apart: {_by_machine(found)}", remedy)
+    return Check("clocks", f"at most {1000 * (skew + unsure):.0f} ms apart")
+
+
+def placement(run: Run, nodes: Sequence[Resources], growth: Resources | None) -> Check:
+    """Would the workers get a place on an idle cluster?"""
+    try:
+        check_placement(run, nodes, growth)
+    except LaunchError as error:
+        finding, _, remedy = str(error).rpartition(". ")  # the last sentence says what to do
+        return Check("workers", finding, remedy)
+    asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
+    return Check("workers", f"{describe_request(run, asked)}: they fit")
+
+
+def silent(failures: Mapping[str, Exception]) -> list[Check]:
+    """Machines that did not answer."""
+    checks = []
+    for name, error in failures.items():
+        missing = "No module named" in str(error)
+        remedy = (
+            "install the package and its dependencies there, or submit with clusters/runtime_env.yaml"
+            if missing
+            else "look at the node's raylet.out in Ray's log folder, and restart the node"
+        )
+        checks.append(Check("node", f"{name} did not answer: {_last_line(error)}", remedy))
+    return checks
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    missing = [line for line in lines if "No module named" in line]
+    return (missing or lines or [type(error).__name__])[-1][:300]
+
+
+def _by_machine(found: Mapping[str, object]) -> str:
+    """``2.14.1 on a, b; 2.13.0 on c``; what is the same on all without their names."""
+    groups = _groups(found)
+    if len(groups) == 1:
+        return str(next(iter(groups)))
+    return "; ".join(f"{value} on {_list(names)}" for value, names in groups.items())
+
+
+def _groups(found: Mapping[str, object]) -> dict[object, list[str]]:
+    groups: dict[object, list[str]] = {}
+    for name, value in found.items():
+        groups.setdefault(value, []).append(name)
+    return groups
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _everywhere(machines: Mapping[str, object]) -> str:
+    return f" from {len(machines)} nodes" if len(machines) > 1 else ""

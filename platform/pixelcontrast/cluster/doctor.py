@@ -1,0 +1,213 @@
+"""Is everything there that a run needs? Looked at on this machine, or on every node of a cluster."""
+
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from pixelcontrast.cluster import checks
+from pixelcontrast.cluster.checks import Check
+from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.placement import Resources
+from pixelcontrast.cluster.probe import Facts, Probe
+from pixelcontrast.config import Run
+
+ANSWER_S = 120.0
+"""How long a node may take to answer; the first answer includes the start of a process with torch in it."""
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a run would ask for.
+
+    Attributes:
+        storage: a folder or URI; None: not looked at.
+        data: the data set's folder; None: not looked at.
+        layout: its layout; None: only that the folder is there, and has the same entries, is looked at.
+        run: workers and what each of them reserves.
+    """
+
+    storage: str | None
+    data: str | None
+    layout: str | None
+    run: Run
+
+
+def diagnose(wanted: Wanted) -> list[Check]:
+    """Look at the cluster in RAY_ADDRESS, or at this machine where none is named; starts no Ray.
+
+    Returns:
+        One row for each thing that was looked at.
+    """
+    wanted = replace(wanted, storage=_absolute(wanted.storage), data=_absolute(wanted.data))
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+        return _diagnose_machine(wanted)
+    try:
+        with connect():
+            return _diagnose_cluster(wanted)
+    except LaunchError as error:
+        finding, _, remedy = str(error).partition(". ")
+        return [Check("cluster", finding, remedy or "look at what RAY_ADDRESS names")]
+
+
+class _Asked(Protocol):
+    """Machines that can be asked, all at once."""
+
+    def ask(self, method: str, *args: Any) -> dict[str, Any]:
+        """Machine → its answer, or the exception that came instead."""
+        ...
+
+
+class _ThisMachine:
+    def __init__(self) -> None:
+        self._probe = Probe("this machine")
+
+    def ask(self, method: str, *args: Any) -> dict[str, Any]:
+        try:
+            return {"this machine": getattr(self._probe, method)(*args)}
+        except Exception as error:
+            return {"this machine": error}
+
+
+class _Nodes:
+    """A probe on every node, as an actor that reserves nothing."""
+
+    def __init__(self, ids: Mapping[str, str]):
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        actor: Any = ray.remote(Probe)
+        self._probes = {
+            name: actor.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(name)
+            for name, node in ids.items()
+        }
+
+    def ask(self, method: str, *args: Any) -> dict[str, Any]:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+        answers = {name: getattr(probe, method).remote(*args) for name, probe in self._probes.items()}
+        ray.wait(list(answers.values()), num_returns=len(answers), timeout=ANSWER_S)
+        found: dict[str, Any] = {}
+        for name, answer in answers.items():
+            try:
+                found[name] = ray.get(answer, timeout=0.1)
+            except RayTaskError as error:
+                found[name] = error.cause if isinstance(error.cause, Exception) else error
+            except GetTimeoutError:
+                found[name] = TimeoutError(f"no answer in {ANSWER_S:g} seconds")
+            except RayError as error:
+                found[name] = error
+        return found
+
+    def drop(self, names: set[str]) -> None:
+        """Ask the others only from now on."""
+        self._probes = {name: probe for name, probe in self._probes.items() if name not in names}
+
+
+def _diagnose_machine(wanted: Wanted) -> list[Check]:
+    here = _ThisMachine()
+    facts: Facts = here.ask("look", wanted.data, wanted.layout, _folders(wanted))["this machine"]
+    if isinstance(facts, Exception):
+        raise facts
+    machines = {"this machine": facts}
+    # A local instance offers as many CPUs as the workers ask for.
+    cpus = max(facts.cores, wanted.run.workers.max * wanted.run.cpus_per_worker)
+    resources = {"CPU": float(cpus), "GPU": float(len(facts.gpus))}
+    workers = checks.placement(wanted.run, [resources], None)
+    if cpus > facts.cores:
+        workers = workers._replace(finding=f"{workers.finding}, and share {facts.cores} cores")
+    return [*_judge(machines, {}, here, wanted), workers]
+
+
+def _diagnose_cluster(wanted: Wanted) -> list[Check]:
+    import ray
+
+    from pixelcontrast.cluster import nodes
+
+    alive = {_name(node): node for node in ray.nodes() if node["Alive"]}
+    asked = _Nodes({name: node["NodeID"] for name, node in alive.items()})
+    answers = asked.ask("look", wanted.data, wanted.layout, _folders(wanted))
+    failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
+    asked.drop(set(failed))
+    machines = {name: facts for name, facts in answers.items() if name not in failed}
+    resources = {name: node["Resources"] for name, node in alive.items()}
+    found = [_describe_nodes(resources, len(ray.nodes()) - len(alive)), *checks.silent(failed)]
+    if machines:
+        found += [*_judge(machines, resources, asked, wanted), checks.clocks(_offsets(asked))]
+    return [*found, checks.placement(wanted.run, *nodes.cluster_resources())]
+
+
+def _describe_nodes(resources: Mapping[str, Resources], gone: int) -> Check:
+    from pixelcontrast.cluster import nodes
+
+    parts = [f"{len(resources)} alive" + (f", {gone} gone" if gone else "")]
+    draining = len(nodes.draining_nodes())
+    parts += [f"{draining} being drained"] if draining else []
+    free = nodes.free_resources()
+    for kind in ("CPU", "GPU"):
+        total = sum(node.get(kind, 0) for node in resources.values())
+        parts.append(f"{sum(node.get(kind, 0) for node in free):g} of {total:g} {kind}s free")
+    return Check("nodes", ", ".join(parts))
+
+
+def _judge(
+    machines: Mapping[str, Facts], resources: Mapping[str, Resources], asked: _Asked, wanted: Wanted
+) -> list[Check]:
+    found = [
+        checks.versions(machines),
+        checks.token(machines),
+        checks.processors(machines),
+        *checks.gpus(machines, resources),
+        checks.disk(machines),
+    ]
+    if wanted.data is not None:
+        found.append(checks.data(machines, wanted.data))
+    if wanted.storage is not None:
+        found.append(_try_storage(wanted.storage, list(machines), asked))
+    return found
+
+
+def _try_storage(location: str, names: list[str], asked: _Asked) -> Check:
+    """Every machine writes a file, then every machine reads them all."""
+    folder = f"{location.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+    written = asked.ask("write", folder)
+    unseen: dict[str, Any] = {}
+    if not any(isinstance(answer, Exception) for answer in written.values()):
+        unseen = asked.ask("read", folder, names)
+    asked.ask("clean", folder)
+    return checks.storage(location, written, unseen)
+
+
+def _offsets(asked: _Asked) -> dict[str, tuple[float, float]]:
+    """Machine → (seconds ahead of this process's clock, half the time that the question took)."""
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(_ROUNDS):
+        before = time.time()
+        answers = asked.ask("clock")
+        after = time.time()
+        for name, answer in answers.items():
+            if not isinstance(answer, Exception):
+                estimate = answer - (before + after) / 2, (after - before) / 2
+                best[name] = min(best.get(name, estimate), estimate, key=lambda found: found[1])
+    return best
+
+
+def _folders(wanted: Wanted) -> list[str]:
+    """Whose free space matters, beside that for temporary files."""
+    return [] if wanted.storage is None or "://" in wanted.storage else [wanted.storage]
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None or "://" in path else str(Path(path).expanduser().absolute())

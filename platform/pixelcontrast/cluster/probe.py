@@ -1,0 +1,139 @@
+"""What one machine says of itself: run there as a Ray actor, or in this process. Imports no Ray itself."""
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixelcontrast.config import Data
+
+if TYPE_CHECKING:
+    from pixelcontrast.training.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Of one machine.
+
+    Attributes:
+        versions: of Python and packages, and of the package's source.
+        cores: logical CPUs.
+        gpus: names of those that torch can use.
+        nccl: version; None without a usable GPU.
+        token_required: whether this process's Ray demands a token; None where it runs none.
+        token_file: where Ray looks for the token, and the file's mode; None if it is not there.
+        disk: folder → bytes free on its file system.
+        data: fingerprint of what lies in the data's folder; "" if it was not asked for.
+        data_error: why it cannot be read; "" if it can.
+    """
+
+    versions: dict[str, str]
+    processor: str
+    cores: int
+    gpus: list[str]
+    nccl: str | None
+    token_required: bool | None
+    token_file: tuple[str, int] | None
+    disk: dict[str, int]
+    data: str
+    data_error: str
+
+
+class Probe:
+    """Asked for one thing after the other.
+
+    Args:
+        name: of the machine, and of its file in the storage.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def look(self, data: str | None, layout: str | None, folders: list[str]) -> Facts:
+        """Facts of this machine; ``folders`` are those whose free space matters."""
+        import torch
+        from torch.cuda import nccl
+
+        from pixelcontrast.training import provenance
+
+        cuda = torch.cuda.is_available()
+        fingerprint, error = _look_at_data(data, layout) if data is not None else ("", "")
+        return Facts(
+            versions=provenance.versions() | {"source": provenance.source_hash()[:12]},
+            processor=provenance.processor(),
+            cores=os.cpu_count() or 1,
+            gpus=[torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            nccl=".".join(map(str, nccl.version())) if cuda else None,
+            token_required=_token_required(),
+            token_file=_token_file(),
+            disk={folder: _free(folder) for folder in [tempfile.gettempdir(), *folders]},
+            data=fingerprint,
+            data_error=error,
+        )
+
+    def clock(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def write(self, storage: str) -> None:
+        """Write this machine's file; raises what the storage raises."""
+        _open(storage).write(self._name, self._name.encode())
+
+    def read(self, storage: str, names: list[str]) -> list[str]:
+        """Of these machines those whose files are not to be seen here as they were written."""
+        folder = _open(storage)
+        found = {name: folder.read(name) for name in folder.names()}
+        return [name for name in names if found.get(name) != name.encode()]
+
+    def clean(self, storage: str) -> None:
+        """Delete the folder of files; where it is shared, another machine may have done so."""
+        folder = _open(storage)
+        if folder.exists():
+            folder.fs.delete_dir(folder.path())
+
+
+def _open(location: str) -> "Storage":
+    from pixelcontrast.training.storage import Storage
+
+    return Storage(location)
+
+
+def _look_at_data(root: str, layout: str | None) -> tuple[str, str]:
+    """What lies there, or what is wrong with it."""
+    from pixelcontrast.datasets.segmentation import build_dataset, check_data
+
+    try:
+        if layout is None:
+            return str(sorted(path.name for path in Path(root).iterdir())), ""
+        data = Data(layout=layout, root=root)  # type: ignore[arg-type]
+        check_data(data)
+        return " ".join(build_dataset(data, split).fingerprint for split in ("train", "val")), ""
+    except (OSError, ValueError) as error:
+        return "", str(error)
+
+
+def _token_required() -> bool | None:
+    """As the Ray in this process has it; looked up only where there is one."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    core = sys.modules["ray._raylet"]
+    return core.get_authentication_mode() == core.AuthenticationMode.TOKEN
+
+
+def _token_file() -> tuple[str, int] | None:
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return (str(path), stat.S_IMODE(path.stat().st_mode)) if path.exists() else None
+
+
+def _free(folder: str) -> int:
+    """Where it is not there yet, of the folder that it would come to lie in."""
+    path = Path(folder)
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

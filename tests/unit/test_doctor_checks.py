@@ -1,0 +1,213 @@
+"""What the doctor makes of findings: those of this machine, changed in one thing at a time."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixelcontrast.cluster import checks
+from pixelcontrast.cluster.checks import Check
+from pixelcontrast.cluster.probe import Facts, Probe
+from pixelcontrast.config import Run, Workers
+
+
+@pytest.fixture(scope="module")
+def facts(scenes: Path) -> Facts:
+    """Of this machine, as a node with a token."""
+    return replace(
+        Probe("a").look(str(scenes), "cityscapes", []), token_required=True, token_file=("/root/token", 0o600)
+    )
+
+
+def beside(facts: Facts, **changes: Any) -> dict[str, Facts]:
+    """Two nodes, of which the second differs."""
+    return {"a": facts, "b": replace(facts, **changes)}
+
+
+def test_equal_machines_need_nothing(facts: Facts) -> None:
+    machines = beside(facts)
+    found = [
+        checks.versions(machines),
+        checks.token(machines),
+        checks.processors(machines),
+        *checks.gpus(machines, {"a": {"CPU": 2.0}}),
+        checks.disk(machines),
+        checks.data(machines, "/data"),
+    ]
+    assert [check.remedy for check in found] == [""] * len(found)
+    assert f"torch {facts.versions['torch']}" in found[0].finding
+    assert "source " in found[0].finding
+
+
+def test_other_versions_are_named_with_their_nodes(facts: Facts) -> None:
+    other = facts.versions | {"torch": "2.13.0", "source": "0123"}
+    check = checks.versions(beside(facts, versions=other))
+    assert f"torch {facts.versions['torch']} on a; 2.13.0 on b" in check.finding
+    assert "source " in check.finding
+    assert "timm" not in check.finding
+    assert check.remedy
+
+
+def test_a_token_must_be_required_everywhere_and_its_file_be_private(facts: Facts) -> None:
+    check = checks.token(beside(facts, token_required=False))
+    assert check.finding.startswith("not required on b: ")
+    assert "RAY_AUTH_MODE=token" in check.remedy
+    check = checks.token(beside(facts, token_file=("/home/b/token", 0o644)))
+    assert check.finding == "/home/b/token has mode 0644"
+    assert check.remedy.startswith("chmod 600 /home/b/token")
+    assert not checks.token(beside(facts, token_file=None)).remedy
+
+
+def test_gpus_that_torch_cannot_use_and_two_versions_of_nccl_are_named(facts: Facts) -> None:
+    resources = {"a": {"GPU": 1.0}, "b": {"GPU": 1.0}}
+    with_gpu = replace(facts, gpus=["H100"], nccl="2.29.3")
+    gpus, nccl = checks.gpus({"a": with_gpu, "b": facts}, resources)
+    assert gpus.finding == "b: Ray has more GPUs to give than torch can use (H100 on a; none on b)"
+    assert gpus.remedy
+    assert nccl == Check("NCCL", "2.29.3")
+    gpus, nccl = checks.gpus(beside(with_gpu, nccl="2.27.5"), resources)
+    assert not gpus.remedy
+    assert nccl.finding == "2.29.3 on a; 2.27.5 on b"
+    assert nccl.remedy
+
+
+def test_a_full_disk_is_named_with_its_folder(facts: Facts) -> None:
+    check = checks.disk(beside(facts, disk={"/tmp": 10**11, "/runs": 3 * 10**9}))
+    assert check.finding == "3.0 GB free in /runs on b"
+    assert "at least 5 GB" in check.remedy
+
+
+def test_data_must_be_there_and_the_same(facts: Facts) -> None:
+    check = checks.data(beside(facts, data="", data_error="/data: no such folder"), "/data")
+    assert check.finding == "/data: no such folder"[0:0] + " on a; /data: no such folder on b"[6:].strip()
+    assert check.remedy
+
+
+def test_other_data_on_a_node_is_named(facts: Facts, scenes: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(scenes, tmp_path / "scenes")
+    for image in copy.glob("*/val/*/*munster_000000*"):
+        image.unlink()
+    next(iter(copy.glob("leftImg8bit/train/*/*.png"))).rename(copy / "elsewhere.png")
+    look = Probe("b").look(str(copy), "cityscapes", [])
+    check = checks.data({"a": facts, "b": look}, "/data")
+    assert check == Check(
+        "data", "/data is not the same on a as on b", "copy the same data set to every node"
+    )
+
+
+def test_a_layout_that_does_not_fit_is_named(scenes: Path) -> None:
+    found = Probe("a").look(str(scenes), "camvid", [])
+    assert str(scenes) in found.data_error
+    assert "no such folder" in found.data_error
+
+
+def test_a_storage_that_is_not_shared_or_not_writable_is_named(tmp_path: Path) -> None:
+    a, b = Probe("a"), Probe("b")
+    mine, yours = str(tmp_path / "1" / "x"), str(tmp_path / "2" / "x")
+    a.write(mine)
+    b.write(yours)
+    unseen = {"a": a.read(mine, ["a", "b"]), "b": b.read(yours, ["a", "b"])}
+    check = checks.storage("/runs", {"a": None, "b": None}, unseen)
+    assert check.finding == "/runs: a does not see what b wrote; b does not see what a wrote"
+    assert "all nodes share" in check.remedy
+    b.write(mine)
+    unseen = {"a": a.read(mine, ["a", "b"]), "b": b.read(mine, ["a", "b"])}
+    assert checks.storage("/runs", {"a": None, "b": None}, unseen) == Check(
+        "storage", "/runs written and read back from 2 nodes"
+    )
+    a.clean(mine)
+    b.clean(mine)
+    assert not (tmp_path / "1" / "x").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        a.write(str(tmp_path / "file" / "x"))
+    check = checks.storage("/runs", {"a": caught.value, "b": None}, {})
+    assert "cannot be written" in check.finding
+    assert check.finding.endswith("; None on b") is False
+    assert check.remedy
+
+
+def test_clocks_that_are_apart_are_told_and_slow_answers_are_not() -> None:
+    check = checks.clocks({"a": (0.001, 0.002), "b": (-3.2, 0.004)})
+    assert check.finding == "3.2 s apart: +0.0 s on a; -3.2 s on b"
+    assert "NTP" in check.remedy
+    assert checks.clocks({"a": (0.001, 0.002), "b": (0.003, 0.001)}) == Check("clocks", "at most 6 ms apart")
+    assert not checks.clocks({"a": (0.0, 0.001), "b": (2.0, 1.9)}).remedy, "the answer took 3.8 s"
+
+
+def test_workers_without_a_place_are_said_with_the_keys_to_change() -> None:
+    run = Run(name="x", workers=Workers(4), cpus_per_worker=2)
+    check = checks.placement(run, [{"CPU": 4.0}, {"CPU": 1.0}], None)
+    assert check.finding.endswith("2 nodes with 4 CPUs; 1 CPU, where 2 would fit")
+    assert check.remedy == "Lower run.workers or run.cpus_per_worker, or add nodes."
+    assert not checks.placement(run, [{"CPU": 4.0}], {"CPU": 64.0}).remedy
+
+
+def test_a_node_without_the_package_is_told_from_one_that_hangs() -> None:
+    missing, hanging = checks.silent(
+        {
+            "a": RuntimeError("The actor died\nModuleNotFoundError: No module named 'pixelcontrast'\n"),
+            "b": TimeoutError("no answer in 120 seconds"),
+        }
+    )
+    assert missing.finding == "a did not answer: ModuleNotFoundError: No module named 'pixelcontrast'"
+    assert "runtime_env.yaml" in missing.remedy
+    assert hanging.finding == "b did not answer: no answer in 120 seconds"
+    assert "restart the node" in hanging.remedy
+
+
+def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pixelcontrast", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=kept | {"COLUMNS": "1000"} | environment,
+    )
+
+
+def rows(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines()[1:] if line.strip()]
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+
+
+def test_a_laptop_is_looked_at_without_a_cluster(scenes: Path, tmp_path: Path) -> None:
+    arguments = ("--storage", str(tmp_path / "runs"), "--data", str(scenes), "--layout", "cityscapes")
+    home = {"HOME": str(tmp_path)}
+    done = doctor(*arguments, "--workers", "64", **home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = rows(done.stdout)
+    assert found.keys() == {"versions", "token", "CPUs", "GPUs", "NCCL", "disk", "data", "storage", "workers"}
+    assert found["data"] == f"{scenes} is reachable"
+    assert found["storage"] == f"{tmp_path}/runs written and read back"
+    assert "they fit, and share" in found["workers"]
+    assert not list((tmp_path / "runs").iterdir())
+
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    (tmp_path / ".ray" / "auth_token").chmod(0o644)
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").touch()
+    done = doctor("--storage", str(tmp_path / "runs"), "--data", "/nowhere", "--device", "cuda", **home)
+    assert done.returncode == 1
+    found = rows(done.stdout)
+    assert f"chmod 600 {tmp_path}/.ray/auth_token" in found["token"]
+    assert "cannot be written" in found["storage"]
+    assert "No such file or directory: '/nowhere'" in found["data"]
+    assert "secret" not in done.stdout
+
+
+def test_wrong_usage_ends_with_status_2_and_a_cluster_that_is_not_there_with_1() -> None:
+    done = doctor("--workers", "4:1")
+    assert done.returncode == 2
+    assert "4:1" in done.stderr
+    done = doctor(RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 1
+    assert "RAY_ADDRESS is 127.0.0.1:1, but connecting failed" in rows(done.stdout)["cluster"]
