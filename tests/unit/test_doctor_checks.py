@@ -1,5 +1,6 @@
 """What the doctor makes of findings: those of this machine, changed in one thing at a time."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_a_token_must_be_required_everywhere_and_its_file_be_private(facts: Fact
     assert check.finding.startswith("not required on b: ")
     assert "RAY_AUTH_MODE=token" in check.remedy
     check = checks.token(beside(facts, token_file=("/home/b/token", 0o644)))
-    assert check.finding == "/home/b/token has mode 0644"
+    assert check.finding == "/home/b/token has mode 0644 on b"
     assert check.remedy.startswith("chmod 600 /home/b/token")
     assert not checks.token(beside(facts, token_file=None)).remedy
 
@@ -83,15 +84,13 @@ def test_a_full_disk_is_named_with_its_folder(facts: Facts) -> None:
 
 def test_data_must_be_there_and_the_same(facts: Facts) -> None:
     check = checks.data(beside(facts, data="", data_error="/data: no such folder"), "/data")
-    assert check.finding == "/data: no such folder"[0:0] + " on a; /data: no such folder on b"[6:].strip()
+    assert check.finding == "/data: no such folder on b"
     assert check.remedy
 
 
 def test_other_data_on_a_node_is_named(facts: Facts, scenes: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(scenes, tmp_path / "scenes")
-    for image in copy.glob("*/val/*/*munster_000000*"):
-        image.unlink()
-    next(iter(copy.glob("leftImg8bit/train/*/*.png"))).rename(copy / "elsewhere.png")
+    next(iter(copy.glob("leftImg8bit/train/*/*.png"))).unlink()
     look = Probe("b").look(str(copy), "cityscapes", [])
     check = checks.data({"a": facts, "b": look}, "/data")
     assert check == Check(
@@ -126,8 +125,8 @@ def test_a_storage_that_is_not_shared_or_not_writable_is_named(tmp_path: Path) -
     with pytest.raises(OSError) as caught:
         a.write(str(tmp_path / "file" / "x"))
     check = checks.storage("/runs", {"a": caught.value, "b": None}, {})
-    assert "cannot be written" in check.finding
-    assert check.finding.endswith("; None on b") is False
+    assert check.finding.startswith("cannot be written: ")
+    assert check.finding.endswith("on a")
     assert check.remedy
 
 
@@ -161,8 +160,6 @@ def test_a_node_without_the_package_is_told_from_one_that_hangs() -> None:
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-m", "pixelcontrast", "doctor", *arguments],

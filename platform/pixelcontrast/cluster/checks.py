@@ -34,7 +34,7 @@ def versions(machines: Machines) -> Check:
     """Are they the same on all machines?"""
     first = next(iter(machines.values())).versions
     different = [
-        f"{package} {_by_machine({name: facts.versions.get(package) for name, facts in machines.items()})}"
+        f"{package} {_by({name: facts.versions.get(package) for name, facts in machines.items()}, machines)}"
         for package in first
         if len({facts.versions.get(package) for facts in machines.values()}) > 1
     ]
@@ -57,8 +57,9 @@ def token(machines: Machines) -> Check:
         if facts.token_file and facts.token_file[1] & 0o077
     }
     if readable:
-        path = next(facts.token_file[0] for facts in machines.values() if facts.token_file)
-        return Check("token", _by_machine(readable), f"chmod 600 {path}, and a new token if others read it")
+        paths = " ".join(dict.fromkeys(text.partition(" has mode ")[0] for text in readable.values()))
+        remedy = f"chmod 600 {paths}, and a new token if others may have read it"
+        return Check("token", _by(readable, machines), remedy)
     if any(facts.token_required is None for facts in machines.values()):
         return Check("token", "no Ray is running here; a local instance makes one of its own, mode 0600")
     files = {facts.token_file is not None for facts in machines.values()}
@@ -70,7 +71,7 @@ def token(machines: Machines) -> Check:
 def processors(machines: Machines) -> Check:
     """CPUs, as they decide whether bits can be repeated."""
     found = {name: f"{facts.cores} × {facts.processor}" for name, facts in machines.items()}
-    return Check("CPUs", _by_machine(found))
+    return Check("CPUs", _by(found, machines))
 
 
 def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Check]:
@@ -79,15 +80,15 @@ def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Check]:
     blind = [
         name for name, facts in machines.items() if resources.get(name, {}).get("GPU", 0) > len(facts.gpus)
     ]
-    checks = [Check("GPUs", _by_machine(found))]
+    checks = [Check("GPUs", _by(found, machines))]
     if blind:
-        finding = f"{_list(blind)}: Ray has more GPUs to give than torch can use ({_by_machine(found)})"
+        finding = f"{_list(blind)}: Ray has more GPUs to give than torch can use ({_by(found, machines)})"
         checks = [Check("GPUs", finding, "install a torch built for CUDA and a driver that it works with")]
     nccl = {name: facts.nccl for name, facts in machines.items() if facts.nccl is not None}
     if not nccl:
         return [*checks, Check("NCCL", "not needed: no GPU; CPU workers use gloo")]
     remedy = "install the same torch on all nodes with GPUs" if len(set(nccl.values())) > 1 else ""
-    return [*checks, Check("NCCL", _by_machine(nccl), remedy)]
+    return [*checks, Check("NCCL", _by(nccl, nccl), remedy)]
 
 
 def disk(machines: Machines) -> Check:
@@ -108,7 +109,7 @@ def data(machines: Machines, root: str) -> Check:
     errors = {name: facts.data_error for name, facts in machines.items() if facts.data_error}
     if errors:
         remedy = f"put the data set under {root} on every node, or on a file system that all share"
-        return Check("data", _by_machine(errors), remedy)
+        return Check("data", _by(errors, machines), remedy)
     if len({facts.data for facts in machines.values()}) > 1:
         groups = _groups({name: facts.data for name, facts in machines.items()})
         finding = f"{root} is not the same on {' as on '.join(_list(names) for names in groups.values())}"
@@ -128,11 +129,11 @@ def storage(
     failed = {name: str(error) for name, error in written.items() if error is not None}
     if failed:
         remedy = "check path, permissions and credentials there; a bucket must exist"
-        return Check("storage", f"cannot be written: {_by_machine(failed)}", remedy)
+        return Check("storage", f"cannot be written: {_by(failed, written)}", remedy)
     failed = {name: str(found) for name, found in unseen.items() if isinstance(found, Exception)}
     if failed:
         return Check(
-            "storage", f"cannot be read: {_by_machine(failed)}", "check permissions and credentials there"
+            "storage", f"cannot be read: {_by(failed, written)}", "check permissions and credentials there"
         )
     blind = [f"{name} does not see what {_list(others)} wrote" for name, others in unseen.items() if others]  # type: ignore[arg-type]
     if blind:
@@ -152,7 +153,7 @@ def clocks(offsets: Mapping[str, tuple[float, float]]) -> Check:
     if skew - unsure > LARGEST_SKEW_S:
         found = {name: f"{offset:+.1f} s" for name, (offset, _) in offsets.items()}
         remedy = "synchronise the clocks by NTP (`chronyc makestep`, or restart systemd-timesyncd)"
-        return Check("clocks", f"{skew:.1f} s apart: {_by_machine(found)}", remedy)
+        return Check("clocks", f"{skew:.1f} s apart: {_by(found, offsets)}", remedy)
     return Check("clocks", f"at most {1000 * (skew + unsure):.0f} ms apart")
 
 
@@ -187,12 +188,12 @@ def _last_line(error: Exception) -> str:
     return (missing or lines or [type(error).__name__])[-1][:300]
 
 
-def _by_machine(found: Mapping[str, object]) -> str:
-    """``2.14.1 on a, b; 2.13.0 on c``; what is the same on all without their names."""
-    groups = _groups(found)
-    if len(groups) == 1:
-        return str(next(iter(groups)))
-    return "; ".join(f"{value} on {_list(names)}" for value, names in groups.items())
+def _by(found: Mapping[str, object], machines: Mapping[str, object]) -> str:
+    """``2.14.1 on a, b; 2.13.0 on c``; without names what is the same on all machines."""
+    return "; ".join(
+        f"{value}" if len(names) == len(machines) else f"{value} on {_list(names)}"
+        for value, names in _groups(found).items()
+    )
 
 
 def _groups(found: Mapping[str, object]) -> dict[object, list[str]]:
