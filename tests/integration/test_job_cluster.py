@@ -61,7 +61,8 @@ class Head:
         """The command of the README."""
         command = ["job", "submit", "--address", self.url, "--runtime-env", "clusters/runtime_env.yaml"]
         command += [] if wait else ["--no-wait"]
-        return self.ray(*command, "--", "python", "experiments/small_search.py", *arguments)
+        command += ["--", "env", "PIXELCONTRAST_COMMIT=0123abc", "python", "experiments/small_search.py"]
+        return self.ray(*command, *arguments)
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.python), "-m", "ray.scripts.scripts", *arguments]
@@ -176,6 +177,7 @@ def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Pa
     assert "step 6/6  CE " in done.stdout
     result = json.loads((tmp_path / "small/result.json").read_text())
     assert 0 <= result["miou"] <= 1
+    assert result["provenance"]["git"] == "0123abc"
     found = head.imported_from()
     assert {"pixelcontrast/__init__.py", "cli/experiment.py", "cluster/worker.py"} <= found.keys()
     for path in set.union(*found.values()):
@@ -186,7 +188,8 @@ def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path
     done = head.submit(*places(scenes, tmp_path), "--optim.steps", "3", "--search.trials", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "report   " in done.stdout
-    assert len(list((tmp_path / "small-search").glob("*/metrics.jsonl"))) == 2
+    results = [json.loads(path.read_text()) for path in (tmp_path / "small-search").glob("*/result.json")]
+    assert [result["provenance"]["git"] for result in results] == ["0123abc"] * 2
     found = head.imported_from()
     assert "cluster/trial.py" in found
     for path in set.union(*found.values()):

@@ -5,6 +5,7 @@ was trained in the runs' folders, so a search goes on from there after any death
 """
 
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -104,7 +105,11 @@ class _Running:
                 self._end(proposal, finished=False, failures=[config.explain(error)])
                 continue
             self._proposals[tune_id] = proposal
-            return {"experiment": config.to_json(experiment), "max_failures": self._search.max_failures}
+            return {
+                "experiment": config.to_json(experiment),
+                "max_failures": self._search.max_failures,
+                "commit": os.environ.get("PIXELCONTRAST_COMMIT"),
+            }
         return None
 
     def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:

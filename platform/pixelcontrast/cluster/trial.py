@@ -6,6 +6,7 @@ from typing import Any
 from pixelcontrast import config
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.launch import launch
+from pixelcontrast.cluster.settings import environment
 from pixelcontrast.cluster.worker import Row
 
 MEMORY = 50 * 2**20
@@ -20,7 +21,8 @@ def run_trial(trial: dict[str, Any]) -> None:
     A training that fails is started again as long as that may help, and goes on from its checkpoint.
 
     Args:
-        trial: ``experiment``, as JSON, with its own name and storage; ``max_failures``.
+        trial: ``experiment``, as JSON, with its own name and storage; ``max_failures``; ``commit``, of the
+            search's driver: what is set there with a job's command does not reach this process.
     """
     from ray import tune
 
@@ -33,7 +35,8 @@ def run_trial(trial: dict[str, Any]) -> None:
     failures: list[str] = []
     finished = False
     while not finished and len(failures) <= trial["max_failures"]:
-        reason, final = _attempt(experiment, report)
+        with environment({"PIXELCONTRAST_COMMIT": trial["commit"]}):
+            reason, final = _attempt(experiment, report)
         finished = reason is None
         if reason is not None:
             logger.warning("%s failed: %s", experiment.run.name, reason)
