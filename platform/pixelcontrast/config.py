@@ -25,6 +25,7 @@ from pydantic_core import core_schema
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Layout = Literal["cityscapes", "camvid"]
 Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -76,7 +77,7 @@ class Workers:
 class Data:
     """The data set, and how a training crop is cut from an image."""
 
-    layout: Literal["cityscapes", "camvid"]
+    layout: Layout
     """How files and labels are laid out; the readers are in pixelcontrast/datasets."""
     root: str
     """The data set's folder."""

@@ -101,7 +101,7 @@ def test_what_one_of_two_nodes_lacks_is_named(scenes: Path, tmp_path: Path) -> N
     needing = {name: check for name, check in found.items() if check.remedy}
     assert needing.keys() == {"token", "data", "storage", "workers"}
     assert "readable has mode 0644 on " in needing["token"].finding
-    assert f"{tmp_path}/data/leftImg8bit: no such folder" in needing["data"].finding
+    assert f"{tmp_path}/data/leftImg8bit/train: no such folder" in needing["data"].finding
     assert needing["storage"].finding.count("does not see what") == 2
     assert needing["workers"].finding.endswith("2 nodes with 1 CPU; 1 CPU, where 2 would fit")
     assert not list((tmp_path / "runs").iterdir())

@@ -1,4 +1,4 @@
-"""The command ``pixelcontrast``: looking at runs and searches, and training again what one has recorded."""
+"""The command ``pixelcontrast``: looking at machines, runs and searches, and training what a run records."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ import tyro
 
 from pixelcontrast.cli.experiment import main
 from pixelcontrast.cli.terminal import failures_told, refuse
-from pixelcontrast.config import Run, Workers, explain
+from pixelcontrast.config import Layout, Run, Workers, explain
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
@@ -27,7 +27,7 @@ def command() -> None:
     return tyro.extras.subcommand_cli_from_dict(
         {function.__name__: function for function in commands},
         prog="pixelcontrast",
-        description="Look at runs and searches. What trains is an experiment file: see experiments/.",
+        description="Look at machines, runs and searches. Experiment files train: see experiments/.",
     )
 
 
@@ -49,7 +49,7 @@ def dashboard(location: _Location, port: int | None = None) -> None:
 def doctor(
     storage: str | None = None,
     data: str | None = None,
-    layout: Literal["cityscapes", "camvid"] | None = None,
+    layout: Layout | None = None,
     workers: str = "1",
     cpus_per_worker: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",

@@ -62,10 +62,8 @@ def token(machines: Machines) -> Check:
         return Check("token", _by(readable, machines), remedy)
     if any(facts.token_required is None for facts in machines.values()):
         return Check("token", "no Ray is running here; a local instance makes one of its own, mode 0600")
-    files = {facts.token_file is not None for facts in machines.values()}
-    return Check(
-        "token", "required" + (", its file's mode is 0600" if True in files else ", from the environment")
-    )
+    files = any(facts.token_file for facts in machines.values())
+    return Check("token", f"required{', its file is for the owner alone' if files else ''}")
 
 
 def processors(machines: Machines) -> Check:

@@ -14,7 +14,7 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.placement import Resources
 from pixelcontrast.cluster.probe import Facts, Probe
-from pixelcontrast.config import Run
+from pixelcontrast.config import Layout, Run
 
 ANSWER_S = 120.0
 """How long a node may take to answer; the first answer includes the start of a process with torch in it."""
@@ -34,7 +34,7 @@ class Wanted:
 
     storage: str | None
     data: str | None
-    layout: str | None
+    layout: Layout | None
     run: Run
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelcontrast.config import Data
+from pixelcontrast.config import Data, Layout
 
 if TYPE_CHECKING:
     from pixelcontrast.training.storage import Storage
@@ -54,8 +54,8 @@ class Probe:
     def __init__(self, name: str):
         self._name = name
 
-    def look(self, data: str | None, layout: str | None, folders: list[str]) -> Facts:
-        """Facts of this machine; ``folders`` are those whose free space matters."""
+    def look(self, data: str | None, layout: Layout | None, folders: list[str]) -> Facts:
+        """Facts of this machine; the free space in ``folders`` matters, beside that in Ray's own."""
         import torch
         from torch.cuda import nccl
 
@@ -71,7 +71,7 @@ class Probe:
             nccl=".".join(map(str, nccl.version())) if cuda else None,
             token_required=_token_required(),
             token_file=_token_file(),
-            disk={folder: _free(folder) for folder in [tempfile.gettempdir(), *folders]},
+            disk={folder: _free(folder) for folder in [_temporary(), *folders]},
             data=fingerprint,
             data_error=error,
         )
@@ -103,14 +103,14 @@ def _open(location: str) -> "Storage":
     return Storage(location)
 
 
-def _look_at_data(root: str, layout: str | None) -> tuple[str, str]:
+def _look_at_data(root: str, layout: Layout | None) -> tuple[str, str]:
     """What lies there, or what is wrong with it."""
     from pixelcontrast.datasets.segmentation import build_dataset, check_data
 
     try:
         if layout is None:
             return str(sorted(path.name for path in Path(root).iterdir())), ""
-        data = Data(layout=layout, root=root)  # type: ignore[arg-type]
+        data = Data(layout=layout, root=root)
         check_data(data)
         return " ".join(build_dataset(data, split).fingerprint for split in ("train", "val")), ""
     except (OSError, ValueError) as error:
@@ -118,12 +118,24 @@ def _look_at_data(root: str, layout: str | None) -> tuple[str, str]:
 
 
 def _token_required() -> bool | None:
-    """As the Ray in this process has it; looked up only where there is one."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    """As the Ray in this process has it."""
+    if not _has_ray():
         return None
     core = sys.modules["ray._raylet"]
     return core.get_authentication_mode() == core.AuthenticationMode.TOKEN
+
+
+def _temporary() -> str:
+    """Where Ray keeps logs and what it spills, here or in an instance that would be started here."""
+    if not _has_ray():
+        return tempfile.gettempdir()
+    return sys.modules["ray._private.worker"].global_worker.node.get_session_dir_path()
+
+
+def _has_ray() -> bool:
+    """Whether this process belongs to a cluster; nothing is imported to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def _token_file() -> tuple[str, int] | None:
