@@ -1,5 +1,6 @@
 """Searches and studies at the terminal: what starts, how trials end, how they compare."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def _close(folder: "SearchFolder") -> None:
     if folder.storage.is_local:
         attach_report(folder.load(), Path(path), folder)
     _say(f"report   {path}")
-    _say(f"compare  pixelcontrast dashboard {folder.storage.location}")
+    _say(f"compare  pixelcontrast dashboard {shlex.quote(folder.storage.location)}")
 
 
 def _say(line: str) -> None:
