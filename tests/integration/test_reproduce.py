@@ -14,6 +14,7 @@ import pytest
 import torch
 from test_fit import experiment, fit, fit_until
 
+from object_store import ObjectStore
 from pixelcontrast import config, parse, training
 from pixelcontrast.config import Experiment
 from pixelcontrast.training import checkpoint, provenance
@@ -169,6 +170,24 @@ def test_a_result_whose_checkpoints_are_gone_is_enough(finished: Experiment, tmp
     text = reproduce(tmp_path / "small")
     assert config.differences(finished, described(text)) == {}
     assert "sha256" not in text
+
+
+def test_a_run_in_an_object_store_is_verified_and_repeated_from_there(
+    scenes: Path, object_store: ObjectStore
+) -> None:
+    settings = experiment(scenes, Path("unused"), optim__steps=2)
+    settings = config.replace(settings, {"run.storage": object_store.uri("repeated")})
+    fit(settings)
+    run = object_store.uri("repeated/small")
+    lines = list(training.verify(run))
+    assert {line.state for line in lines} == {"ok"}
+    assert "checkpoints/step-00000002" in {line.name for line in lines}
+    text = reproduce(run)
+    assert reproduce(object_store.uri("repeated/small/result.json")) == text
+    assert reproduce(object_store.uri("repeated/small/checkpoints/step-00000002")) == text
+    again = described(text)
+    assert (again.run.storage, again.run.name) == (settings.run.storage, "small-again")
+    assert config.differences(settings, again) == {}
 
 
 def test_what_is_no_result_or_damaged_is_named(finished: Experiment, tmp_path: Path) -> None:

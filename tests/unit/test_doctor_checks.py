@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from object_store import ObjectStore
 from pixelcontrast.cluster import checks
 from pixelcontrast.cluster.checks import Check
+from pixelcontrast.cluster.doctor import _ThisMachine, _try_storage
 from pixelcontrast.cluster.probe import Facts, Probe
 from pixelcontrast.config import Run, Workers
+from pixelcontrast.training.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +131,17 @@ def test_a_storage_that_is_not_shared_or_not_writable_is_named(tmp_path: Path) -
     assert check.finding.startswith("cannot be written: ")
     assert check.finding.endswith("on a")
     assert check.remedy
+
+
+def test_an_object_store_is_written_and_read_back(object_store: ObjectStore) -> None:
+    location = object_store.uri("doctor")
+    check = _try_storage(location, ["this machine"], _ThisMachine())
+    assert check == Check("storage", f"{location} written and read back")
+    assert Storage(location).names() == []
+    missing = object_store.uri("doctor", bucket="no-such-bucket")
+    check = _try_storage(missing, ["this machine"], _ThisMachine())
+    assert check.finding.startswith("cannot be written: ")
+    assert "a bucket must exist" in check.remedy
 
 
 def test_clocks_that_are_apart_are_told_and_slow_answers_are_not() -> None:

@@ -177,7 +177,9 @@ def _judge(
 
 def _try_storage(location: str, names: list[str], asked: _Asked) -> Check:
     """Every machine writes a file, then every machine reads them all."""
-    folder = f"{location.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+    from pixelcontrast.training.storage import Storage
+
+    folder = (Storage(location) / f".doctor-{secrets.token_hex(4)}").location
     written = asked.ask("write", folder)
     unseen: dict[str, Any] = {}
     if not any(isinstance(answer, Exception) for answer in written.values()):

@@ -59,12 +59,11 @@ def reproduce(result: str | os.PathLike[str]) -> str:
 def read_record(result: str | os.PathLike[str]) -> Record:
     """Find what is recorded; arguments and errors as of ``reproduce``."""
     location = os.fspath(result)
-    location = location if "://" in location else str(Path(location).absolute())
-    location = location.removesuffix("/result.json").rstrip("/")
-    folder = Storage(location)
+    folder = Storage(location if "://" in location else str(Path(location).absolute()))
+    folder = folder.parent if folder.name == "result.json" else folder
+    location = folder.location
     if folder.exists(checkpoint.MANIFEST):
-        run, parent, name = location.rsplit("/", 2)
-        return _of_checkpoint(Storage(run), f"{parent}/{name}")
+        return _of_checkpoint(folder.parent.parent, f"{folder.parent.name}/{folder.name}")
     if not folder.exists(_EXPERIMENT):
         raise ValueError(f"{location}: neither a run nor a checkpoint, as {_EXPERIMENT} is missing")
     finished = read_result(folder)

@@ -29,9 +29,9 @@ def read_experiment(location: str) -> Experiment:
     Raises:
         ValueError: it is not there, or cannot be read by this version.
     """
-    folder, _, name = (location if "://" in location else str(Path(location).absolute())).rpartition("/")
+    file = Storage(location)
     try:
-        return config.from_json(Storage(folder).read(name))
+        return config.from_json(file.parent.read(file.name))
     except OSError as error:
         raise ValueError(f"{location} cannot be read: {error}") from error
     except ValueError as error:

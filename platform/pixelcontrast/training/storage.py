@@ -46,6 +46,21 @@ class Storage:
         return folder
 
     @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.root.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Storage":
+        """The folder that this one lies in."""
+        folder = copy.copy(self)
+        folder.root = self.root.rstrip("/").rpartition("/")[0]
+        path, mark, options = self.location.partition("?")
+        inside = "://" in path
+        folder.location = f"{path.rstrip('/').rpartition('/')[0]}{mark}{options}" if inside else folder.root
+        return folder
+
+    @property
     def is_local(self) -> bool:
         """Whether files lie on this machine's file system, where a rename is atomic."""
         return isinstance(self.fs, fs.LocalFileSystem)
