@@ -18,6 +18,7 @@ import pytest
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.launch import _launch
 from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.cluster.settings import Interrupted
 from pixelcontrast.cluster.watch import Bounds
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
 
@@ -167,7 +168,7 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, c
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_sigterm_stops_the_workers_like_ctrl_c(experiment):
+def test_workers_that_do_not_stop_when_asked_are_ended(experiment):
     workers = []
 
     def on_row(row: dict) -> None:
@@ -177,8 +178,11 @@ def test_sigterm_stops_the_workers_like_ctrl_c(experiment):
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        _launch(experiment, on_row=on_row, loop=cluster_loops.endless)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        _launch(experiment, on_row=on_row, loop=cluster_loops.endless, bounds=Bounds(stop_s=5))
+    assert isinstance(caught.value, Interrupted)
+    assert caught.value.signal == signal.SIGTERM
+    assert caught.value.message == " without a new checkpoint: it took more than 5 seconds"
     assert len(workers) == 2
     assert not psutil.wait_procs(workers, timeout=5)[1]
     assert signal.getsignal(signal.SIGTERM) == before
