@@ -105,14 +105,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "ORIGINS": str(folder / "origins"),
     }
     with ExitStack() as stack:
-        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp"))
+        # Each has its own folder, as on machines of their own: where two share one, the second to unpack a
+        # job's files takes away those of the first.
+        folders = [tempfile.TemporaryDirectory(prefix=f"pc-{node}-", dir="/tmp") for node in ("head", "work")]
+        temporary, other = [stack.enter_context(each) for each in folders]
         url = f"http://127.0.0.1:{dashboard_port}"
         options = ["--port", str(port), "--temp-dir", temporary, "--num-cpus", "0"]
         options += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
         start(stack, folder / "head.log", python, environment, "--head", *options)
         found = Head(url, python, clone, folder / "origins", environment)
         wait_for(lambda: found.ray("job", "list", "--address", url).returncode == 0, folder / "head.log")
-        options = ["--address", f"{get_node_ip_address()}:{port}", "--num-cpus", "2"]
+        options = ["--address", f"{get_node_ip_address()}:{port}", "--num-cpus", "2", "--temp-dir", other]
         start(stack, folder / "worker.log", python, environment, *options)
         wait_for(lambda: "Ray runtime started" in (folder / "worker.log").read_text(), folder / "worker.log")
         yield found
@@ -171,6 +174,15 @@ def places(scenes: Path, storage: Path) -> list[str]:
     return ["--data.root", str(scenes), "--run.storage", str(storage)]
 
 
+def node_of(path: str) -> str:
+    """Whose copy of the job's package a file is in; fails for a file that no job has brought."""
+    found = re.match(
+        r"/tmp/pc-(\w+)-\w+/.*/runtime_resources/py_modules_files/_ray_pkg_\w+/pixelcontrast/", path
+    )
+    assert found, path
+    return found[1]
+
+
 def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
     done = head.submit(*places(scenes, tmp_path), "--optim.steps", "6", "--run.workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -179,9 +191,9 @@ def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Pa
     assert 0 <= result["miou"] <= 1
     assert result["provenance"]["git"] == "0123abc"
     found = head.imported_from()
-    assert {"pixelcontrast/__init__.py", "cli/experiment.py", "cluster/worker.py"} <= found.keys()
-    for path in set.union(*found.values()):
-        assert "/runtime_resources/py_modules_files/_ray_pkg_" in path
+    assert {node_of(path) for path in found["cli/experiment.py"]} == {"head"}
+    assert "work" in {node_of(path) for path in found["cluster/worker.py"]}
+    assert {node_of(path) for path in set.union(*found.values())} == {"head", "work"}
 
 
 def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
@@ -189,11 +201,11 @@ def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "report   " in done.stdout
     results = [json.loads(path.read_text()) for path in (tmp_path / "small-search").glob("*/result.json")]
-    assert [result["provenance"]["git"] for result in results] == ["0123abc"] * 2
+    assert len(list((tmp_path / "small-search").glob("*/experiment.json"))) == 2
+    assert {result["provenance"]["git"] for result in results} == {"0123abc"}  # the second one diverges
     found = head.imported_from()
-    assert "cluster/trial.py" in found
-    for path in set.union(*found.values()):
-        assert "/runtime_resources/py_modules_files/_ray_pkg_" in path
+    assert "work" in {node_of(path) for path in found["cluster/trial.py"]}
+    assert {node_of(path) for path in set.union(*found.values())} == {"head", "work"}
 
 
 def test_what_is_missing_on_the_cluster_is_said_and_the_job_has_failed(
@@ -238,7 +250,9 @@ def test_a_stopped_job_is_given_time_to_end(head: Head):
     assert "ended by itself" in head.client.get_job_logs(job)
 
 
-def test_a_stopped_training_says_how_to_go_on(head: Head, scenes: Path, tmp_path: Path):
+def test_a_stopped_training_leaves_a_checkpoint_and_says_how_to_go_on(
+    head: Head, scenes: Path, tmp_path: Path
+):
     arguments = [*places(scenes, tmp_path), "--optim.steps", "100000", "--run.eval-interval", "100000"]
     done = head.submit(*arguments, wait=False)
     (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", done.stdout)
@@ -249,7 +263,8 @@ def test_a_stopped_training_says_how_to_go_on(head: Head, scenes: Path, tmp_path
     stopped = head.ray("job", "stop", "--address", head.url, job)
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     logs = head.ray("job", "logs", "--address", head.url, job).stdout
-    assert "Stopped. The same command goes on from the newest checkpoint." in logs
+    (step,) = re.findall(r"Stopped with a checkpoint at step (\d+)\. The same command goes on", logs)
+    assert (tmp_path / f"small/checkpoints/step-{int(step):08d}/manifest.json").is_file()
     importers = [int(line.split()[0]) for line in head.origins.read_text().splitlines()]
     left = [psutil.Process(pid).name() for pid in importers if psutil.pid_exists(pid)]
     assert not [name for name in left if "RayTrainWorker" in name]
