@@ -26,7 +26,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def object_store() -> Iterator[ObjectStore]:
-    """A real S3 server on this machine, empty but for its bucket."""
+def s3_server() -> Iterator[ObjectStore]:
+    """A real S3 server on this machine."""
     with ObjectStore() as store:
         yield store
+
+
+@pytest.fixture
+def object_store(s3_server: ObjectStore) -> ObjectStore:
+    """The server, with its bucket."""
+    s3_server.make_bucket()
+    return s3_server

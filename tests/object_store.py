@@ -38,14 +38,17 @@ class ObjectStore:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        creating, _ = fs.FileSystem.from_uri(f"{self.uri('')}&allow_bucket_creation=true")
-        creating.create_dir(_BUCKET)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def make_bucket(self) -> None:
+        """Unless it is there; other tests with moto in this process empty it."""
+        creating, _ = fs.FileSystem.from_uri(f"{self.uri('')}&allow_bucket_creation=true")
+        creating.create_dir(_BUCKET)
 
     def uri(self, path: str, bucket: str = _BUCKET) -> str:
         """A location as a user writes it for a store that is not Amazon's."""
