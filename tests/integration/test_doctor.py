@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 
+import raylets
 from pixelcontrast.cluster.doctor import Wanted, diagnose
 from pixelcontrast.config import Run, Workers
 
 pytestmark = pytest.mark.timeout(300)
 NAMESPACE = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 def can_unshare() -> bool:
@@ -31,31 +30,8 @@ def can_unshare() -> bool:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A head with one CPU, in a folder of its own, with a token; its address."""
-    import ray._raylet as core
-    from ray.cluster_utils import Cluster
-
-    token = tmp_path / "token"
-    token.touch(mode=0o600)
-    token.write_text("0123456789abcdef" * 4)
-    for name, value in {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
-    # Ray reads both once per process, and an earlier test may have been on another cluster.
-    compiled: Any = core
-    compiled.Config.initialize("")
-    compiled.AuthenticationTokenLoader.instance().reset_cache()
-    with tempfile.TemporaryDirectory(prefix="doctor-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        head = {"temp_dir": folder, "include_dashboard": False, "dashboard_agent_listen_port": 0}
-        cluster = Cluster(initialize_head=True, head_node_args=head | NODE)
-        try:
-            monkeypatch.setenv("RAY_ADDRESS", str(cluster.address))
-            yield str(cluster.address)
-        finally:
-            cluster.shutdown()
+    with raylets.cluster(tmp_path / "token", monkeypatch, num_cpus=1, include_dashboard=False) as started:
+        yield str(started.address)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A training on a cluster of several nodes that come and go, each a real raylet on this machine."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import raylets
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, config, training
 from pixelcontrast.cluster.launch import _launch
 from pixelcontrast.cluster.watch import Bounds
@@ -22,39 +22,11 @@ STEPS = 60
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without CPUs, and two nodes of one CPU each; with a token, in a folder of its own."""
-    import ray._raylet as core
-    from ray.cluster_utils import Cluster
-
-    token = tmp_path / "token"
-    token.touch(mode=0o600)
-    token.write_text("0123456789abcdef" * 4)
-    for name, value in {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_health_check_failure_threshold": "3",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
-    # Ray reads both once per process, and an earlier test may have been on another cluster.
-    compiled: Any = core
-    compiled.Config.initialize("")
-    compiled.AuthenticationTokenLoader.instance().reset_cache()
-    with tempfile.TemporaryDirectory(prefix="nodes-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "temp_dir": folder, "dashboard_port": 0, "include_dashboard": True}
-            | NODE,
-        )
-        try:
-            monkeypatch.setenv("RAY_ADDRESS", str(cluster.address))
-            yield cluster
-        finally:
-            cluster.shutdown()
-
-
-NODE = {"object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
+    """A head without CPUs."""
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
+    with raylets.cluster(tmp_path / "token", monkeypatch, **head) as started:
+        yield started
 
 
 def drain(node: Any, seconds: float) -> None:
@@ -78,7 +50,7 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     cluster: Any, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two workers, then one, then two again: only the lost node costs steps, and the samples stay."""
-    nodes = [cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=1, **raylets.NODE) for _ in range(2)]
     settings = Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=32),
@@ -102,13 +74,13 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     def on_row(row: dict[str, Any]) -> None:
         if not events and row["step"] == 8:
             drain(nodes[0], seconds=300)
-            nodes.append(cluster.add_node(num_cpus=1, **NODE))
+            nodes.append(cluster.add_node(num_cpus=1, **raylets.NODE))
             events.append("drained")
         elif events == ["drained"] and row["attempt"] == 2 and row["step"] % 5 == 2:
             cluster.remove_node(nodes[2], allow_graceful=False)
             events.append(f"lost at {row['step']}")
         elif len(events) == 2 and row["attempt"] == 3 and row["step"] % 5 == 2:
-            cluster.add_node(num_cpus=1, **NODE)
+            cluster.add_node(num_cpus=1, **raylets.NODE)
             events.append("added")
         # The shorter the run, the less is there to see; the slower its steps, the less is done meanwhile.
         time.sleep(0.5)
