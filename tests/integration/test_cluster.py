@@ -153,6 +153,7 @@ def test_a_worker_that_leaves_the_others_waiting_is_named_with_its_place(experim
     assert re.search(r"worker 1 is at .*for \d+ seconds; worker 0 waits at .*; starting again", caplog.text)
 
 
+@pytest.mark.slow
 def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, caplog):
     rows = []
     with pytest.raises(LaunchError) as caught:

@@ -241,6 +241,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_a_study_in_a_database(scenes, tmp_path):
     database = f"sqlite:///{tmp_path}/study.db"
     settings, search = experiment(scenes, tmp_path), Search(space=SPACE, trials=1, study=database)

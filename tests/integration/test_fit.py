@@ -220,7 +220,7 @@ def fit_and_stop(rank: int, world_size: int, text: str, at: int) -> int | None:
     return training.fit(settings, device=CPU, report=lambda _: None, stop=stop)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(
     world_size: int, scenes: Path, tmp_path: Path
 ) -> None:
@@ -277,7 +277,7 @@ def test_dropping_the_memory_from_a_checkpoint_is_noticed(
         assert_same_run(settings, reference, expected)
 
 
-@pytest.mark.parametrize("place", ["local", "S3"])
+@pytest.mark.parametrize("place", ["local", pytest.param("S3", marks=pytest.mark.slow)])
 def test_sigkill_half_way_and_the_same_command_again(
     place: str, finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, object_store: ObjectStore
 ) -> None:

@@ -82,6 +82,7 @@ def left_behind() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_path: Path) -> None:
     """One trains to the end, one diverges, one is stopped early."""
     places = {"data.root": str(scenes), "run.storage": str(tmp_path)}

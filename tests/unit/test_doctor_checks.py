@@ -189,6 +189,7 @@ def rows(text: str) -> dict[str, str]:
     return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
 
 
+@pytest.mark.slow
 def test_a_laptop_is_looked_at_without_a_cluster(scenes: Path, tmp_path: Path) -> None:
     arguments = ("--storage", str(tmp_path / "runs"), "--data", str(scenes), "--layout", "cityscapes")
     home = {"HOME": str(tmp_path)}

@@ -204,7 +204,7 @@ def test_a_killed_process_leaves_no_loader_processes(data: Data, tmp_path: Path)
     assert not any(map(psutil.pid_exists, pids))
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("world_size", [1, 2, 3, pytest.param(7, marks=pytest.mark.slow)])
 def test_evaluation_sees_every_image_once(data: Data, world_size: int) -> None:
     val = build_dataset(data, "val")
     loaders = [eval_loader(val, rank=rank, world_size=world_size) for rank in range(world_size)]
