@@ -161,9 +161,8 @@ class Following:
             logger.warning("Stopping with a checkpoint. The next Ctrl-C or SIGTERM stops without.")
             self._ask_to_stop("a signal")
         elif time.monotonic() - self._stop_asked_at > self._bounds.stop_s:
-            raise Interrupted(
-                signal, f" without a new checkpoint, for which {self._bounds.stop_s:g} s are over"
-            )
+            took = f"it took more than {self._bounds.stop_s:g} seconds"
+            raise Interrupted(signal, f" without a new checkpoint: {took}")
 
     def _ask_to_stop(self, reason: str) -> None:
         self._stop_reason, self._stop_asked_at = reason, time.monotonic()
