@@ -5,12 +5,12 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from pixelcontrast.cluster import checks
 from pixelcontrast.cluster.checks import Check
 from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.launch import absolute_path
 from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.placement import Resources
 from pixelcontrast.cluster.probe import Facts, Probe
@@ -44,7 +44,8 @@ def diagnose(wanted: Wanted) -> list[Check]:
     Returns:
         One row for each thing that was looked at.
     """
-    wanted = replace(wanted, storage=_absolute(wanted.storage), data=_absolute(wanted.data))
+    storage, data = wanted.storage, wanted.data
+    wanted = replace(wanted, storage=storage and absolute_path(storage), data=data and absolute_path(data))
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         return _diagnose_machine(wanted)
     try:
@@ -209,7 +210,3 @@ def _folders(wanted: Wanted) -> list[str]:
 
 def _name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
-
-
-def _absolute(path: str | None) -> str | None:
-    return path if path is None or "://" in path else str(Path(path).expanduser().absolute())

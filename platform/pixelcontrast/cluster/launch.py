@@ -84,14 +84,15 @@ def absolute_paths(experiment: Experiment) -> Experiment:
     """
     check_job_paths(experiment)
     data, run, model = experiment.data, experiment.run, experiment.model
-    weights = model.weights if model.weights in ("none", "timm") else _absolute(model.weights)
+    weights = model.weights if model.weights in ("none", "timm") else absolute_path(model.weights)
     return replace(
         experiment,
-        data=replace(data, root=_absolute(data.root)),
-        run=replace(run, storage=_absolute(run.storage)),
+        data=replace(data, root=absolute_path(data.root)),
+        run=replace(run, storage=absolute_path(run.storage)),
         model=replace(model, weights=weights),
     )
 
 
-def _absolute(path: str) -> str:
+def absolute_path(path: str) -> str:
+    """A folder's absolute path; a URI stays as it is."""
     return path if "://" in path else str(Path(path).expanduser().absolute())
