@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, training
-from pixelcontrast.training import checkpoint, loop
-from pixelcontrast.training.run_folder import open_storage, read_attempts, read_rows
+from pixelcontrast.training import loop
+from pixelcontrast.training.run_folder import open_storage, read_attempts
 from processes import FORKING
 
 STEPS = 12
@@ -151,21 +151,3 @@ def draw_kills() -> Iterator[tuple[int, float]]:
         steps[0] += 1
     for step in sorted(steps):
         yield step, generator.uniform(0, 0.2)
-
-
-def assert_same_run(settings: Experiment, reference: Experiment) -> None:
-    """All reported at any step, and weights, BatchNorm, optimiser and memory at the end, to the bit."""
-    rows, expected = (_learnt(read_rows(open_storage(which))) for which in (settings, reference))
-    assert rows == expected
-    name = checkpoint.folder_of(STEPS)
-    ours, theirs = (checkpoint.load(open_storage(which), name) for which in (settings, reference))
-    assert ours.keys() == theirs.keys()
-    for part in ours.keys() - {"experiment.json", "provenance.json"}:
-        assert ours[part] == theirs[part], part
-
-
-def _learnt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what depends on the clock and on how often the run was started."""
-    return [
-        {key: row[key] for key in row if key not in ("images_per_second", "attempt", "time")} for row in rows
-    ]

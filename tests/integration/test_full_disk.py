@@ -16,7 +16,8 @@ from pixelcontrast.cluster.launch import launch
 from pixelcontrast.cluster.local import connect
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.run_folder import open_storage, read_attempts
-from resuming import assert_same_run, experiment
+from resuming import experiment
+from same_run import assert_same_run
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -6,7 +6,8 @@ import pytest
 
 from pixelcontrast import Experiment, replace
 from pixelcontrast.datasets.stream import SampleStream
-from resuming import STEPS, assert_same_run, committed, draw_kills, experiment, train_ranks
+from resuming import STEPS, committed, draw_kills, experiment, train_ranks
+from same_run import assert_same_run, differing_parts
 
 pytestmark = pytest.mark.timeout(300)
 SHARDED = {"contrast.memory_sharded": True}
@@ -36,8 +37,7 @@ def test_two_processes_that_forget_their_memory_are_noticed(finished: Experiment
     settings = replace(finished, {"run.storage": str(tmp_path)})
     train_ranks(settings, 2, until=7)
     train_ranks(settings, 2, forget=True)
-    with pytest.raises(AssertionError):
-        assert_same_run(settings, finished)
+    assert "model.safetensors" in differing_parts(settings, finished)
 
 
 def test_every_sample_is_taken_once_through_kills_and_other_numbers_of_workers(

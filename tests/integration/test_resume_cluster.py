@@ -18,7 +18,8 @@ from pixelcontrast import config, replace
 from pixelcontrast.config import Workers
 from pixelcontrast.reports import write_report
 from pixelcontrast.training.run_folder import open_storage, read_attempts
-from resuming import assert_same_run, experiment, train_ranks
+from resuming import experiment, train_ranks
+from same_run import assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DRIVER = "import sys; from pixelcontrast import config, main; main(config.from_json(sys.argv.pop(1)))"
