@@ -1,6 +1,7 @@
 """Jobs on two real nodes, from a copy of the repository; the nodes' interpreter lacks the package.
 
-The five took 6 min 30 s, of which the nodes' start and end 80 s (two cores, other work beside them).
+The five that train, refuse and stop took 6 min 30 s, of which the nodes' start and end 80 s (two cores, other
+work beside them).
 """
 
 import json
@@ -57,12 +58,15 @@ class Head:
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
         return JobSubmissionClient(self.url, headers={"Authorization": f"Bearer {token}"})
 
-    def submit(self, *arguments: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+    def submit(self, *command: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+        """A job, as the README submits it."""
+        submit = ["job", "submit", "--address", self.url, "--runtime-env", "clusters/runtime_env.yaml"]
+        return self.ray(*submit, *([] if wait else ["--no-wait"]), "--", *command)
+
+    def train(self, *arguments: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
         """The command of the README."""
-        command = ["job", "submit", "--address", self.url, "--runtime-env", "clusters/runtime_env.yaml"]
-        command += [] if wait else ["--no-wait"]
-        command += ["--", "env", "PIXELCONTRAST_COMMIT=0123abc", "python", "experiments/small_search.py"]
-        return self.ray(*command, *arguments)
+        command = ["env", "PIXELCONTRAST_COMMIT=0123abc", "python", "experiments/small_search.py"]
+        return self.submit(*command, *arguments, wait=wait)
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.python), "-m", "ray.scripts.scripts", *arguments]
@@ -184,7 +188,7 @@ def node_of(path: str) -> str:
 
 
 def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
-    done = head.submit(*places(scenes, tmp_path), "--optim.steps", "6", "--run.workers", "2")
+    done = head.train(*places(scenes, tmp_path), "--optim.steps", "6", "--run.workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 6/6  CE " in done.stdout
     result = json.loads((tmp_path / "small/result.json").read_text())
@@ -197,7 +201,7 @@ def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Pa
 
 
 def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
-    done = head.submit(*places(scenes, tmp_path), "--optim.steps", "3", "--search.trials", "2")
+    done = head.train(*places(scenes, tmp_path), "--optim.steps", "3", "--search.trials", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "report   " in done.stdout
     results = [json.loads(path.read_text()) for path in (tmp_path / "small-search").glob("*/result.json")]
@@ -222,7 +226,7 @@ def test_what_is_missing_on_the_cluster_is_said_and_the_job_has_failed(
         ),
     ]
     for arguments, status, message in cases:
-        done = head.submit(*arguments)
+        done = head.train(*arguments)
         assert done.returncode == 1
         assert message in done.stdout
         assert "Traceback" not in done.stdout
@@ -231,13 +235,24 @@ def test_what_is_missing_on_the_cluster_is_said_and_the_job_has_failed(
         assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, status)
 
 
+def test_the_doctor_as_a_job_looks_at_every_node(head: Head, scenes: Path, tmp_path: Path):
+    command = ["python", "-m", "pixelcontrast", "doctor", "--layout", "cityscapes"]
+    asked = ["--storage", str(tmp_path), "--data", str(scenes), "--workers", "2"]
+    well = head.submit(*command, *asked)
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "2 alive, 2 of 2 CPUs free" in well.stdout
+    assert "is reachable from 2 nodes" in " ".join(well.stdout.split())
+    assert list(tmp_path.iterdir()) == []
+    ill = head.submit(*command, *asked[:-1], "3")
+    assert ill.returncode == 1
+    assert "where 2 would fit" in " ".join(ill.stdout.split())
+
+
 def test_a_stopped_job_is_given_time_to_end(head: Head):
-    runtime_env = ["--runtime-env", "clusters/runtime_env.yaml"]
     (head.clone / "experiments/late.sh").write_text(
         "trap 'sleep 6; echo ended by itself; exit' TERM; echo began; while true; do sleep 0.1; done"
     )
-    command = ("sh", "experiments/late.sh")
-    submitted = head.ray("job", "submit", "--no-wait", "--address", head.url, *runtime_env, "--", *command)
+    submitted = head.submit("sh", "experiments/late.sh", wait=False)
     (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", submitted.stdout)
     give_up = time.monotonic() + 60
     while "began" not in head.client.get_job_logs(job):
@@ -254,7 +269,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_says_how_to_go_on(
     head: Head, scenes: Path, tmp_path: Path
 ):
     arguments = [*places(scenes, tmp_path), "--optim.steps", "100000", "--run.eval-interval", "100000"]
-    done = head.submit(*arguments, wait=False)
+    done = head.train(*arguments, wait=False)
     (job,) = re.findall(r"Job '(raysubmit_\w+)' submitted", done.stdout)
     give_up = time.monotonic() + 180
     while not list(tmp_path.glob("small/checkpoints/step-*")):

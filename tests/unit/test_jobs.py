@@ -12,6 +12,7 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 import repository
 import strict_yaml
+from pixelcontrast.cluster.doctor import Wanted, diagnose
 from pixelcontrast.cluster.launch import absolute_paths
 from pixelcontrast.config import Data, Experiment, Run
 
@@ -104,5 +105,8 @@ def test_a_job_may_not_have_relative_paths(monkeypatch):
         absolute_paths(relative)
     with pytest.raises(ValueError, match=r"data.root is 'runs/scenes', a relative path. .* every node"):
         absolute_paths(experiment("s3://bucket/runs", "runs/scenes"))
+    doctor = Wanted(storage="runs", data=None, layout=None, run=Run(name="doctor"))
+    with pytest.raises(ValueError, match=r"storage is 'runs', a relative path. This is a job"):
+        diagnose(doctor)
     for storage in ("s3://bucket/runs", "gs://bucket/runs", "/shared/runs"):
         assert absolute_paths(experiment(storage)).run.storage == storage

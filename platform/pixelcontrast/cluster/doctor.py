@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pixelcontrast.cluster import checks
 from pixelcontrast.cluster.checks import Check
 from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.job import check_job_path
 from pixelcontrast.cluster.launch import absolute_path
 from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.placement import Resources
@@ -43,8 +44,13 @@ def diagnose(wanted: Wanted) -> list[Check]:
 
     Returns:
         One row for each thing that was looked at.
+
+    Raises:
+        ValueError: a relative path in a job.
     """
     storage, data = wanted.storage, wanted.data
+    check_job_path("storage", storage or "/", "a URI (s3://bucket/runs) or an absolute path")
+    check_job_path("data", data or "/", "an absolute path")
     wanted = replace(wanted, storage=storage and absolute_path(storage), data=data and absolute_path(data))
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         return _diagnose_machine(wanted)

@@ -10,19 +10,19 @@ _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def check_job_paths(experiment: Experiment) -> None:
-    """Refuse relative paths in a job, where they would lead into a copy that Ray deletes when it ends.
+    """``check_job_path`` of ``run.storage`` and ``data.root``."""
+    check_job_path("run.storage", experiment.run.storage, "a URI (s3://bucket/runs) or an absolute path")
+    check_job_path("data.root", experiment.data.root, "an absolute path")
+
+
+def check_job_path(key: str, path: str, allowed: str) -> None:
+    """Refuse a relative path in a job, where it would lead into a copy that Ray deletes when the job ends.
 
     Raises:
-        ValueError: ``run.storage`` or ``data.root`` is relative, and this process is a job's driver.
+        ValueError: ``path`` is relative, and this process is a job's driver.
     """
-    if _IN_A_JOB not in os.environ:
-        return
-    for key, path, allowed in (
-        ("run.storage", experiment.run.storage, "a URI (s3://bucket/runs) or an absolute path"),
-        ("data.root", experiment.data.root, "an absolute path"),
-    ):
-        if "://" not in path and not Path(path).expanduser().is_absolute():
-            raise ValueError(
-                f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours, "
-                f"which Ray deletes. Give {allowed} that every node of the cluster reaches."
-            )
+    if _IN_A_JOB in os.environ and "://" not in path and not Path(path).expanduser().is_absolute():
+        raise ValueError(
+            f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours, "
+            f"which Ray deletes. Give {allowed} that every node of the cluster reaches."
+        )
