@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from inputs import NUM_CLASSES, label_maps
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pixelcontrast import Experiment
+from pixelcontrast import Experiment, distributed
 from pixelcontrast.datasets.loading import Batch
-from pixelcontrast.training import batchnorm
 from pixelcontrast.training.state import TrainState, build_state
 from pixelcontrast.training.step import train_step
 
@@ -34,16 +34,17 @@ class Turn:
 
 @dataclass
 class _Timed:
-    """``torch.distributed`` as ``training.batchnorm`` sees it: counts its reductions and the time in them."""
+    """``distributed.sum_small``, BatchNorm's reduction: how often, and the time in it."""
 
     count: int = 0
     seconds: float = 0.0
 
-    def all_reduce(self, tensor: torch.Tensor) -> None:
+    def __call__(self, tensor: torch.Tensor, sum_small: Callable[..., torch.Tensor]) -> torch.Tensor:
         begin = time.perf_counter()
-        dist.all_reduce(tensor)
+        total = sum_small(tensor)
         self.seconds += time.perf_counter() - begin
         self.count += 1
+        return total
 
 
 def _work(pipe: Connection, rank: int, world_size: int, store: str, settings: Experiment) -> None:
@@ -52,7 +53,8 @@ def _work(pipe: Connection, rank: int, world_size: int, store: str, settings: Ex
     if world_size > 1:
         where = {"init_method": f"file://{store}", "rank": rank, "world_size": world_size}
         dist.init_process_group("gloo", **where)
-    timed = batchnorm.dist = _Timed()  # type: ignore[assignment]
+    timed = _Timed()
+    distributed.sum_small = partial(timed, sum_small=distributed.sum_small)
     state = build_state(settings, num_classes=NUM_CLASSES, num_images=120, device=torch.device("cpu"))
     network = (
         state.model if world_size == 1 else DistributedDataParallel(state.model, forward_sync_buffers=False)

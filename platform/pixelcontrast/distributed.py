@@ -63,6 +63,26 @@ def all_reduce(tensor: Tensor, group: Group = None) -> Tensor:
     return tensor.clone() if world_size(group) == 1 else _AllReduce.apply(tensor, group)  # type: ignore[return-value]
 
 
+def sum_small(tensor: Tensor, group: Group = None) -> Tensor:
+    """Sum over the ranks of a small tensor, without gradient, in a single round of messages.
+
+    Every rank sends its tensor to every other one and adds up what it gets, in rank order. Where latency is
+    all that counts this is several times faster than gloo's all-reduce (experiments/benchmarks/README.md).
+
+    Args:
+        tensor: the same shape and dtype on every rank.
+
+    Returns:
+        A new tensor of that shape, equal to the bit on every rank.
+    """
+    if world_size(group) == 1:
+        return tensor.clone()
+    copies = tensor.expand(world_size(group), *tensor.shape).contiguous()
+    received = torch.empty_like(copies)
+    dist.all_to_all_single(received, copies, group=group)
+    return received.sum(0)
+
+
 def gather_counts(count: int, group: Group = None, *, device: torch.device | None = None) -> list[int]:
     """Every rank's ``count``, in rank order. ``device`` is where the group's backend communicates."""
     if world_size(group) == 1:

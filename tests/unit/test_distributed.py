@@ -21,6 +21,7 @@ def collectives(rank: int, _world_size: int) -> dict[str, torch.Tensor]:
         "rows_grad": rows.grad,
         "total": total.detach(),
         "value_grad": value.grad,
+        "small": distributed.sum_small(torch.full((2, 3), 0.1 + rank)),
         "object": torch.tensor(distributed.broadcast_object({"rank": rank})["rank"]),
         "objects": torch.tensor([box["rank"] for box in distributed.gather_objects({"rank": rank})]),
         "empty": distributed.all_gather_rows(torch.zeros(0, 3)),
@@ -38,6 +39,8 @@ def test_collectives_and_their_gradients(world_size: int) -> None:
         torch.testing.assert_close(rank["rows_grad"], 2 * rank["rows"] * weights)
         assert rank["total"] == total
         assert rank["value_grad"] == 2 * total * weights
+        assert torch.equal(rank["small"], ranks[0]["small"])
+        torch.testing.assert_close(rank["small"], torch.full((2, 3), total - 0.9 * world_size))
         assert rank["object"] == 0
         assert rank["objects"].tolist() == list(range(world_size))
         assert rank["empty"].shape == (0, 3)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -60,7 +59,7 @@ class _SyncBatchNorm(torch.autograd.Function):
         # Moments about the running mean, equal on all ranks: about zero they would cancel in float32.
         offset = mean - shift
         sums = torch.stack([offset, variance + offset.square(), torch.ones_like(offset)]) * count
-        dist.all_reduce(sums)
+        sums = distributed.sum_small(sums)
         total = sums[2, 0]
         offset, square = sums[0] / total, sums[1] / total
         mean, variance = shift + offset, (square - offset.square()).clamp(min=0)
@@ -80,8 +79,7 @@ class _SyncBatchNorm(torch.autograd.Function):
         grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad, input, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        sums = torch.stack([grad_weight, grad_bias])
-        dist.all_reduce(sums)
+        sums = distributed.sum_small(torch.stack([grad_weight, grad_bias]))
         inverse_std = torch.rsqrt(variance + ctx.eps)
         slope = weight * inverse_std.square() * sums[0] / total
         constant = weight * inverse_std * sums[1] / total - slope * mean
