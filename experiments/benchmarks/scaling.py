@@ -1,25 +1,28 @@
 """A training step on two workers against one, and under Ray against torchrun.
 
     python experiments/benchmarks/scaling.py --out scaling.json       # all, some fifteen minutes
-    python experiments/benchmarks/scaling.py --only workers           # no Ray, some minutes
+    python experiments/benchmarks/scaling.py --only reductions workers    # no Ray, some minutes
     python experiments/benchmarks/scaling.py --quick                  # about a minute, no targets
 
 The step is the demo's (experiments/streets.py: hrnet_w18_small, 8 crops of 128×256, random examples from a
 memory of 500 pixels and 120 regions per class), one thread for each worker. Seconds are wall time here, as
 what two processes do in less time is not less work: nothing else should run beside it.
 
+``reductions``: sums of 192 numbers over gloo processes, as BatchNorm needs them one after the other.
 ``workers``: the same processes, up all the time, take turns; batches are made before. ``ray``: whole
 trainings take turns, started by ``launch`` in a local Ray that is up and by torchrun; a step's seconds are
 those of the runs' rows, with loading, without evaluation, checkpoints and the first rows.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,20 @@ import torch
 import torch.distributed as dist
 from measure import Row, row, save, show
 from team import Team, Turn
+from torch.multiprocessing.spawn import start_processes
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, config, training
+from pixelcontrast import (
+    Contrast,
+    Data,
+    Experiment,
+    Model,
+    Optim,
+    Run,
+    Workers,
+    config,
+    distributed,
+    training,
+)
 from pixelcontrast.datasets import streets
 from pixelcontrast.training.run_folder import open_storage, read_rows
 
@@ -57,6 +72,38 @@ def experiment(folder: Path) -> Experiment:
         optim=Optim(batch_size=8, lr=1e-3, weight_decay=1e-4),
         run=Run(name="scaling", storage=str(folder / "runs"), device="cpu", report_interval=_REPORT_INTERVAL),
     )
+
+
+def reductions(quick: bool) -> Iterator[Row]:
+    """``distributed.sum_small`` against the group's all-reduce."""
+    for world_size in (2, 4):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = (world_size, folder, 100 if quick else 1000)
+            start_processes(_reduce, arguments, nprocs=world_size, start_method="forkserver")
+            seconds = json.loads(Path(folder, "seconds.json").read_text())
+        for name, value in seconds.items():
+            yield row(f"{world_size} ranks: {name} of 192 numbers", 1e6 * value, "µs")
+        ratio = seconds["all_reduce"] / seconds["sum_small"]
+        yield row(f"{world_size} ranks: all_reduce / sum_small", ratio, "×")
+
+
+def _reduce(rank: int, world_size: int, folder: str, times: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    numbers = torch.ones(192)
+    forms = {"all_reduce": dist.all_reduce, "sum_small": distributed.sum_small}
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(9):
+        for name, form in forms.items():
+            dist.barrier()
+            begin = time.perf_counter()
+            for _ in range(times):
+                form(numbers)
+            taken[name].append((time.perf_counter() - begin) / times)
+    if rank == 0:
+        medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+        Path(folder, "seconds.json").write_text(json.dumps(medians))
+    dist.destroy_process_group()
 
 
 def workers(quick: bool) -> Iterator[Row]:
@@ -160,7 +207,7 @@ def _train(file: Path) -> None:
     dist.destroy_process_group()
 
 
-BENCHMARKS = {"workers": workers, "ray": ray_against_torchrun}
+BENCHMARKS = {"reductions": reductions, "workers": workers, "ray": ray_against_torchrun}
 
 
 def main() -> None:

@@ -284,6 +284,16 @@ def test_a_run(space: Path, keep: int | None) -> None:
     assert_stands_alone(page)
 
 
+def test_steps_that_were_left_out_are_counted(space: Path) -> None:
+    run = space / "trial-0001"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    trained[0] |= {"skipped": 2, "loss": None, "ce": None}  # of all its steps
+    trained[1] |= {"skipped": 1}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "3 steps left out: loss or gradients were not finite." in words_of(text_of(write_report(str(run))))
+
+
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError, match=rf"{place} is neither .*experiment.json.*search.json"):

@@ -53,6 +53,9 @@ def _curves(run: Run) -> str:
     if not run.trained:
         return html.paragraph("No step has been reported yet.")
     shown = "<h3>Loss</h3>" + html.figure(figures.losses(run.trained), name="losses", label="Loss over steps")
+    if left_out := sum(row.get("skipped", 0) for row in run.trained):
+        words = f"{count(left_out, 'step')} left out: loss or gradients were not finite."
+        shown += html.paragraph(words, kind="note")
     if run.evaluated:
         points = [(row["step"], row["miou"]) for row in run.evaluated]
         curve = figures.Curve(run.name, points, group="mIoU", color=figures.BEST, strong=True)
