@@ -32,7 +32,10 @@ def cluster(token: Path, patch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any
     compiled.Config.initialize("")
     compiled.AuthenticationTokenLoader.instance().reset_cache()
     with tempfile.TemporaryDirectory(prefix="raylets-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        started = Cluster(initialize_head=True, head_node_args=NODE | {"temp_dir": folder} | head)
+        # Not by temp_dir: Cluster notes its address in the default folder all the same, and fails where that
+        # is not there.
+        patch.setenv("RAY_TMPDIR", folder)
+        started = Cluster(initialize_head=True, head_node_args=NODE | head)
         try:
             patch.setenv("RAY_ADDRESS", str(started.address))
             yield started

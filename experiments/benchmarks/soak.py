@@ -100,6 +100,7 @@ def _cluster(folder: Path) -> Iterator[Nodes]:
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_TMPDIR": str(folder),  # Cluster notes its address in the default folder, whatever temp_dir is
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     }
@@ -107,7 +108,7 @@ def _cluster(folder: Path) -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
-    head |= {"temp_dir": str(folder / "r"), "include_dashboard": True, "dashboard_port": 0}
+    head |= {"include_dashboard": True, "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         os.environ["RAY_ADDRESS"] = str(cluster.address)
