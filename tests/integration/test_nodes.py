@@ -110,4 +110,5 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     training.fit(alone, device=torch.device("cpu"), report=reference.append)
     for ours, theirs in zip(trained, [row for row in reference if row["kind"] == "train"], strict=True):
         for key in ("ce", "contrast"):
-            assert ours[key] == pytest.approx(theirs[key], rel=2e-2), (key, ours["step"])
+            # Rounding grows to 2 % in these steps. A lost memory is 20 % of the term in the next step.
+            assert ours[key] == pytest.approx(theirs[key], rel=5e-2), (key, ours["step"])
