@@ -19,6 +19,7 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.launch import _launch
 from pixelcontrast.cluster.local import Connection, connect
 from pixelcontrast.cluster.settings import Interrupted
+from pixelcontrast.cluster.stop_request import StopRequest
 from pixelcontrast.cluster.watch import Bounds
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
 
@@ -187,6 +188,23 @@ def test_workers_that_do_not_stop_when_asked_are_ended(experiment):
     assert len(workers) == 2
     assert not psutil.wait_procs(workers, timeout=5)[1]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_request_to_stop_reaches_other_processes_until_it_is_withdrawn():
+    import ray
+
+    request = StopRequest("of-a-test")
+
+    @ray.remote(num_cpus=0)
+    def heard() -> tuple[int | None, int | None]:
+        return StopRequest("of-a-test").signal(), StopRequest("of-another").signal()
+
+    assert ray.get(heard.remote()) == (None, None)
+    request.ask(signal.SIGTERM)
+    assert ray.get(heard.remote()) == (signal.SIGTERM, None)
+    request.withdraw()
+    assert ray.get(heard.remote()) == (None, None)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -22,6 +22,7 @@ from small_search import EXPERIMENT, SEARCH
 from pixelcontrast import config
 from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.search import run_search
+from pixelcontrast.cluster.settings import Interrupted
 from pixelcontrast.search.folder import open_study_storage
 from pixelcontrast.search.trials import Proposal
 
@@ -41,6 +42,7 @@ class Recorder:
         self.concurrent = 0
         self.started_trials: list[str] = []
         self.ended_trials: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.stopped_trials: dict[str, str] = {}
 
     def began(self, *, remaining: int, concurrent: int) -> None:
         del remaining
@@ -54,6 +56,9 @@ class Recorder:
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
         self.ended_trials[proposal.name] = (state, dict(found))
 
+    def stopped(self, proposal: Proposal, where: str) -> None:
+        self.stopped_trials[proposal.name] = where
+
 
 def trials_of(search: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=search.name, storage=open_study_storage(search, None)).get_trials()
@@ -62,6 +67,10 @@ def trials_of(search: Path) -> list[optuna.trial.FrozenTrial]:
 def rows_of(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def trained_steps(run: Path) -> list[int]:
+    return [row["step"] for row in rows_of(run) if row["kind"] == "train"]
 
 
 def left_behind() -> dict[str, Any]:
@@ -161,9 +170,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
-def interrupt_after(arguments: list[str], cwd: Path, number: int, how: signal.Signals) -> tuple[int, str]:
-    """Signal the driver when ``number`` trials have ended and another has been evaluated since."""
+def interrupt_after(
+    arguments: list[str], cwd: Path, number: int, how: signal.Signals, *, evaluated: int = 1
+) -> tuple[int, str]:
+    """Signal the driver when ``number`` trials have ended and so many have been evaluated since."""
     ended = 0
+    names: set[str] = set()
     lines = []
     with subprocess.Popen(
         arguments,
@@ -179,7 +191,9 @@ def interrupt_after(arguments: list[str], cwd: Path, number: int, how: signal.Si
         for line in driver.stdout:
             lines.append(line)
             ended += line.rstrip().endswith("left)")
-            if ended >= number and "  step " in line and not children:
+            if ended >= number and "  step " in line:
+                names.add(line.split()[0])
+            if len(names) >= evaluated and not children:
                 children = psutil.Process(driver.pid).children(recursive=True)
                 if how == signal.SIGINT:
                     os.killpg(driver.pid, how)  # a terminal's Ctrl-C reaches all
@@ -237,6 +251,103 @@ def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: 
     assert "starts" not in again
     assert "trained to the end" in again
     check_the_promise(search, ended_rows(search), trials=8)
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_leaves_checkpoints_and_goes_on_from_them(scenes: Path, tmp_path: Path) -> None:
+    """Two of three arms run; nothing but the interruption, and the best evaluation, leaves a checkpoint."""
+    steps, search = 60, tmp_path / "runs" / "small-arms"
+    more = {"optim.steps": steps, "run.eval-interval": 5, "run.checkpoint-interval": 1000}
+    options = [text for key, value in more.items() for text in (f"--{key}", str(value))]
+    arguments = command(scenes, tmp_path / "runs", *options, "--search.arms", "--search.seeds", "0")
+    returncode, output = interrupt_after(arguments, tmp_path, 0, signal.SIGINT, evaluated=2)
+    assert returncode == 130, output
+    assert "Stopped. The same command goes on with it" in output
+    assert "Traceback" not in output
+    trials = trials_of(search)
+    assert [(trial.user_attrs["run"], trial.state.name) for trial in trials] == [
+        ("ce-s0", "RUNNING"),
+        ("contrast-s0", "RUNNING"),
+    ]
+    last = {trial.user_attrs["run"]: trained_steps(search / trial.user_attrs["run"])[-1] for trial in trials}
+    for name, step in last.items():
+        assert 5 <= step < steps
+        # One more may be the best evaluation's.
+        newest = max(path.name for path in (search / name / "checkpoints").iterdir())
+        assert newest == f"step-{step:08d}"
+        assert f"{name}  stopped with a checkpoint at step {step}\n" in output
+
+    run_command(arguments, tmp_path)
+    trials = trials_of(search)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    for trial in trials:
+        name = trial.user_attrs["run"]
+        assert trained_steps(search / name) == list(range(1, steps + 1))
+        assert list(trial.intermediate_values) == list(range(5, steps + 1, 5))
+        attempts = [json.loads(line) for line in (search / name / "attempts.jsonl").read_text().splitlines()]
+        assert [attempt["from_step"] for attempt in attempts] == [0, *([last[name]] if name in last else [])]
+
+
+class Interrupter(Recorder):
+    """Ends the search as ``kill`` does when a trial has been evaluated for the first time.
+
+    Args:
+        stop_process: in the name of one that is stopped (SIGSTOP) before.
+    """
+
+    def __init__(self, stop_process: str = "") -> None:
+        super().__init__()
+        self._stop_process, self.evaluated_trial = stop_process, ""
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
+        del step, miou
+        if self.evaluated_trial:
+            return
+        self.evaluated_trial = proposal.name
+        if self._stop_process:
+            processes = psutil.Process().children(recursive=True)
+            next(found for found in processes if self._stop_process in found.name()).suspend()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def check_interruption(scenes: Path, storage: Path, progress: Interrupter, **settings: Any) -> None:
+    """Of three trials: those that were started are unfinished, and nothing is left on the cluster."""
+    places = {"data.root": str(scenes), "run.storage": str(storage), "optim.steps": 1000}
+    search = dataclasses.replace(SEARCH, known=({}, {"optim.lr": 0.02}), trials=3, **settings)
+    with connect(min_cpus=2):
+        before = left_behind()
+        with pytest.raises(Interrupted) as caught:
+            run_search(config.replace(EXPERIMENT, places), search, progress=progress)
+        assert caught.value.signal == signal.SIGTERM
+        deadline = time.monotonic() + 60
+        while (after := left_behind()) != before and time.monotonic() < deadline:
+            time.sleep(1)
+        assert after == before
+    assert not progress.ended_trials
+    trials = trials_of(storage / "small-search")
+    unfinished = [trial.user_attrs["run"] for trial in trials if trial.state.name == "RUNNING"]
+    assert unfinished == progress.started_trials
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_leaves_nothing_on_its_cluster(scenes: Path, tmp_path: Path) -> None:
+    """The first trial trains, the second may still start."""
+    progress = Interrupter()
+    check_interruption(scenes, tmp_path, progress)
+    assert progress.started_trials == ["trial-0000", "trial-0001"]
+    assert progress.stopped_trials[progress.evaluated_trial].startswith(" with a checkpoint at step ")
+
+
+@pytest.mark.slow
+def test_a_trial_that_cannot_stop_does_not_keep_an_interrupted_search(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own process is stopped, and hears nothing."""
+    monkeypatch.setattr("pixelcontrast.cluster.search._STOP_S", 5.0)
+    progress = Interrupter("ImplicitFunc")
+    check_interruption(scenes, tmp_path, progress, max_concurrent=1)
+    assert progress.started_trials == ["trial-0000"]
+    assert not progress.stopped_trials
 
 
 @pytest.mark.slow

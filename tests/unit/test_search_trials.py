@@ -1,6 +1,7 @@
 """Spaces, proposals and their record in a real Optuna study; no Ray, and no training."""
 
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from optuna.trial import FrozenTrial
 from pyarrow import fs
 
 from pixelcontrast import Data, Experiment, Optim, Run, Search, choice, config, integers, loguniform, uniform
-from pixelcontrast.cluster.search import _Running
+from pixelcontrast.cluster.search import _End, _Running
+from pixelcontrast.cluster.settings import Noted
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Choice, Range, arms_of, check_space
 from pixelcontrast.search.trials import Proposal, Trials
@@ -348,6 +350,9 @@ class Lines:
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
         self.lines.append((state, proposal.name, found["error"]))
 
+    def stopped(self, proposal: Proposal, where: str) -> None:
+        self.lines.append(("stopped", proposal.name, where))
+
 
 def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(experiment: Experiment) -> None:
     space = {"model.decoder": choice("hrnet", "deeplabv3"), "optim.batch_size": integers(1, 8)}
@@ -369,3 +374,77 @@ def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(expe
         ("failed", "trial-0000", error),
         ("started", "trial-0001"),
     ]
+
+
+class Request:
+    """A request to stop that nobody hears: there is no Ray."""
+
+    name = "a request"
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def ask(self, signal: int) -> None:
+        self.signals.append(signal)
+
+
+def running_trials(experiment: Experiment, driver: Driver, progress: Lines) -> tuple[_Running, Request]:
+    """Three of the five trials that are asked for, as Tune sees them: a, b and c."""
+    running = _Running(experiment, Search(space=SPACE, trials=5), driver.folder, driver.trials, progress)
+    running.request = request = Request()  # type: ignore[assignment]
+    for tune_id in "abc":
+        assert running.propose(tune_id) is not None
+    return running, request
+
+
+def test_what_runs_when_a_search_is_stopped_stays_unfinished_and_goes_on_first(
+    experiment: Experiment,
+) -> None:
+    """One leaves a checkpoint, one's process dies meanwhile, one has got no place yet."""
+    driver, progress, noted = Driver(experiment, Search(space=SPACE, trials=5)), Lines(), Noted()
+    running, request = running_trials(experiment, driver, progress)
+    end = _End(running, noted)
+    assert not end.reached()
+    assert not running.stopping
+
+    noted.signal = signal.SIGTERM
+    assert not end.reached()
+    assert running.stopping
+    assert running.propose("d") is None
+    assert running.report("a", {"stopped": " with a checkpoint at step 7"}) is False
+    running.died("b")
+    assert not end.reached()
+    running.withdraw("c")
+    assert end.reached()
+    assert request.signals == [signal.SIGTERM]
+    assert states(driver.trials.all()) == ["RUNNING"] * 3
+    assert progress.lines[3:] == [("stopped", "trial-0000", " with a checkpoint at step 7")]
+
+    driver.die()
+    trials = Driver(experiment, Search(space=SPACE, trials=5)).trials
+    names = [proposal.name for proposal in iter(trials.next, None)]
+    assert names == [f"trial-{number:04}" for number in range(5)]
+
+
+def test_a_trial_that_fails_for_good_or_finishes_while_the_search_stops_is_recorded(
+    experiment: Experiment,
+) -> None:
+    driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
+    running, _ = running_trials(experiment, driver, Lines())
+    noted.signal = signal.SIGINT
+    assert not _End(running, noted).reached()
+    running.report("a", {"finished": False, "failures": ["the loss of step 2 is nan"]})
+    assert states(driver.trials.all()) == ["FAIL", "RUNNING", "RUNNING"]
+
+
+def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
+    running, _ = running_trials(experiment, driver, Lines())
+    noted.signal = signal.SIGINT
+    end = _End(running, noted)
+    assert not end.reached()
+    monkeypatch.setattr("pixelcontrast.cluster.search._STOP_S", 0.0)
+    assert end.reached()
+    assert states(driver.trials.all()) == ["RUNNING"] * 3

@@ -94,6 +94,9 @@ class _Lines:
         score = f"mIoU {percent(found['last_miou'])} at step {found['steps']}, {found['seconds']:.0f} s"
         _say(f"{proposal.name}  {'stopped early' if state == 'pruned' else 'done'}  {score}  ({left})")
 
+    def stopped(self, proposal: "Proposal", where: str) -> None:
+        _say(f"{proposal.name}  stopped{where}")
+
 
 def _close(folder: "SearchFolder") -> None:
     """Write the report, and say where to look."""

@@ -30,8 +30,16 @@ logger = logging.getLogger(__name__)
 class Following:
     """Follows a plan to the end of its training, through failures, drained nodes and changes of size."""
 
-    def __init__(self, plan: Plan, *, on_row: Callable[[Row], None], bounds: Bounds):
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        on_row: Callable[[Row], None],
+        bounds: Bounds,
+        stopped_by: Callable[[], int | None],
+    ):
         self._plan, self._on_row, self._bounds = plan, on_row, bounds
+        self._stopped_by = stopped_by
         self._run = plan.experiment.run
         self._handles: list[Any] = []
         """Of all workers ever started."""
@@ -43,8 +51,10 @@ class Following:
 
         Raises:
             LaunchError: the first cause, or what is missing.
-            Interrupted: a signal came; the text says where the checkpoint is.
+            Interrupted: a signal came, here or by ``stopped_by``; the text says where the checkpoint is.
         """
+        if (number := self._stopped_by()) is not None:
+            raise Interrupted(number)  # before the seconds that a launcher takes to start
         self._launcher = _start_launcher(self._bounds)
         try:
             with signals_noted() as noted:
@@ -65,8 +75,8 @@ class Following:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         fit = self._launcher.fit.remote(self._plan, name)
         while self._handle(ray.get(self._launcher.take.remote(_POLL_S))):
-            if noted.signal is not None:
-                self._stop_for(noted.signal)
+            if (number := noted.signal or self._stopped_by()) is not None:
+                self._stop_for(number)
             if self._waiting_since is not None:
                 self._check_waiting(self._waiting_since)
             else:
@@ -77,8 +87,8 @@ class Following:
                 ray.get(fit)
         if self._stopped_at is None:
             return True
-        if noted.signal is not None:
-            raise Interrupted(noted.signal, f" with a checkpoint at step {self._stopped_at}")
+        if (number := noted.signal or self._stopped_by()) is not None:
+            raise Interrupted(number, f" with a checkpoint at step {self._stopped_at}")
         logger.warning("%s: checkpoint at step %d, starting again", self._stop_reason, self._stopped_at)
         return False
 

@@ -18,7 +18,14 @@ from pixelcontrast.cluster.worker import Loop, Row, train
 from pixelcontrast.config import Experiment
 
 
-def launch(experiment: Experiment, *, on_row: Callable[[Row], None]) -> None:
+def _never() -> int | None:
+    """No signal."""
+    return None
+
+
+def launch(
+    experiment: Experiment, *, on_row: Callable[[Row], None], stopped_by: Callable[[], int | None] = _never
+) -> None:
     """Train on the cluster in RAY_ADDRESS, or on a local instance; returns when the training has finished.
 
     Nothing that happens to workers or nodes loses more than the steps since the last checkpoint, and what is
@@ -32,6 +39,8 @@ def launch(experiment: Experiment, *, on_row: Callable[[Row], None]) -> None:
 
     Args:
         on_row: called in this thread with every row of metrics, in order and once each, as training goes on.
+        stopped_by: asked in this thread, twice a second; the signal that another process got for this one,
+            which gets none itself, or None. It stops the training as the first signal to this process would.
 
     Raises:
         ValueError: the memory of the contrast does not fit on a node, or a path is relative in a job.
@@ -41,7 +50,8 @@ def launch(experiment: Experiment, *, on_row: Callable[[Row], None]) -> None:
     """
     from pixelcontrast.training import memory_bytes
 
-    _launch(experiment, on_row=on_row, loop=train, memory=memory_bytes(experiment))
+    memory = memory_bytes(experiment)
+    _launch(experiment, on_row=on_row, loop=train, memory=memory, stopped_by=stopped_by)
 
 
 def _launch(
@@ -51,6 +61,7 @@ def _launch(
     loop: Loop,
     memory: int = 0,
     bounds: Bounds | None = None,
+    stopped_by: Callable[[], int | None] = _never,
 ) -> None:
     experiment = absolute_paths(experiment)
     run, bounds = experiment.run, bounds or Bounds()
@@ -73,7 +84,7 @@ def _launch(
             # One more than fit into the time: the driver gives up first, and knows what is missing.
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )
-        Following(plan, on_row=on_row, bounds=bounds).follow()
+        Following(plan, on_row=on_row, bounds=bounds, stopped_by=stopped_by).follow()
 
 
 def absolute_paths(experiment: Experiment) -> Experiment:

@@ -5,8 +5,10 @@ was trained in the runs' folders, so a search goes on from there after any death
 """
 
 import json
+import logging
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,7 +17,9 @@ from pixelcontrast import config
 from pixelcontrast.cluster.launch import absolute_paths
 from pixelcontrast.cluster.local import Connection, connect
 from pixelcontrast.cluster.placement import concurrency
-from pixelcontrast.cluster.settings import Interrupted, environment, signals_noted
+from pixelcontrast.cluster.settings import Interrupted, Noted, environment, signals_noted
+from pixelcontrast.cluster.stop_request import StopRequest
+from pixelcontrast.cluster.watch import Bounds
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import Arms, SearchFolder
@@ -31,6 +35,10 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+_STOP_S = Bounds().stop_s + 30.0
+"""Longest wait for trials that were asked to stop. They give up by themselves before, unless they hang."""
+
+logger = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -48,13 +56,17 @@ class Progress(Protocol):
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
         """A trial is complete, pruned or failed; ``found`` as of ``search.summary``, with ``error``."""
 
+    def stopped(self, proposal: Proposal, where: str) -> None:
+        """A trial was running when the search was stopped; ``where`` is its checkpoint, in words."""
+
 
 def run_search(
     experiment: Experiment, search: Search, *, arms: Arms | None = None, progress: Progress
 ) -> SearchFolder:
     """Run all trials that are asked for and not there yet; returns when every one has ended.
 
-    Ctrl-C and SIGTERM stop the trainings and raise ``Interrupted``; the same call goes on.
+    On the first Ctrl-C or SIGTERM the trainings write a checkpoint and end, and ``Interrupted`` is raised;
+    the same call goes on from there. The second one ends them at once.
 
     Args:
         arms: compare these on ``search.seeds``; None searches ``search.space`` with ``search.trials``.
@@ -83,11 +95,18 @@ def run_search(
 
 
 class _Running:
-    """Between Tune and the study: both sides' names of the trials."""
+    """Between Tune and the study: both sides' names of the trials.
+
+    Attributes:
+        request: to the trials' processes.
+        stopping: no other trial may start, and what does not end by itself stays unfinished.
+    """
 
     def __init__(
         self, experiment: Experiment, search: Search, folder: SearchFolder, trials: Trials, progress: Progress
     ):
+        self.request = StopRequest(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+        self.stopping = False
         self._experiment, self._search, self.folder = experiment, search, folder
         self.trials, self._progress = trials, progress
         self._proposals: dict[str, Proposal] = {}
@@ -95,7 +114,7 @@ class _Running:
 
     def propose(self, tune_id: str) -> dict[str, Any] | None:
         """What Tune hands to ``run_trial``."""
-        while (proposal := self.trials.next()) is not None:
+        while not self.stopping and (proposal := self.trials.next()) is not None:
             places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
             self._catch_up(proposal)
             self._progress.started(proposal)
@@ -108,6 +127,7 @@ class _Running:
             return {
                 "experiment": config.to_json(experiment),
                 "max_failures": self._search.max_failures,
+                "stop": self.request.name,
                 "commit": os.environ.get("PIXELCONTRAST_COMMIT"),
             }
         return None
@@ -118,6 +138,11 @@ class _Running:
         if "finished" in result:
             del self._proposals[tune_id]
             self._end(proposal, finished=result["finished"], failures=result["failures"])
+            return False
+        if "stopped" in result:
+            self.withdraw(tune_id)
+            self.folder.sync()
+            self._progress.stopped(proposal, result["stopped"])
             return False
         self._progress.evaluated(proposal, result["step"], result["miou"])
         if not self.trials.report(proposal.number, result["step"], result["miou"]):
@@ -130,9 +155,25 @@ class _Running:
 
     def died(self, tune_id: str) -> None:
         """Tune lost the trial's process, as often as it may."""
+        if self.stopping:
+            self.withdraw(tune_id)
         if tune_id in self._proposals:
             proposal = self._proposals.pop(tune_id)
             self._end(proposal, finished=False, failures=["the trial's process died"])
+
+    def withdraw(self, tune_id: str) -> None:
+        """The trial runs no more, and goes on in the next driver: in the study it stays as it is."""
+        self._proposals.pop(tune_id, None)
+
+    def stop(self, signal: int) -> None:
+        """Ask all that run to stop."""
+        self.stopping = True
+        self.request.ask(signal)
+
+    @property
+    def all_ended(self) -> bool:
+        """No trial runs, or waits to."""
+        return not self._proposals
 
     def _catch_up(self, proposal: Proposal) -> None:
         """Evaluations of a run taken up that its dead driver did not record."""
@@ -161,6 +202,24 @@ class _Running:
         self._progress.ended(proposal, state, found)
 
 
+class _End:
+    """Of a search, when a signal asks for it: trials are waited for, but not for ever."""
+
+    def __init__(self, running: _Running, noted: Noted):
+        self._running, self._noted = running, noted
+        self._asked_at: float | None = None
+
+    def reached(self) -> bool:
+        """Nothing is to be waited for any more; the first call after the signal asks the trials to stop."""
+        if self._noted.signal is None:
+            return False
+        if self._asked_at is None:
+            logger.warning("Stopping all trials with a checkpoint. The next Ctrl-C or SIGTERM stops without.")
+            self._asked_at = time.monotonic()
+            self._running.stop(self._noted.signal)
+        return self._running.all_ended or time.monotonic() - self._asked_at > _STOP_S
+
+
 def _tune(running: _Running, concurrent: int) -> None:
     """Run what remains, so many trials at a time; Ctrl-C stops them and raises ``Interrupted``."""
     from ray import tune
@@ -176,15 +235,18 @@ def _tune(running: _Running, concurrent: int) -> None:
     )
     with environment(_TUNE_ENVIRONMENT), signals_noted() as noted:
         run_config = tune.RunConfig(
-            name=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+            name=running.request.name,
             storage_path=(running.folder.storage / ".ray").location,
             verbose=0,
-            stop=Interruption(lambda: noted.signal is not None),
+            stop=Interruption(_End(running, noted).reached),
             # Only the death of a trial's process: what a training raises, run_trial handles.
             failure_config=tune.FailureConfig(max_failures=1),
         )
         trainable = tune.with_resources(run_trial, {"memory": MEMORY})
-        tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+        try:
+            tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+        finally:
+            running.request.withdraw()
     if noted.signal is not None:
         raise Interrupted(noted.signal)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ray.tune import Stopper
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -17,6 +18,9 @@ class Running(Protocol):
     def propose(self, tune_id: str) -> dict[str, Any] | None: ...
     def report(self, tune_id: str, result: Mapping[str, Any]) -> bool: ...
     def died(self, tune_id: str) -> None: ...
+    def withdraw(self, tune_id: str) -> None: ...
+    @property
+    def stopping(self) -> bool: ...
 
 
 class _Stateless:
@@ -61,16 +65,26 @@ class Judge(_Stateless, FIFOScheduler):
         stop = self._running.report(trial.trial_id, result)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """None once the search stops; those that still wait, or wait again, are ended before they start."""
+        if not self._running.stopping:
+            return super().choose_trial_to_run(tune_controller)
+        for trial in tune_controller.get_trials():
+            if trial.status == Trial.PENDING:
+                self._running.withdraw(trial.trial_id)
+                tune_controller.stop_trial(trial)
+        return None
+
 
 class Interruption(_Stateless, Stopper):
-    """Ends all trials cleanly once ``interrupted`` says so."""
+    """Ends the search, and what is left of its trials, once ``over`` says so; it is asked at every turn."""
 
-    def __init__(self, interrupted: Callable[[], bool]):
-        self._interrupted = interrupted
+    def __init__(self, over: Callable[[], bool]):
+        self._over = over
 
     def __call__(self, trial_id: str, result: dict) -> bool:
         del trial_id, result
         return False
 
     def stop_all(self) -> bool:
-        return self._interrupted()
+        return self._over()
