@@ -29,6 +29,8 @@ Layout = Literal["cityscapes", "camvid"]
 Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
+"""Of the environment: names the commit where the code has no git around it, as in a job on a cluster."""
 _STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 

@@ -20,7 +20,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "project" / "pixelcontrast"
     shutil.copytree(provenance._PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "_PACKAGE", copy)
-    monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
+    monkeypatch.delenv(config.COMMIT_VARIABLE, raising=False)
     return copy
 
 
@@ -42,7 +42,7 @@ def test_the_commit_is_named_and_that_files_differ_from_it(
     git(package.parent, "commit", "-m", "all")
     commit = git(package.parent, "rev-parse", "HEAD")
     assert re.fullmatch("[0-9a-f]{40}", commit)
-    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "another")
+    monkeypatch.setenv(config.COMMIT_VARIABLE, "another")
     assert state() == commit
     with (package / "draws.py").open("a") as file:
         file.write("# changed\n")
@@ -51,7 +51,7 @@ def test_the_commit_is_named_and_that_files_differ_from_it(
 
 def test_without_git_the_variable_names_the_commit(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state() == "unknown"
-    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0123abc")
+    monkeypatch.setenv(config.COMMIT_VARIABLE, "0123abc")
     assert state() == "0123abc"
     # A project that this package was installed into has commits of its own.
     git(package.parent, "init")

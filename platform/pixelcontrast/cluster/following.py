@@ -19,6 +19,7 @@ from pixelcontrast.cluster.placement import describe_request, workers_in
 from pixelcontrast.cluster.settings import Interrupted, Noted, signals_noted
 from pixelcontrast.cluster.watch import Bounds, Watch
 from pixelcontrast.cluster.worker import Row
+from pixelcontrast.config import COMMIT_VARIABLE
 
 _POLL_S = 0.5
 _LOOK_S = 5.0
@@ -226,8 +227,8 @@ def _start_launcher(bounds: Bounds) -> Any:
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{bounds.placement_attempt_s:g}",
     }
-    if "PIXELCONTRAST_COMMIT" in os.environ:
-        environment["PIXELCONTRAST_COMMIT"] = os.environ["PIXELCONTRAST_COMMIT"]
+    if COMMIT_VARIABLE in os.environ:
+        environment[COMMIT_VARIABLE] = os.environ[COMMIT_VARIABLE]
     actor: Any = ray.remote(Launcher)
     return actor.options(
         num_cpus=0,

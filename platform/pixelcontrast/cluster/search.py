@@ -128,7 +128,7 @@ class _Running:
                 "experiment": config.to_json(experiment),
                 "max_failures": self._search.max_failures,
                 "stop": self.request.name,
-                "commit": os.environ.get("PIXELCONTRAST_COMMIT"),
+                "commit": os.environ.get(config.COMMIT_VARIABLE),
             }
         return None
 

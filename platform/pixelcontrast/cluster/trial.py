@@ -50,7 +50,7 @@ def _train(trial: dict[str, Any]) -> dict[str, Any]:
     failures: list[str] = []
     finished = False
     while not finished and len(failures) <= trial["max_failures"]:
-        with environment({"PIXELCONTRAST_COMMIT": trial["commit"]}):
+        with environment({config.COMMIT_VARIABLE: trial["commit"]}):
             reason, final = _attempt(experiment, report, request.signal)
         finished = reason is None
         if reason is not None:

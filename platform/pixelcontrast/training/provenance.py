@@ -14,9 +14,6 @@ import torch
 from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 
-COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
-"""Names the commit where the package's files have no git around them, as in a job on a cluster."""
-
 _PACKAGES = ("pixelcontrast", "torch", "torchvision", "timm", "numpy", "pillow", "ray")
 _DECIDING = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Packages whose other version may give other bits."""
@@ -99,7 +96,7 @@ def _git_state() -> str:
         found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
         if found:
             return found
-    return os.environ.get(COMMIT_VARIABLE, "").strip() or "unknown"
+    return os.environ.get(config.COMMIT_VARIABLE, "").strip() or "unknown"
 
 
 def _git(*arguments: str) -> str | None:
