@@ -220,6 +220,8 @@ class _Clock:
         assert state == "complete", state
         self.end[proposal.name] = time.time()
 
+    def stopped(self, proposal: Proposal, where: str) -> None: ...
+
 
 def overhead(trials: int = 4) -> list[measure.Row]:
     """Trials one after another, and bare runs of the same between them, in one local Ray that is up."""
