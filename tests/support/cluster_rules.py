@@ -10,7 +10,7 @@ from typing import Any
 
 import cluster_schemas
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Config = dict[str, Any]
 Problems = Iterator[str]
 Rule = Callable[[Any], Problems]
