@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcontrast.contrast import info_nce as engine
-from pixelcontrast.contrast.info_nce import Block, Blocks, Classes, Meeting, info_nce, no_blocks
+from pixelcontrast.contrast import sweeps
+from pixelcontrast.contrast.info_nce import Blocks, Meeting, info_nce, no_blocks
+from pixelcontrast.contrast.sweeps import Block, Classes
 
 D = 5
 
@@ -92,7 +93,7 @@ CASES = {
 def test_streaming_equals_the_dense_formula(
     name: str, chunk: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_CHUNK", chunk)
+    monkeypatch.setattr(sweeps, "_CHUNK", chunk)
     case = problem(CASES[name])
     ours, want = both(case, size=size)
     for got, expected in zip(ours, want, strict=True):
@@ -113,7 +114,7 @@ def test_no_temperature_overflows_or_underflows(temperature: float) -> None:
 
 def test_maxima_that_rise_from_chunk_to_chunk_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk's similarities exceed those before by more than the shift may lag."""
-    monkeypatch.setattr(engine, "_CHUNK", 1)
+    monkeypatch.setattr(sweeps, "_CHUNK", 1)
     case = problem([0, 1], keys=6)
     case["keys"] = case["anchors"][:1] * torch.tensor([-1.0, -0.5, 0.0, 0.3, 0.6, 1.0])[:, None]
     case["taken"] = [torch.zeros(2, 6).bool(), torch.ones(2, 6).bool()]
@@ -128,7 +129,7 @@ def test_maxima_that_rise_from_chunk_to_chunk_are_followed(monkeypatch: pytest.M
 @pytest.mark.parametrize("temperature", [0.005, 0.1])
 def test_what_is_hidden_is_not_met(temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rectangles across chunks, of keys far more similar than the others, which would raise the maximum."""
-    monkeypatch.setattr(engine, "_CHUNK", chunk)
+    monkeypatch.setattr(sweeps, "_CHUNK", chunk)
     case = problem([0, 0, 1, 1, 2], keys=9)
     case["keys"][3:5] = case["anchors"][2] * 1.1
     hidden = [(slice(2, 4), slice(2, 6)), (slice(4, 5), slice(6, 9))]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pixelcontrast.contrast import mining
-from pixelcontrast.contrast.info_nce import Block, Classes, classes_of
 from pixelcontrast.contrast.memory import Examples
 from pixelcontrast.contrast.mining import Miner
+from pixelcontrast.contrast.sweeps import Block, Classes, classes_of
 
 ANCHOR, OTHER = 0, 1
 LADDER = [0.1, 0.5, 0.3, 0.9, 0.7, -0.2]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelcontrast.contrast.info_nce import Block, Classes
 from pixelcontrast.contrast.memory import Examples, Run
 from pixelcontrast.contrast.sampling import ceil_share
+from pixelcontrast.contrast.sweeps import Block, Classes
 
 Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 """all; K random ones; the K hardest; K random ones among the hardest share; the hardest share of random ones
