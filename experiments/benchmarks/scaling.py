@@ -155,7 +155,7 @@ def ray_against_torchrun(quick: bool) -> Iterator[Row]:
     from pixelcontrast.cluster.launch import launch
     from pixelcontrast.cluster.local import connect
 
-    numbers, pairs, steps = ((1,), 1, 20) if quick else ((1, 2), 4, 60)
+    numbers, pairs, steps = ((1,), 1, 20) if quick else ((1, 2), 3, 40)
     with tempfile.TemporaryDirectory() as folder, connect(min_cpus=2):
         base = experiment(Path(folder))
         streets.write(base.data.root, num_train=24, num_val=2, size=(128, 256), seed=0)

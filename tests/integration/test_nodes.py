@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,24 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
         elif len(events) == 2 and row["attempt"] == 3 and row["step"] % 5 == 2:
             cluster.add_node(num_cpus=1, **raylets.NODE)
             events.append("added")
-        # The shorter the run, the less is there to see; the slower its steps, the less is done meanwhile.
-        time.sleep(0.5)
+
+    def slowly(experiment: Experiment, /, *, report: Callable[[Any], None], **rest: Any) -> int | None:
+        """A step a second: nodes take some to come and go, and the run must not end before."""
+
+        def later(row: dict[str, Any]) -> None:
+            report(row)
+            time.sleep(1)
+
+        return train(experiment, report=later, **rest)
 
     bounds = Bounds(placement_attempt_s=10, resize_s=5)
-    _launch(settings, on_row=on_row, loop=train, bounds=bounds)
+    _launch(settings, on_row=on_row, loop=slowly, bounds=bounds)
     run = open_storage(settings)
     attempts = [json.loads(line) for line in run.read("attempts.jsonl").splitlines()]
     messages = caplog.text
-    assert [attempt["world_size"] for attempt in attempts] == [2, 2, 1, 2], (events, messages)
+    sizes = [attempt["world_size"] for attempt in attempts]
+    # On a busy machine the new node may be seen before it can take a worker, and is then asked for again.
+    assert sizes == [2, 2, 1, *[1] * (len(sizes) - 4), 2], (events, messages)
     assert "1 of the workers' nodes will be taken away: checkpoint at step" in messages
     assert "starting again (1 of 1)" in messages
     assert "there is room for 1 more workers: checkpoint at step" in messages
@@ -102,8 +111,9 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     lost_at = int(events[1].split()[-1])
     assert begun[1] > 8, "the drained node's workers wrote a checkpoint"
     assert lost_at - lost_at % 5 <= begun[2] <= lost_at + 3
-    last_alone = [row["step"] for row in trained if row["attempt"] == 3][-1]
-    assert begun[3] == last_alone, "growing lost nothing"
+    for number in range(3, len(attempts)):
+        last_alone = [row["step"] for row in trained if row["attempt"] == number][-1]
+        assert begun[number] == last_alone, "growing lost nothing"
 
     alone = config.replace(settings, {"run.name": "alone", "run.workers": "1"})
     reference: list[dict[str, Any]] = []
