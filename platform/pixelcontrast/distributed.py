@@ -67,7 +67,7 @@ def sum_small(tensor: Tensor, group: Group = None) -> Tensor:
     """Sum over the ranks of a small tensor, without gradient, in a single round of messages.
 
     Every rank sends its tensor to every other one and adds up what it gets, in rank order. Where latency is
-    all that counts, this is faster than gloo's all-reduce (experiments/benchmarks/README.md).
+    all that counts, steps are faster with it than with gloo's all-reduce (experiments/benchmarks/README.md).
 
     Args:
         tensor: the same shape and dtype on every rank.
