@@ -1,6 +1,6 @@
 """A training step on two workers against one, and under Ray against torchrun.
 
-    python experiments/benchmarks/scaling.py --out scaling.json       # all, some fifteen minutes
+    python experiments/benchmarks/scaling.py --out scaling.json       # all, some ten minutes
     python experiments/benchmarks/scaling.py --only reductions workers    # no Ray, some minutes
     python experiments/benchmarks/scaling.py --quick                  # about a minute, no targets
 
