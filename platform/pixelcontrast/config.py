@@ -26,7 +26,8 @@ from pydantic_core import core_schema
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Layout = Literal["cityscapes", "camvid"]
-Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
+PositiveMining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
+NegativeMining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
@@ -131,7 +132,12 @@ class Contrast:
     temperature: Positive = 0.1
     """τ of Eq. 3."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps in which the term only fills the memory, and nothing is learnt from it yet."""
+    """Share of the steps in which the term trains the projection head alone; then the memory is emptied."""
+    ramp: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps after the warm-up over which the term's gradient into the network grows."""
+    standardize: bool = False
+    """Embeddings get mean 0 and variance 1 over the batch's anchors before they get unit length: BatchNorm
+    without parameters, which takes out what all classes have in common."""
     anchors_per_class: Count = 50
     """Anchors drawn per class and global batch."""
     hard_share: Share = 0.5
@@ -152,33 +158,48 @@ class Contrast:
     training images, the newest regions are kept."""
     memory_dtype: Literal["float32", "bfloat16"] = "float32"
     """How the memory is stored; bfloat16 halves it."""
+    memory_term: Literal["separate", "joint"] = "separate"
+    """separate: Eq. 3 over the batch plus memory_weight times Eq. 3 over the memory (after XBM), so that many
+    old rows cannot outweigh the batch. joint: one Eq. 3 over both, as in the paper."""
+    memory_weight: NonNegative = 1.0
+    """Weight of the separate memory term."""
+    memory_max_age: Count | None = None
+    """Steps after which a stored row is no longer used; unset: only newer rows replace it. With it, the
+    region memory keeps the newest regions instead of one per image."""
+    only_correct: bool = False
+    """Only pixels that are classified correctly at the time enter the memory."""
     memory_sharded: bool = False
     """Each of W workers stores 1/W of the memory, and chooses in it 1/W of what each anchor meets; unset:
     each stores all of it."""
-    positive_mining: Mining = "semi-hard"
-    """Which positives of the memory an anchor meets (those of the batch always): all, random ones, the
-    hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset takes
-    the hardest semi_hard_share of random ones, which is faster."""
-    negative_mining: Mining = "semi-hard"
-    """Likewise for negatives, of which the most similar are the hardest."""
+    positive_mining: PositiveMining = "random"
+    """Which positives of the memory an anchor is compared with (those of the batch always): all, random ones,
+    the hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset
+    takes the hardest semi_hard_share of random ones, which is faster."""
+    negative_mining: NegativeMining = "random"
+    """Likewise for negatives, of which the most similar are the hardest. filtered: random ones that are less
+    similar than the anchor's positives in the batch are on average (after FaceNet)."""
     num_positives: Count = 1024
     """Positives that an anchor meets in the memory, at most, unless positive_mining is all."""
     num_negatives: Count = 2048
     """Negatives that an anchor meets in the memory, at most, unless negative_mining is all."""
     semi_hard_share: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Share of an anchor's positives, and of its negatives, that semi-hard mining draws from."""
+    negative_margin: float = 0.0
+    """filtered leaves out negatives whose similarity exceeds the positives' mean by this much."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Optim:
-    """Steps, batch and SGD. The rate decays as (1 − step/steps) ** power."""
+    """Steps, batch and SGD. The rate rises over lr_warmup_steps, and decays as (1 − step/steps) ** power."""
 
     steps: Count = 40_000
     """Optimiser steps of the whole run."""
     batch_size: Count = 8
     """Images per step over all workers together."""
     lr: Positive = 0.01
-    """Learning rate of the backbone at the first step."""
+    """Learning rate of the backbone at its peak."""
+    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises linearly to the schedule's."""
     new_layer_lr_factor: Positive = 1.0
     """The decoder's and the projection head's rate, as a multiple of the backbone's."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

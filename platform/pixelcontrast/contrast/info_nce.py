@@ -25,8 +25,8 @@ Blocks = Callable[[Tensor, Classes], Iterator[Block]]
 class Meeting:
     """Who meets whom.
 
-    An anchor meets all other anchors of the global batch: those of its class are positives, the others
-    negatives. What it meets beyond them comes from ``positives`` and ``negatives``.
+    Where ``in_batch``, an anchor meets all other anchors of the global batch: those of its class are
+    positives, the others negatives. What it meets beyond them comes from ``positives`` and ``negatives``.
     """
 
     labels: Tensor
@@ -38,24 +38,31 @@ class Meeting:
     positives: Blocks
     negatives: Blocks
     temperature: float
+    in_batch: bool = True
     sharded: bool = False
     """Whether ``positives`` and ``negatives`` are one of W parts, and the anchors of all ranks meet each."""
     group: Group = None
 
 
 class Similarities(NamedTuple):
-    """What the anchors of this rank met."""
+    """Counts and sums of cosines of this rank's anchors, each [a], with the keys of one source."""
 
     positives: Tensor
-    """int64 [a]: number of positives of every anchor; one with none has no loss."""
+    """Number of positives of every anchor."""
     positive_sum: Tensor
     """Sum of the cosines with them."""
     negatives: Tensor
-    """int64 [a]"""
     negative_sum: Tensor
 
 
-def info_nce(anchors: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, Similarities]:
+class Met(NamedTuple):
+    """What the anchors of this rank were compared with, in the memory and in the batch."""
+
+    memory: Similarities
+    batch: Similarities
+
+
+def info_nce(anchors: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, Met]:
     """Sum of Eq. 3 (Wang et al., ICCV 2021) over this rank's anchors, with gradient to both arguments.
 
     Args:
@@ -67,7 +74,7 @@ def info_nce(anchors: Tensor, batch: Tensor, meeting: Meeting) -> tuple[Tensor, 
         every rank must call it.
     """
     total, *sums = _InfoNCE.apply(anchors, batch, meeting)  # type: ignore[misc]
-    return total, Similarities(*sums)
+    return total, Met(Similarities(*sums[:4]), Similarities(*sums[4:]))
 
 
 def no_blocks(anchors: Tensor, classes: Classes) -> Iterator[Block]:
@@ -109,7 +116,9 @@ class _InfoNCE(torch.autograd.Function):
             near.add(block)
         if order is not None:
             near.reduce(meeting.group, sweepers.own(meeting))
-        near.add(Block(slice(None), batch, other))
+        in_memory = [near.count.clone(), near.similarity.clone()]
+        if meeting.in_batch:
+            near.add(Block(slice(None), batch, other))
 
         log_sum = near.log_sum
         if order is not None:
@@ -119,19 +128,21 @@ class _InfoNCE(torch.autograd.Function):
             far.add(block)
         if order is not None:
             far.reduce(meeting.group, sweepers.own(meeting))
-        far.add(Block(slice(None), batch, same))
+        in_memory = [far.count.clone(), far.similarity.clone(), *in_memory]
+        if meeting.in_batch:
+            far.add(Block(slice(None), batch, same))
 
         share = far.count.clamp(min=1).reciprocal()
         slope = far.weight * share  # of the loss in L
         pulled = (slope[:, None] * near.mean - share[:, None] * far.pull) / meeting.temperature
-        pulled_batch = _pull_on_batch(near, far, batch, same, other)
+        pulled_batch = (
+            _pull_on_batch(near, far, batch, same, other) if meeting.in_batch else torch.zeros_like(batch)
+        )
         ctx.save_for_backward(pulled, pulled_batch)
-        met = [
-            far.count.long(),
-            far.similarity * meeting.temperature,
-            near.count.long(),
-            near.similarity * meeting.temperature,
-        ]
+        in_all = [far.count, far.similarity, near.count, near.similarity]
+        scale = [1.0, meeting.temperature] * 2
+        met = [part * factor for part, factor in zip(in_memory, scale, strict=True)]
+        met += [(al - part) * f for al, part, f in zip(in_all, in_memory, scale, strict=True)]
         ctx.mark_non_differentiable(*met)
         return (far.loss * share).sum(), *met
 

@@ -1,15 +1,18 @@
 """Pixel-wise cross-image contrast (Wang et al., ICCV 2021, Eq. 3), over all ranks and a memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast.diagnostics import Diagnostics
-from pixelcontrast.contrast.info_nce import Blocks, Meeting, info_nce, no_blocks
+from pixelcontrast.contrast.info_nce import Meeting, Met, info_nce, no_blocks
 from pixelcontrast.contrast.maps import (
+    Standardization,
     at_least_float,
     boundaries,
     group_means,
@@ -17,9 +20,10 @@ from pixelcontrast.contrast.maps import (
     pixel_rows,
     predictions_at,
     region_means,
+    unit,
 )
 from pixelcontrast.contrast.memory import Memory, Queue, Shard, Slots
-from pixelcontrast.contrast.mining import Miner, Mining
+from pixelcontrast.contrast.mining import ClassSums, Miner, Mining
 from pixelcontrast.contrast.sampling import (
     Anchors,
     anchor_budgets,
@@ -31,6 +35,9 @@ from pixelcontrast.distributed import Group
 
 Projection = Callable[[Tensor], Tensor]
 """A head that embeds rows: features [n, C] → [n, D]."""
+
+Term = Literal["separate", "joint"]
+"""How batch and memory make up the loss."""
 
 _REGION_PIXELS = 128
 """Of a class in an image, that its region is the mean of, where pixels are embedded one by one."""
@@ -104,11 +111,17 @@ class PixelContrast(nn.Module):
         num_images: int | None = None,
         memory_dtype: torch.dtype = torch.float32,
         sharded: bool = False,
-        positive_mining: Mining = "semi-hard",
-        negative_mining: Mining = "semi-hard",
+        memory_term: Term = "separate",
+        memory_weight: float = 1.0,
+        memory_max_age: int | None = None,
+        only_correct: bool = False,
+        standardize: bool = False,
+        positive_mining: Mining = "random",
+        negative_mining: Mining = "random",
         num_positives: int = 1024,
         num_negatives: int = 2048,
         semi_hard_share: float = 0.1,
+        negative_margin: float = 0.0,
         ignore_index: int = 255,
         seed: int = 0,
         group: Group = None,
@@ -119,7 +132,7 @@ class PixelContrast(nn.Module):
         above_0 |= {"pixels_per_image": pixels_per_image, "semi_hard_share": semi_hard_share}
         above_0 |= {"num_positives": num_positives, "num_negatives": num_negatives}
         at_least_0 = {"pixel_queue_size": pixel_queue_size, "region_memory_size": region_memory_size}
-        at_least_0 |= {"rare_class_power": rare_class_power}
+        at_least_0 |= {"rare_class_power": rare_class_power, "memory_weight": memory_weight}
         shares = {"hard_share": hard_share, "semi_hard_share": semi_hard_share}
         shares |= {"boundary_share": boundary_share}
         _require(lambda value: value > 0, "must be above 0", above_0)
@@ -132,19 +145,22 @@ class PixelContrast(nn.Module):
         self.rare_class_power, self.boundary_share = rare_class_power, boundary_share
         self.pixels_per_image = pixels_per_image
         self.shard = Shard(distributed.rank(group), distributed.world_size(group)) if sharded else Shard()
-        self.positive_miner = Miner(positive_mining, -(-num_positives // self.shard.of), semi_hard_share)
-        self.negative_miner = Miner(negative_mining, -(-num_negatives // self.shard.of), semi_hard_share)
+        num_positives, num_negatives = (-(-num // self.shard.of) for num in (num_positives, num_negatives))
+        self.positive_miner = Miner(positive_mining, num_positives, semi_hard_share)
+        self.negative_miner = Miner(negative_mining, num_negatives, semi_hard_share, negative_margin)
+        self.memory_term, self.memory_weight = memory_term, memory_weight
+        self.only_correct, self.standardize = only_correct, standardize
         self.ignore_index, self.seed, self.group = ignore_index, seed, group
         size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
         size |= {"shard": self.shard}
-        pixel = Queue(size=pixel_queue_size, **size) if pixel_queue_size else None
+        pixel = Queue(size=pixel_queue_size, max_age=memory_max_age, **size) if pixel_queue_size else None
         region = None
-        if num_images is not None and num_images <= region_memory_size:
+        if num_images is not None and num_images <= region_memory_size and memory_max_age is None:
             region = Slots(size=num_images, **size)
         elif region_memory_size:
-            region = Queue(size=region_memory_size, **size)
+            region = Queue(size=region_memory_size, max_age=memory_max_age, **size)
         self.memory = Memory(pixel, region)
-        self.diagnostics = Diagnostics(group)
+        self.diagnostics = Diagnostics(num_classes, group)
         self.deferred = deferred
         self._waiting: list[Callable[[], object]] = []
         for name in ("next_position", "steps"):
@@ -201,11 +217,12 @@ class PixelContrast(nn.Module):
             ignore_index=self.ignore_index,
             group=self.group,
         )
-        own = _embed(embeddings, anchors.indices, project)
+        own = at_least_float(_rows(embeddings, anchors.indices, project))
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self._loss(own, anchors)
+            loss, standard = self._loss(own, anchors)
         if self.training:
-            self._remember(embeddings.detach(), labels, positions, image_ids, project)
+            known = labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels
+            self._remember(embeddings.detach(), known, positions, image_ids, project, standard)
         if not (self.deferred and self.training):
             self.keep()
         return loss
@@ -216,40 +233,54 @@ class PixelContrast(nn.Module):
             change()
         self._waiting = []
 
-    def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
-        """The term of this rank's anchors [a, D]."""
+    def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, Standardization | None]:
+        """The term of this rank's anchors, whose embeddings are given as they come [a, D]."""
         if len(anchors.labels) == 0:
-            return own.sum()
-        batch = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
-        positives, negatives = self._miners(anchors.key)
-        meeting = Meeting(
+            return own.sum(), None
+        rows = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
+        standard = Standardization.of(rows) if self.standardize else None
+        batch = unit(rows, standard)
+        step = int(self.steps)
+        comparison = Meeting(
             labels=anchors.labels,
             counts=anchors.counts,
             here=anchors.here,
-            positives=positives,
-            negatives=negatives,
+            positives=no_blocks,
+            negatives=no_blocks,
             temperature=self.temperature,
             sharded=self.shard.of > 1,
             group=self.group,
         )
-        total, met = info_nce(own, batch, meeting)
-        self._waiting.append(partial(self.diagnostics.add, anchors.hard[anchors.here], met))
-        return total * distributed.world_size(self.group) / max(self._num_valid(anchors.labels), 1)
+        in_batch = torch.bincount(anchors.labels, minlength=self.num_classes)
+        in_memory = self.memory.usable(step) + torch.zeros_like(in_batch)
+        with_memory = self._with_memory(comparison, batch, anchors.key, step)
+        if self.memory_term == "joint" or not self.memory.banks:
+            loss, met = self._mean(batch, with_memory, in_batch * ((in_batch > 1) | (in_memory > 0)))
+        else:
+            in_batch_loss, met = self._mean(batch, comparison, in_batch * (in_batch > 1))
+            with_memory = replace(with_memory, in_batch=False)
+            memory_loss, met_there = self._mean(batch, with_memory, in_batch * (in_memory > 0))
+            loss, met = in_batch_loss + self.memory_weight * memory_loss, Met(met_there.memory, met.batch)
+        own_labels, hard = anchors.labels[anchors.here], anchors.hard[anchors.here]
+        self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, met))
+        return loss, standard
 
-    def _miners(self, key: int) -> tuple[Blocks, Blocks]:
-        """What gives the anchors of this step their positives and negatives in the memory."""
+    def _mean(self, batch: Tensor, comparison: Meeting, valid: Tensor) -> tuple[Tensor, Met]:
+        """Eq. 3, its mean over the ranks being that over the valid anchors of all, counted by class."""
+        total, met = info_nce(batch[comparison.here], batch, comparison)
+        return total * distributed.world_size(self.group) / valid.sum().clamp(min=1), met
+
+    def _with_memory(self, comparison: Meeting, batch: Tensor, key: int, step: int) -> Meeting:
+        """The same comparison, with what the anchors are compared with in the memory."""
         if not self.memory.banks:
-            return no_blocks, no_blocks
-        examples = self.memory.examples(seed=self.seed, key=key)
-        return (
-            partial(self.positive_miner.positives, examples=examples),
-            partial(self.negative_miner.negatives, examples=examples),
+            return comparison
+        examples = self.memory.examples(seed=self.seed, key=key, step=step)
+        others = ClassSums.of(batch.detach(), comparison.labels, self.num_classes)
+        return replace(
+            comparison,
+            positives=partial(self.positive_miner.positives, examples=examples),
+            negatives=partial(self.negative_miner.negatives, examples=examples, in_batch=others),
         )
-
-    def _num_valid(self, labels: Tensor) -> int:
-        """Anchors of all ranks that have a positive: another of their class, in the batch or the memory."""
-        count = torch.bincount(labels, minlength=self.num_classes)
-        return int(count[(count > 1) | (self.memory.filled > 0)].sum())
 
     @torch.no_grad()
     def _remember(
@@ -259,6 +290,7 @@ class PixelContrast(nn.Module):
         positions: Tensor,
         image_ids: Tensor | None,
         project: Projection | None,
+        standard: Standardization | None,
     ) -> None:
         """Let random pixels of the batch enter the queue, and each class's mean in an image the regions."""
         draw = partial(
@@ -274,15 +306,15 @@ class PixelContrast(nn.Module):
             near = boundaries(labels, self.ignore_index) if self.boundary_share else None
             share = {"preferred": near, "preferred_share": self.boundary_share}
             entries = draw(per_image=self.pixels_per_image, **share)
-            rows = _embed(embeddings, entries.indices, project)
+            rows = unit(_rows(embeddings, entries.indices, project), standard)
             entering = self._gather(rows, entries.labels)
             self._waiting.append(partial(self.memory.pixel.enqueue, *entering, step=step))
         if self.memory.region is not None:
             if project is None:
-                rows, classes, images = region_means(at_least_float(embeddings), labels, self.num_classes)
+                rows, classes, images = region_means(unit(embeddings, standard), labels, self.num_classes)
             else:
                 sample = draw(per_image=_REGION_PIXELS)
-                rows = _embed(embeddings, sample.indices, project)
+                rows = unit(_rows(embeddings, sample.indices, project), standard)
                 rows, classes, images = group_means(rows, sample.images, sample.labels, self.num_classes)
             if isinstance(self.memory.region, Slots):
                 assert image_ids is not None
@@ -334,10 +366,10 @@ class PixelContrast(nn.Module):
             _check_image_ids(image_ids, len(embeddings), self.memory.region.size)
 
 
-def _embed(features: Tensor, indices: Tensor, project: Projection | None) -> Tensor:
-    """Embeddings [n, D] of the map's pixels at flat indices [n]."""
+def _rows(features: Tensor, indices: Tensor, project: Projection | None) -> Tensor:
+    """Embeddings [n, D], as they come, of the map's pixels at flat indices [n]."""
     rows = pixel_rows(features, indices)
-    return at_least_float(rows if project is None else project(rows))
+    return rows if project is None else project(rows)
 
 
 def _require(allowed: Callable[[float], bool], says: str, values: dict[str, float]) -> None:

@@ -29,9 +29,9 @@ class Shard:
     index: int = 0
     of: int = 1
 
-    def stored(self, slots: Tensor) -> Tensor:
+    def stored(self, slots: int) -> int:
         """How many of the first ``slots`` are stored here."""
-        return (slots - self.index + self.of - 1).div(self.of, rounding_mode="floor")
+        return (slots - self.index + self.of - 1) // self.of
 
 
 WHOLE = Shard()
@@ -51,6 +51,21 @@ def reshard(states: Sequence[Mapping[str, Tensor]], shard: Shard) -> dict[str, T
         rows = rows[:, shard.index :: shard.of]
         state[name] = F.pad(rows, (0, 0, 0, -(-size // shard.of) - rows.shape[1]))
     return state
+
+
+class Span(NamedTuple):
+    """Slots ``begin`` to ``end`` − 1."""
+
+    begin: int
+    end: int
+
+
+def _ring_spans(begin: int, count: int, size: int) -> list[Span]:
+    """``count`` slots of a ring from ``begin`` on, as ascending ranges."""
+    end = begin + count
+    if end <= size:
+        return [Span(begin, end)]
+    return [Span(0, end - size), Span(begin, size)]
 
 
 class Bank(nn.Module):
@@ -86,15 +101,32 @@ class Bank(nn.Module):
         """int64 [num_classes]: slots that hold something."""
         return (self.written >= 0).sum(dim=1)
 
+    def usable(self, step: int) -> Tensor:
+        """int64 [num_classes]: filled slots that are not too old at ``step``."""
+        del step
+        return self.filled
+
+    def spans(self, step: int) -> list[list[Span]]:
+        """For every class, the slots that ``usable`` counts: at most two ranges, ascending."""
+        return [[Span(0, count)] for count in self.usable(step).tolist()]
+
+    def clear(self) -> None:
+        """Empty all slots."""
+        self.written.fill_(-1)
+
     @property
     def names(self) -> Tensor:
         """int64 [num_classes, size]: what tells a slot from the others of its class in a draw."""
         return torch.arange(self.size, device=self.written.device).expand_as(self.written)
 
     def age(self, step: int) -> Tensor:
-        """float64 [num_classes]: mean number of steps since a class's rows were written; NaN without rows."""
-        ages = torch.where(self.written >= 0, step - self.written, 0)
-        return ages.sum(dim=1).to(torch.float64) / self.filled
+        """float64 [num_classes]: mean number of steps since its usable rows were written; NaN without."""
+        ages = torch.where(self._is_usable(step), step - self.written, 0)
+        return ages.sum(dim=1).to(torch.float64) / self.usable(step)
+
+    def _is_usable(self, step: int) -> Tensor:
+        del step
+        return self.written >= 0
 
     def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, step: int) -> None:
         self.written.flatten().index_fill_(0, labels * self.size + slots, step)
@@ -107,13 +139,39 @@ class Bank(nn.Module):
 
 
 class Queue(Bank):
-    """The newest ``size`` rows of every class, each class a ring."""
+    """The newest ``size`` rows of every class, each class a ring.
+
+    Args:
+        max_age: steps after which a row is no longer used, though its slot stays filled; None: never.
+    """
 
     pointer: Tensor
 
-    def __init__(self, num_classes: int, size: int, *args: Any, **settings: Any):
+    def __init__(self, num_classes: int, size: int, *args: Any, max_age: int | None = None, **settings: Any):
         super().__init__(num_classes, size, *args, **settings)
+        self.max_age = max_age
         self.register_buffer("pointer", torch.zeros(num_classes, dtype=torch.int64))
+
+    def usable(self, step: int) -> Tensor:
+        return self._is_usable(step).sum(dim=1)
+
+    def spans(self, step: int) -> list[list[Span]]:
+        if self.max_age is None:
+            return super().spans(step)
+        # Rows enter in order, so the young ones are the last before the pointer.
+        young = self.usable(step).tolist()
+        return [
+            _ring_spans((end - count) % self.size, count, self.size)
+            for end, count in zip(self.pointer.tolist(), young, strict=True)
+        ]
+
+    def clear(self) -> None:
+        super().clear()
+        self.pointer.zero_()
+
+    def _is_usable(self, step: int) -> Tensor:
+        oldest = 0 if self.max_age is None else max(step - self.max_age, 0)
+        return self.written >= oldest
 
     @torch.no_grad()
     def enqueue(self, rows: Tensor, labels: Tensor, *, step: int) -> None:
@@ -142,6 +200,10 @@ class Slots(Bank):
     def __init__(self, num_classes: int, size: int, *args: Any, **settings: Any):
         super().__init__(num_classes, size, *args, **settings)
         self.register_buffer("slot", torch.full((num_classes, size), -1, dtype=torch.int64))
+
+    def clear(self) -> None:
+        super().clear()
+        self.slot.fill_(-1)
 
     @property
     def names(self) -> Tensor:
@@ -179,23 +241,23 @@ class Examples:
     """What this rank stores as one step sees it: views and numbers, no copy. Valid until rows are written.
 
     Args:
-        banks: rows [num_classes, slots, D] of every bank, and of each class how many hold something.
+        banks: rows [num_classes, slots, D] of every bank, and for each class the ranges of them to use.
         keys: int64 [n], what the examples are ordered by, in the order of banks, classes and slots.
     """
 
-    def __init__(self, banks: Sequence[tuple[Tensor, list[int]]], keys: Tensor):
+    def __init__(self, banks: Sequence[tuple[Tensor, list[list[Span]]]], keys: Tensor):
         self._banks = [rows.flatten(0, 1) for rows, _ in banks]
         self._keys = keys
         self.runs: list[Run] = []
         self._starts, places = [], []
         number = 0
-        for rows, counts in banks:
+        for rows, spans in banks:
             self._starts.append(number)
-            for label, count in enumerate(counts):
-                if count:
-                    self.runs.append(Run(label, rows[label, :count], number))
-                    places.append(label * rows.shape[1])
-                    number += count
+            for label, (begin, end) in ((c, span) for c, of_class in enumerate(spans) for span in of_class):
+                if begin < end:
+                    self.runs.append(Run(label, rows[label, begin:end], number))
+                    places.append(label * rows.shape[1] + begin)
+                    number += end - begin
         device, sizes = keys.device, torch.tensor([len(run.rows) for run in self.runs], dtype=torch.int64)
         sizes = sizes.to(device)
         self.labels = torch.tensor([run.label for run in self.runs], dtype=torch.int64, device=device)
@@ -261,10 +323,14 @@ class Memory(nn.Module):
         """Bytes of all banks on this rank."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
-    @property
-    def filled(self) -> Tensor | int:
+    def usable(self, step: int) -> Tensor | int:
         """int64 [num_classes]: examples of every class on all ranks; 0 where there is no bank."""
-        return sum(bank.filled for bank in self.banks.values())
+        return sum(bank.usable(step) for bank in self.banks.values())
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for bank in self.banks.values():
+            bank.clear()
 
     def state_of_classes(self, step: int) -> dict[str, list[float]]:
         """For each bank, ``<bank>_fill``, the filled share of every class, and ``<bank>_age`` in steps."""
@@ -274,14 +340,26 @@ class Memory(nn.Module):
             state[f"{name}_age"] = bank.age(step).tolist()
         return state
 
-    def examples(self, *, seed: int, key: int) -> Examples:
-        """All that this rank stores, in an order drawn for the step that ``key`` names; needs a bank."""
+    def mean_age(self, step: int) -> float | None:
+        """Mean number of steps since the usable rows of all banks were written; None without rows."""
+        counts = torch.cat([bank.usable(step) for bank in self.banks.values()] or [torch.zeros(1)])
+        if not counts.any():
+            return None
+        ages = torch.cat([bank.age(step) for bank in self.banks.values()]).nan_to_num()
+        return float((ages * counts).sum() / counts.sum())
+
+    def examples(self, *, seed: int, key: int, step: int) -> Examples:
+        """All usable rows that this rank stores, in an order that ``key`` names; needs a bank."""
         banks, names, first = [], [], 0
         for bank in self.banks.values():
-            stored = bank.shard.stored(bank.filled)
-            banks.append((bank.rows, stored.tolist()))
-            here = torch.arange(bank.rows.shape[1], device=bank.rows.device) < stored[:, None]
-            labels, places = torch.nonzero(here, as_tuple=True)
+            spans = [
+                [Span(*map(bank.shard.stored, span)) for span in of_class] for of_class in bank.spans(step)
+            ]
+            banks.append((bank.rows, spans))
+            here = torch.zeros(bank.rows.shape[:2], dtype=torch.bool)
+            for row, (begin, end) in ((here[c], span) for c, each in enumerate(spans) for span in each):
+                row[begin:end] = True
+            labels, places = torch.nonzero(here.to(bank.rows.device), as_tuple=True)
             slots = places * bank.shard.of + bank.shard.index
             names.append(first + labels * bank.size + bank.names[labels, slots])
             first += bank.written.numel()

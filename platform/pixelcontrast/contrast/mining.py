@@ -3,19 +3,20 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast.memory import Examples, Run
 from pixelcontrast.contrast.sampling import ceil_share
 from pixelcontrast.contrast.sweeps import Block, Classes
 
-Mining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
-"""all; K random ones; the K hardest; K random ones among the hardest share; the hardest share of random ones
-so many that it is K."""
+Mining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
+"""all; K random ones; those of them that are not too hard; the K hardest; K random ones among the hardest
+share; the hardest share of random ones so many that it is K."""
 
 _MOST_SIMILARITIES = 1 << 24
 """Held at a time, to find the hardest."""
@@ -23,6 +24,29 @@ _MOST_ROWS = 1 << 13
 """Copied at a time out of the memory."""
 _SHORT = 1 << 10
 """Runs of fewer rows are copied together: a matrix product with few is slow."""
+
+
+class ClassSums(NamedTuple):
+    """The anchors of the global batch, summed by class."""
+
+    sums: Tensor
+    """[num_classes, D]"""
+    counts: Tensor
+    """int64 [num_classes]"""
+
+    @classmethod
+    def of(cls, batch: Tensor, labels: Tensor, num_classes: int) -> "ClassSums":
+        """Of the rows [A, D] with their labels int64 [A]."""
+        member = F.one_hot(labels, num_classes)
+        return cls(member.T.to(batch.dtype) @ batch, member.sum(dim=0))
+
+    def mean_similarity(self, anchors: Tensor, classes: Classes) -> Tensor:
+        """[a]: of anchors [a, D] with the others of their class; +∞ where there is no other."""
+        sizes = torch.tensor([part.stop - part.start for part in classes.parts], device=anchors.device)
+        labels = torch.tensor(classes.labels, device=anchors.device).repeat_interleave(sizes)
+        others = self.counts[labels] - 1
+        total = torch.linalg.vecdot(anchors, self.sums[labels] - anchors)
+        return torch.where(others > 0, total / others.clamp(min=1), torch.inf)
 
 
 @dataclass(frozen=True)
@@ -34,6 +58,9 @@ class Miner:
     taken. With n candidates in the memory:
 
     - ``random``: K of n.
+    - ``filtered``, for negatives: of K random ones those whose similarity with the anchor is less than the
+      mean similarity of its positives in the batch plus ``margin`` (after FaceNet, Schroff et al., CVPR 2015,
+      Sec. 3.2, which keeps the negatives that are farther than the positive); all K where the batch has none.
     - ``hardest``: the K hardest of n.
     - ``semi-hard``: K random ones of the ⌈share · n⌉ hardest, each equally likely (10 % in the paper).
     - ``semi-hard-subset``: the ⌈share · m⌉ hardest of m = ⌈K / share⌉ random ones, which are about K. An
@@ -52,6 +79,7 @@ class Miner:
     mining: Mining
     num: int
     share: float
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mining not in get_args(Mining):
@@ -64,7 +92,7 @@ class Miner:
             match self.mining:
                 case "all":
                     yield from (Block(part, run.rows) for run in runs)
-                case "random":
+                case "random" | "filtered":
                     yield Block(part, examples.rows(examples.first(label, self.num)))
                 case "semi-hard-subset":
                     rows = examples.rows(examples.first(label, self._subset))
@@ -72,12 +100,21 @@ class Miner:
                 case "hardest" | "semi-hard":
                     yield from self._hard_positives(anchors, part, runs, examples)
 
-    def negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
-        """Blocks of the negatives of all anchors."""
+    def negatives(
+        self, anchors: Tensor, classes: Classes, examples: Examples, in_batch: ClassSums | None = None
+    ) -> Iterator[Block]:
+        """Blocks of the negatives of all anchors; ``in_batch`` is needed where they are ``filtered``."""
         if not classes.labels:
             return
         if self.mining == "all":
             yield from _all_negatives(classes, examples)
+        elif self.mining == "filtered":
+            assert in_batch is not None
+            limit = in_batch.mean_similarity(anchors, classes) + self.margin
+            for block in self._drawn_negatives(anchors, classes, examples):
+                assert block.taken is not None
+                near = anchors @ block.keys.to(anchors.dtype).T < limit[:, None]
+                yield block._replace(taken=block.taken & near)
         elif self.mining in ("random", "semi-hard-subset"):
             yield from self._drawn_negatives(anchors, classes, examples)
         else:
@@ -141,9 +178,9 @@ class Miner:
 
     def _drawn_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         """Of the first in the step's order; all anchors share the copied rows."""
-        num = self.num if self.mining == "random" else self._subset
+        num = self._subset if self.mining == "semi-hard-subset" else self.num
         numbers, allowed = _first_others(classes, examples, num)
-        if self.mining == "random":
+        if self.mining != "semi-hard-subset":
             sizes = torch.tensor([part.stop - part.start for part in classes.parts], device=anchors.device)
             taken = allowed.repeat_interleave(sizes, dim=0)
             yield Block(slice(0, len(anchors)), examples.rows(numbers), taken)

@@ -1,15 +1,13 @@
 """The projection head: one embedding per pixel. Used in training only."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_EPSILON = 1e-6
-"""Below this length a vector is not stretched to 1: its gradient would be of the order of 1/length."""
-
 
 class ProjectionHead(nn.Module):
-    """1×1 convolution, ReLU, 1×1 convolution, L2 (Wang et al., ICCV 2021, 3.2): [B, C, h, w] → [B, D, h, w].
+    """1×1 convolution, ReLU, 1×1 convolution (Wang et al., ICCV 2021, 3.2): [B, C, h, w] → [B, D, h, w].
+
+    The L2 normalisation that follows is the contrast's, which may standardise the embeddings before it.
 
     Without BatchNorm each pixel is projected on its own, so it may run on those whose embedding is needed.
     The reference has BatchNorm before the ReLU, which ``batchnorm`` adds.
@@ -34,16 +32,11 @@ class ProjectionHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Unit vectors over the channels, in float32 under autocast, else in the features' dtype."""
-        return _unit(self.conv2(self.act(self.bn(self.conv1(features)))))
+        """Embeddings of any length, in the dtype of the convolutions."""
+        return self.conv2(self.act(self.bn(self.conv1(features))))
 
     def rows(self, features: Tensor) -> Tensor:
         """The same for pixels [n, C] → [n, D], also for none; not with BatchNorm."""
         assert self.pixelwise
         hidden = self.act(F.linear(features, self.conv1.weight.flatten(1), self.conv1.bias))
-        return _unit(F.linear(hidden, self.conv2.weight.flatten(1), self.conv2.bias))
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    precise = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    return F.normalize(precise, dim=1, eps=_EPSILON)
+        return F.linear(hidden, self.conv2.weight.flatten(1), self.conv2.bias)

@@ -1,6 +1,8 @@
 """The training loop: plain torch, in one process or in every process of a ``torch.distributed`` group."""
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.loading import Batch, train_loader
 from pixelcontrast.datasets.segmentation import build_dataset
-from pixelcontrast.training.optim import set_poly_rate
+from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.recorder import Recorder
 from pixelcontrast.training.run_folder import Row
 from pixelcontrast.training.state import build_state, seed_step
@@ -66,18 +68,23 @@ def fit(
                 recorder.stop()
                 return state.step
             seed_step(experiment.run.seed, state.step, distributed.rank())
-            rate = set_poly_rate(state.optimizer, state.step, optim)
+            rate = set_rate(state.optimizer, state.step, optim)
+            schedule = contrast_schedule(experiment, state.step)
+            if state.contrast is not None and schedule.starts:
+                state.contrast.memory.clear()
             losses = train_step(
                 network,
                 state.contrast,
                 state.optimizer,
                 Batch(*(tensor.to(device, non_blocking=True) for tensor in batch)),
-                contrast_weight=contrast_weight(experiment, state.step),
+                contrast_weight=experiment.contrast.weight,
+                contrast_gradient=schedule.gradient,
                 auxiliary_weight=optim.auxiliary_weight,
                 class_weights=class_weights,
                 clip_norm=optim.clip_norm,
                 autocast=autocast,
                 skip_non_finite=optim.non_finite == "skip",
+                measure_gradients=(state.step + 1) % experiment.run.report_interval == 0,
             )
             state.step += 1
             recorder.after_step(losses, rate)
@@ -85,10 +92,24 @@ def fit(
     return None
 
 
-def contrast_weight(experiment: Experiment, step: int) -> float:
-    """λ at a step counted from 0: 0 during warm-up."""
-    settings = experiment.contrast
-    return settings.weight if step >= settings.warmup * experiment.optim.steps else 0.0
+class ContrastSchedule(NamedTuple):
+    """How the contrastive term acts in one step."""
+
+    gradient: float
+    """The part of its gradient that reaches the network beyond the projection head: 0 to 1."""
+    starts: bool
+    """Whether it is the first step in which any does, so that the memory holds an untrained head's rows."""
+
+
+def contrast_schedule(experiment: Experiment, step: int) -> ContrastSchedule:
+    """At a step counted from 0: through warm-up the head alone is trained; then the gradient ramps up."""
+    settings, steps = experiment.contrast, experiment.optim.steps
+    begin = math.ceil(round(settings.warmup * steps, 6))
+    if step < begin:
+        return ContrastSchedule(0.0, False)
+    ramp = settings.ramp * steps
+    gradient = 1.0 if ramp == 0 else min((step - begin + 1) / ramp, 1.0)
+    return ContrastSchedule(gradient, step == begin > 0)
 
 
 def _distribute(model: nn.Module, device: torch.device, *, compiled: bool) -> nn.Module:

@@ -35,6 +35,7 @@ class Meter:
         """Forget the steps so far, and start the clock."""
         self._kept: dict[int, Tensor] = {}
         self._skipped, self._rate, self._since = 0, 0.0, time.perf_counter()
+        self._gradients: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -53,6 +54,8 @@ class Meter:
         self._names = list(found)
         numbers = torch.stack(list(found.values())).to(torch.float64)
         self._rate = rate
+        if losses.feature_gradients is not None:
+            self._gradients = losses.feature_gradients
         if losses.kept:
             self._kept[self._state.step], self._state.skipped_in_row = numbers, 0
         else:
@@ -74,7 +77,18 @@ class Meter:
         if self._optim.non_finite == "skip":
             row["skipped"] = self._skipped
         pace = self.steps * self._optim.batch_size / (time.perf_counter() - self._since)
-        return row | {"lr": self._rate, "images_per_second": pace}
+        return row | self._gradient_row() | {"lr": self._rate, "images_per_second": pace}
+
+    def _gradient_row(self) -> Row:
+        """How the contrast's gradient on the features compares with the other losses', at the last step."""
+        if self._gradients is None:
+            return {}
+        contrast, others, product = distributed.all_reduce(self._gradients).tolist()
+        norms = math.sqrt(contrast), math.sqrt(others)
+        return {
+            "gradient_ratio": norms[0] / norms[1] if norms[1] else None,
+            "gradient_cosine": product / (norms[0] * norms[1]) if norms[0] * norms[1] else None,
+        }
 
     def _mean_over_ranks(self, numbers: Tensor) -> Tensor:
         return distributed.all_reduce(numbers) / distributed.world_size()

@@ -26,9 +26,14 @@ def build_optimizer(model: SegmentationModel, optim: Optim) -> SGD:
     return SGD([group for group in groups if group["params"]], momentum=optim.momentum)
 
 
-def set_poly_rate(optimizer: SGD, step: int, optim: Optim) -> float:
-    """Set the rates for a step counted from 0, and return the backbone's: lr · (1 − step/steps) ** power."""
+def set_rate(optimizer: SGD, step: int, optim: Optim) -> float:
+    """Set the rates for a step counted from 0, and return the backbone's.
+
+    They follow lr · (1 − step/steps) ** power, in the first ``lr_warmup_steps`` times (step + 1) / that many.
+    """
     factor = (1 - step / optim.steps) ** optim.power
+    if step < optim.lr_warmup_steps:
+        factor *= (step + 1) / optim.lr_warmup_steps
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return optim.lr * factor

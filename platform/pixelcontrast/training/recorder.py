@@ -174,7 +174,16 @@ class Recorder:
         """Of the steps since the last row."""
         steps = {"step": self._state.step, "steps": self._experiment.optim.steps}
         row = {"kind": "train", **steps, **self._meter.read()}
-        return row if self._state.contrast is None else row | self._state.contrast.diagnostics.read()
+        return row | self._embedding_row()
+
+    def _embedding_row(self) -> Row:
+        """The health of the embedding since the last row, and the memory's age in steps."""
+        contrast = self._state.contrast
+        if contrast is None:
+            return {}
+        row: Row = contrast.diagnostics.read()
+        row["class_gap"] = dict(zip(self._val_set.labels.names, row["class_gap"], strict=True))
+        return row | {"memory_age": contrast.memory.mean_age(int(contrast.steps))}
 
     def _evaluate(self) -> None:
         self._state.check_finite()

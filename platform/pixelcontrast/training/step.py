@@ -1,6 +1,7 @@
 """One optimiser step. Every mean is over the global batch, so W workers train what one would."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.datasets.loading import Batch
-from pixelcontrast.models import Output, SegmentationModel
+from pixelcontrast.models import SegmentationModel
 from pixelcontrast.training.optim import parameters
 
 
@@ -27,6 +28,9 @@ class Losses(NamedTuple):
     """Of the global batch, before clipping; not finite if one gradient is not."""
     kept: bool = True
     """Whether the step has changed anything."""
+    feature_gradients: Tensor | None = None
+    """float64 [3], where they were measured: the squared norms of the contrast's and of the other losses'
+    gradient on this rank's features, and their inner product."""
 
 
 def train_step(
@@ -36,11 +40,13 @@ def train_step(
     batch: Batch,
     *,
     contrast_weight: float,
+    contrast_gradient: float = 1.0,
     auxiliary_weight: float = 0.4,
     class_weights: Tensor | None = None,
     clip_norm: float | None = None,
     autocast: torch.dtype | None = None,
     skip_non_finite: bool = False,
+    measure_gradients: bool = False,
 ) -> Losses:
     """Forward, backward and update.
 
@@ -48,24 +54,32 @@ def train_step(
         network: a ``SegmentationModel``, wrapped in DDP where there are several workers.
         contrast: None for the cross-entropy baseline.
         batch: this rank's slice of the global batch.
-        contrast_weight: λ; 0 during warm-up, when the term is computed but teaches nothing.
+        contrast_weight: λ.
+        contrast_gradient: the part of the contrast's gradient that reaches the network beyond the projection
+            head; 0 trains the head alone, on detached features.
         auxiliary_weight: of the auxiliary head's cross-entropy, where the network has such a head.
         class_weights: [C] for the cross-entropies.
         autocast: dtype of the network's operators; the losses stay in float32.
         skip_non_finite: where a rank's loss or the gradients' norm is not finite, change nothing: neither
             weights and momentum nor BatchNorm's statistics and the memory. Waits for the GPU.
+        measure_gradients: return ``feature_gradients``, at the cost of a few operations on the feature map;
+            only where the contrast's gradient reaches the features.
     """
     statistics = [buffer.clone() for buffer in network.buffers()] if skip_non_finite else []
     with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
         output = network(batch.images)
     ce = cross_entropy(output.logits, batch.labels, class_weights)
-    total, auxiliary, term = ce, None, None
+    total, auxiliary, term, gradients = ce, None, None, None
     if output.auxiliary is not None:
         auxiliary = cross_entropy(output.auxiliary, batch.labels, class_weights)
         total = total + auxiliary_weight * auxiliary
     if contrast is not None:
+        assert output.features is not None
+        features = scale_gradient(output.features, contrast_gradient)
+        if measure_gradients and features.requires_grad:
+            gradients = _FeatureGradients(output.features, features, contrast_gradient)
         with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
-            term = _contrast(network, contrast, batch, output)
+            term = _contrast(network, contrast, batch, features, output.logits)
         total = total + contrast_weight * term
 
     optimizer.zero_grad(set_to_none=True)
@@ -88,19 +102,60 @@ def train_step(
         auxiliary=None if auxiliary is None else auxiliary.detach(),
         gradient_norm=norm,
         kept=kept,
+        feature_gradients=None if gradients is None else gradients.products(),
     )
 
 
-def _contrast(network: nn.Module, contrast: PixelContrast, batch: Batch, output: Output) -> Tensor:
+def _contrast(
+    network: nn.Module, contrast: PixelContrast, batch: Batch, features: Tensor, logits: Tensor
+) -> Tensor:
     """The contrastive term; a head that can runs on the pixels drawn only."""
     model = network.module if isinstance(network, DistributedDataParallel) else network
     assert isinstance(model, SegmentationModel)
     assert model.projection is not None
-    assert output.features is not None
-    head, kept = model.projection, {"positions": batch.positions, "image_ids": batch.indices}
+    head, images = model.projection, {"positions": batch.positions, "image_ids": batch.indices}
     if head.pixelwise:
-        return contrast(output.features, batch.labels, output.logits, project=head.rows, **kept)
-    return contrast(head(output.features), batch.labels, output.logits, **kept)
+        return contrast(features, batch.labels, logits, project=head.rows, **images)
+    return contrast(head(features), batch.labels, logits, **images)
+
+
+def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """The same tensor, whose gradient is multiplied by ``factor`` on its way back."""
+    if factor == 0:
+        return tensor.detach()
+    return _ScaledGradient.apply(tensor, factor)  # type: ignore[return-value]
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.factor, None
+
+
+class _FeatureGradients:
+    """Records, in the backward pass, the gradients that the losses have on the features.
+
+    Args:
+        features: [B, C, h, w], what the decoder and the contrast are made of.
+        scaled: the same behind ``scale_gradient``, from which the contrast is made.
+        factor: of the scaling.
+    """
+
+    def __init__(self, features: Tensor, scaled: Tensor, factor: float):
+        self._factor, self._grads = factor, dict[str, Tensor]()
+        features.register_hook(partial(self._grads.__setitem__, "all"))
+        scaled.register_hook(partial(self._grads.__setitem__, "contrast"))
+
+    def products(self) -> Tensor:
+        """``Losses.feature_gradients``, after backward."""
+        contrast = self._grads["contrast"].flatten().double() * self._factor
+        others = self._grads["all"].flatten().double() - contrast
+        return torch.stack([contrast @ contrast, others @ others, contrast @ others])
 
 
 def _finite_on_all_ranks(*numbers: Tensor) -> bool:
