@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pixelcontrast.cli import main, parse, run
-    from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run, Workers, replace
+    from pixelcontrast.config import PAPER, Contrast, Data, Experiment, Model, Optim, Run, Workers, replace
     from pixelcontrast.contrast import PixelContrast
     from pixelcontrast.search import Search, choice, integers, loguniform, uniform
     from pixelcontrast.training import load_model
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("main", "parse", "run"), "cli"),
     **dict.fromkeys(
-        ("Contrast", "Data", "Experiment", "Model", "Optim", "Run", "Workers", "replace"), "config"
+        ("PAPER", "Contrast", "Data", "Experiment", "Model", "Optim", "Run", "Workers", "replace"),
+        "config",
     ),
     "PixelContrast": "contrast",
     **dict.fromkeys(("Search", "choice", "integers", "loguniform", "uniform"), "search"),
@@ -21,6 +22,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "PAPER",
     "Contrast",
     "Data",
     "Experiment",

@@ -190,12 +190,15 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Optim:
-    """Steps, batch and SGD. The rate rises over lr_warmup_steps, and decays as (1 − step/steps) ** power."""
+    """Steps, batch and optimiser. After lr_warmup_steps the rate decays as (1 − step/steps) ** power."""
 
     steps: Count = 40_000
     """Optimiser steps of the whole run."""
     batch_size: Count = 8
     """Images per step over all workers together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: as the paper. adamw: learns faster from random weights, and is what transformers need; it wants a
+    smaller lr (0.001) and a larger weight_decay (0.05)."""
     lr: Positive = 0.01
     """Learning rate of the backbone at its peak."""
     lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -203,7 +206,7 @@ class Optim:
     new_layer_lr_factor: Positive = 1.0
     """The decoder's and the projection head's rate, as a multiple of the backbone's."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD momentum."""
+    """SGD's momentum; AdamW's first beta."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of convolution weights; BatchNorm and biases have none."""
     power: NonNegative = 0.9
@@ -290,6 +293,30 @@ class Experiment:
             )
         return self
 
+
+PAPER: Mapping[str, Any] = {
+    "contrast.weight": 1.0,
+    "contrast.temperature": 0.1,
+    "contrast.ramp": 0.0,
+    "contrast.standardize": False,
+    "contrast.anchors_per_class": 50,
+    "contrast.hard_share": 0.5,
+    "contrast.memory": "both",
+    "contrast.memory_term": "joint",
+    "contrast.memory_max_age": None,
+    "contrast.only_correct": False,
+    "contrast.pixel_queue_size": None,
+    "contrast.pixels_per_image": 10,
+    "contrast.region_memory_size": None,
+    "contrast.positive_mining": "semi-hard",
+    "contrast.negative_mining": "semi-hard",
+    "contrast.num_positives": 1024,
+    "contrast.num_negatives": 2048,
+    "contrast.semi_hard_share": 0.1,
+}
+"""The paper's settings of the contrast (Wang et al., ICCV 2021), for ``replace`` or as an arm of a study.
+
+From random weights they collapse (experiments/README.md); the authors used them on ImageNet's."""
 
 PLACEMENT = frozenset(
     {"data.root", "data.loader_processes", "run.storage", "run.name"}

@@ -1,14 +1,14 @@
-"""SGD with the field's parameter groups, and the poly schedule."""
+"""SGD or AdamW with the field's parameter groups, and the poly schedule."""
 
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 from pixelcontrast.config import Optim
 from pixelcontrast.models import SegmentationModel
 
 
-def build_optimizer(model: SegmentationModel, optim: Optim) -> SGD:
-    """SGD over four groups: backbone and new layers, each with and without weight decay.
+def build_optimizer(model: SegmentationModel, optim: Optim) -> Optimizer:
+    """Four groups of parameters: backbone and new layers, each with and without weight decay.
 
     BatchNorm's parameters and biases are not decayed; the new layers (decoder and projection head) have
     ``new_layer_lr_factor`` times the backbone's rate. Each group keeps its first rate as ``"initial_lr"``.
@@ -23,10 +23,15 @@ def build_optimizer(model: SegmentationModel, optim: Optim) -> SGD:
             {"params": decayed, "lr": lr, "initial_lr": lr, "weight_decay": optim.weight_decay},
             {"params": others, "lr": lr, "initial_lr": lr, "weight_decay": 0.0},
         ]
-    return SGD([group for group in groups if group["params"]], momentum=optim.momentum)
+    groups = [group for group in groups if group["params"]]
+    match optim.optimizer:
+        case "sgd":
+            return SGD(groups, momentum=optim.momentum)
+        case "adamw":
+            return AdamW(groups, betas=(optim.momentum, 0.999))
 
 
-def set_rate(optimizer: SGD, step: int, optim: Optim) -> float:
+def set_rate(optimizer: Optimizer, step: int, optim: Optim) -> float:
     """Set the rates for a step counted from 0, and return the backbone's.
 
     They follow lr · (1 − step/steps) ** power, in the first ``lr_warmup_steps`` times (step + 1) / that many.
@@ -39,6 +44,6 @@ def set_rate(optimizer: SGD, step: int, optim: Optim) -> float:
     return optim.lr * factor
 
 
-def parameters(optimizer: SGD) -> list[nn.Parameter]:
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     """All that the optimiser updates."""
     return [p for group in optimizer.param_groups for p in group["params"]]

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import Optimizer
 
 from pixelcontrast import distributed, draws
 from pixelcontrast.config import Experiment
@@ -31,7 +31,7 @@ class TrainState:
 
     model: SegmentationModel
     contrast: PixelContrast | None
-    optimizer: SGD
+    optimizer: Optimizer
     step: int = 0
     """Steps done; the sample stream goes on at step · batch_size."""
     best_step: int = 0
@@ -101,8 +101,7 @@ def build_state(
         total = torch.cuda.get_device_properties(device).total_memory
         check_memory(contrast.memory.nbytes, total, f"{device}'s memory")
     model = build_model(experiment.model, num_classes=num_classes, embedding=contrast is not None)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = synchronize_batchnorm(model.to(device), device)
     assert isinstance(model, SegmentationModel)
     return TrainState(model, contrast and contrast.to(device), build_optimizer(model, experiment.optim))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import Optimizer
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
@@ -36,7 +36,7 @@ class Losses(NamedTuple):
 def train_step(
     network: nn.Module,
     contrast: PixelContrast | None,
-    optimizer: SGD,
+    optimizer: Optimizer,
     batch: Batch,
     *,
     contrast_weight: float,

@@ -1,0 +1,58 @@
+"""The optimisers: what they update, and that a restored one continues to the bit."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD, AdamW
+
+from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run
+from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.training.optim import build_optimizer, set_rate
+from pixelcontrast.training.state import TrainState, build_state
+from pixelcontrast.training.step import train_step
+
+
+def experiment(optimizer: Any) -> Experiment:
+    return Experiment(
+        data=Data(layout="camvid", root=""),
+        model=Model(backbone="hrnet_w18_small", embedding_dim=8),
+        contrast=Contrast(pixel_queue_size=20, memory="pixel"),
+        optim=Optim(optimizer=optimizer, steps=8, batch_size=2, lr=0.01),
+        run=Run(name="a"),
+    )
+
+
+def fresh(settings: Experiment) -> TrainState:
+    return build_state(settings, num_classes=3, num_images=4, device=torch.device("cpu"))
+
+
+def train(state: TrainState, settings: Experiment, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        images = torch.randn(2, 3, 32, 64, generator=generator)
+        labels = torch.randint(3, (2, 32, 64), generator=generator)
+        batch = Batch(images, labels, torch.arange(2) + 2 * step, torch.arange(2))
+        set_rate(state.optimizer, step, settings.optim)
+        train_step(state.model, state.contrast, state.optimizer, batch, contrast_weight=1.0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adamw", AdamW)])
+def test_restored_optimizer_continues_to_the_bit(name: str, kind: type) -> None:
+    settings = experiment(name)
+    whole, before, after = fresh(settings), fresh(settings), fresh(settings)
+    assert type(whole.optimizer) is kind
+    train(whole, settings, range(4))
+    train(before, settings, range(2))
+    after.restore(before.to_parts())
+    train(after, settings, range(2, 4))
+    for key, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, after.model.state_dict()[key]), key
+
+
+def test_adamw_decays_convolutions_only_and_takes_momentum_as_first_beta() -> None:
+    settings = Optim(optimizer="adamw", weight_decay=0.05, momentum=0.8)
+    optimizer = build_optimizer(fresh(experiment("adamw")).model, settings)
+    for group in optimizer.param_groups:
+        assert group["betas"] == (0.8, 0.999)
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.05}
