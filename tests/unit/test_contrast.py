@@ -57,7 +57,9 @@ def test_defect_3_labels_are_read_at_the_embedding_s_size(size: tuple[int, int])
     codes = torch.stack([column, 1 - column, 0 * column, 0 * column])[None]
     contrast(codes, labels, logits_for(labels))
     assert contrast.memory.pixel is not None
-    left, right = (contrast.memory.pixel.rows[c, : contrast.memory.pixel.filled[c], 0] for c in (0, 1))
+    queue = contrast.memory.pixel
+    left, right = (queue.rows[c, : queue.filled[c], :2] for c in (0, 1))
+    left, right = (rows[:, 0] / rows.sum(dim=1) for rows in (left, right))
     assert len(left) + len(right) == size[0] * size[1]
     assert left.max() < 0.5 <= right.min()
 
