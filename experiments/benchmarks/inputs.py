@@ -93,7 +93,7 @@ def streaming_loss(
         negatives, positives: None for those of the batch only.
         num: K of the mining.
     """
-    examples = problem.memory.examples(seed=0, key=0)
+    examples = problem.memory.examples(seed=0, key=0, step=0)
     far = partial(Miner(negatives, num, 0.1).negatives, examples=examples) if negatives else no_blocks
     near = partial(Miner(positives, num, 0.1).positives, examples=examples) if positives else no_blocks
     count = len(problem.labels)

@@ -12,13 +12,17 @@ from pixelcontrast.contrast.sampling import Anchors
 
 
 class DenseContrast(PixelContrast):
-    """``PixelContrast`` in one process, anchors class by class, every example chosen by a full sort."""
+    """``PixelContrast`` in one process, anchors class by class, every example chosen by a full sort.
 
-    def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
-        examples = self.memory.examples(seed=self.seed, key=anchors.key)
+    Neither standardised nor filtered; tests/parity/contrast_reference.py has those.
+    """
+
+    def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, None]:
+        examples = self.memory.examples(seed=self.seed, key=anchors.key, step=int(self.steps))
+        own = F.normalize(own, dim=1)
         numbers = torch.arange(len(examples))
         rows, place = examples.rows(numbers).to(own.dtype), torch.argsort(examples.order)
-        losses = []
+        in_batch, in_memory, joint = [], [], []
         for label in anchors.labels.unique():
             mine = anchors.labels == label
             not_itself = ~torch.eye(int(mine.sum()), dtype=torch.bool)
@@ -31,13 +35,24 @@ class DenseContrast(PixelContrast):
                     _mined(self.positive_miner, anchor, *candidates[0], hardest_first=1),
                     _mined(self.negative_miner, anchor, *candidates[1], hardest_first=-1),
                 )
-                positives, negatives = (
-                    torch.cat([near[number], chosen[0]]),
-                    torch.cat([far[number], chosen[1]]),
-                )
-                total = torch.logsumexp(negatives / self.temperature, 0)
-                losses.append(F.softplus(total - positives / self.temperature).mean())
-        return torch.stack(losses).mean()
+                in_batch.append(self._eq3(near[number], far[number]))
+                in_memory.append(self._eq3(*chosen))
+                both = zip((near[number], far[number]), chosen, strict=True)
+                joint.append(self._eq3(*(torch.cat(pair) for pair in both)))
+        if self.memory_term == "joint":
+            return _mean(joint), None
+        return _mean(in_batch) + self.memory_weight * _mean(in_memory), None
+
+    def _eq3(self, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Of one anchor; NaN without positives."""
+        total = torch.logsumexp(negatives / self.temperature, 0)
+        return F.softplus(total - positives / self.temperature).mean()
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    """Of the anchors that have a positive."""
+    valid = [loss for loss in losses if not loss.isnan()]
+    return torch.stack(valid).mean()
 
 
 def _mined(miner: Miner, anchor: Tensor, rows: Tensor, place: Tensor, *, hardest_first: int) -> Tensor:
@@ -56,6 +71,8 @@ def _mined(miner: Miner, anchor: Tensor, rows: Tensor, place: Tensor, *, hardest
             return similarity[by_hardness[: miner.num]]
         case "semi-hard-subset":
             return similarity[by_hardness[: math.ceil(round(miner.share * len(order), 6))]]
+        case "filtered":
+            raise ValueError("not here: see contrast_reference.py")
         case "semi-hard":
             pool = by_hardness[: math.ceil(round(miner.share * len(order), 6))]
             return similarity[pool[torch.argsort(place[pool])][: miner.num]]

@@ -182,7 +182,9 @@ def expected() -> dict[str, list[tuple[Tensor, Tensor, int]]]:
     results = {}
     for name, case in SCENARIOS.items():
         network, steps = build(), []
-        reference = Reference(CLASSES, seed=3, **{k: v for k, v in case.kwargs.items() if k not in ("sharded", "memory_term")})
+        reference = Reference(
+            CLASSES, seed=3, **{k: v for k, v in case.kwargs.items() if k not in ("sharded", "memory_term")}
+        )
         for step in range(case.steps):
             images, labels, positions = global_batch(step, case.void)
             embeddings, logits = network(images)

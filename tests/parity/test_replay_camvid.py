@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pixelcontrast import Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.contrast.loss import Term
 from pixelcontrast.contrast.maps import labels_at
 from pixelcontrast.contrast.mining import Mining
 from pixelcontrast.datasets.loading import train_loader
@@ -80,12 +81,13 @@ def replay(
     form: type[PixelContrast],
     recorded: tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, Any]],
     mining: Mining,
+    term: Term,
     dtype: torch.dtype,
     steps: int,
 ) -> list[tuple[Tensor, Tensor]]:
     """Loss and its gradient in the embeddings, step by step."""
     memory, inputs, settings = recorded
-    contrast = form(**settings, positive_mining=mining, negative_mining=mining)
+    contrast = form(**settings, positive_mining=mining, negative_mining=mining, memory_term=term)
     contrast.load_state_dict(memory)
     contrast.to(dtype)
     results = []
@@ -100,15 +102,24 @@ def replay(
 
 
 @pytest.mark.parametrize(
-    ("mining", "steps"),
-    [("semi-hard", RECORDED), ("all", 2), ("random", 2), ("hardest", 2), ("semi-hard-subset", 2)],
+    ("mining", "term", "steps"),
+    [
+        ("random", "separate", RECORDED),
+        ("semi-hard", "joint", RECORDED),
+        ("all", "joint", 2),
+        ("random", "joint", 2),
+        ("hardest", "joint", 2),
+        ("semi-hard-subset", "joint", 2),
+    ],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_recorded_steps_agree_with_the_obvious_form(
-    mining: Mining, steps: int, dtype: torch.dtype, tolerance: float, recorded: Any
+    mining: Mining, term: Term, steps: int, dtype: torch.dtype, tolerance: float, recorded: Any
 ) -> None:
     assert (recorded[0]["memory.pixel.written"] >= 0).sum() > 10_000
-    ours, want = (replay(form, recorded, mining, dtype, steps) for form in (PixelContrast, DenseContrast))
+    ours, want = (
+        replay(form, recorded, mining, term, dtype, steps) for form in (PixelContrast, DenseContrast)
+    )
     for (loss, gradient), (want_loss, want_gradient) in zip(ours, want, strict=True):
         assert want_loss > 0.1
         assert abs(loss - want_loss) <= tolerance * want_loss

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, distributed
 from pixelcontrast.datasets.loading import Batch
-from pixelcontrast.training.optim import parameters, set_poly_rate
+from pixelcontrast.training.optim import parameters, set_rate
 from pixelcontrast.training.state import TrainState, build_state
 from pixelcontrast.training.step import Losses, train_step
 from processes import run_ranks
@@ -49,7 +49,7 @@ def one_step(
     state: TrainState, network: torch.nn.Module, step: int, rank: int, world_size: int
 ) -> dict[str, Any]:
     mine = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
-    set_poly_rate(state.optimizer, step, EXPERIMENT.optim)
+    set_rate(state.optimizer, step, EXPERIMENT.optim)
     losses: Losses = train_step(
         network,
         state.contrast,

@@ -57,7 +57,9 @@ def test_defect_3_labels_are_read_at_the_embedding_s_size(size: tuple[int, int])
     codes = torch.stack([column, 1 - column, 0 * column, 0 * column])[None]
     contrast(codes, labels, logits_for(labels))
     assert contrast.memory.pixel is not None
-    left, right = (contrast.memory.pixel.rows[c, : contrast.memory.pixel.filled[c], 0] for c in (0, 1))
+    queue = contrast.memory.pixel
+    left, right = (queue.rows[c, : queue.filled[c], :2] for c in (0, 1))
+    left, right = (rows[:, 0] / rows.sum(dim=1) for rows in (left, right))
     assert len(left) + len(right) == size[0] * size[1]
     assert left.max() < 0.5 <= right.min()
 
@@ -89,7 +91,7 @@ def test_defect_6_an_anchor_is_masked_from_itself_only() -> None:
     labels = torch.tensor([[[0, 1]]])
     vectors = F.normalize(torch.tensor([[1.0, 0.3, 0, 0], [0.2, 1.0, 0, 0]]), dim=1)
     codes = vectors.T[None, :, None, :].clone()
-    contrast = make(temperature=0.5)
+    contrast = make(temperature=0.5, memory_term="joint")
     assert contrast(codes, labels, logits_for(labels)) == 0, "no anchor has a positive yet"
     value = contrast(codes, labels, logits_for(labels))
     cross = vectors[0] @ vectors[1] / 0.5
@@ -273,10 +275,12 @@ def test_diagnostics_count_anchors_and_average_similarities() -> None:
     root = 0.5**0.5
     read = contrast.diagnostics.read()
     assert read["hard_anchors"] == 2 / 4
-    assert read["anchors_without_positive"] == 1 / 4
-    assert read["positive_similarity"] == pytest.approx((root + 0 + root) / 3)  # each pair twice
-    assert read["negative_similarity"] == pytest.approx(2 * (0.6 + 0.6 * root + 0) / 6)
-    assert set(contrast.diagnostics.read().values()) == {None}, "it begins anew"
+    assert read["batch_positive_similarity"] == pytest.approx((root + 0 + root) / 3)  # each pair twice
+    assert read["batch_negative_similarity"] == pytest.approx(2 * (0.6 + 0.6 * root + 0) / 6)
+    assert read["memory_positive_similarity"] is read["memory_negative_similarity"] is None
+    again = contrast.diagnostics.read()
+    assert again.pop("class_gap") == [None] * CLASSES
+    assert set(again.values()) == {None}, "it begins anew"
 
 
 class Head(nn.Module):
@@ -410,7 +414,7 @@ def test_wrong_settings_are_named(name: str, value: float) -> None:
 
 def test_unknown_mining_is_refused_with_what_there_is() -> None:
     with pytest.raises(
-        ValueError, match="'semihard'; there are all, random, hardest, semi-hard, semi-hard-subset"
+        ValueError, match="'semihard'; there are all, random, filtered, hardest, semi-hard, semi-hard-subset"
     ):
         make(negative_mining="semihard")
 

@@ -150,7 +150,8 @@ def test_what_is_hidden_is_not_met(temperature: float, chunk: int, monkeypatch: 
     for got, expected in zip(ours, want, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
     other = case["labels"][:, None] != case["labels"]
-    assert met.negatives.tolist() == (case["taken"][1].sum(dim=1) + other.sum(dim=1)).tolist()
+    assert met.memory.negatives.tolist() == case["taken"][1].sum(dim=1).tolist()
+    assert met.batch.negatives.tolist() == other.sum(dim=1).tolist()
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -169,21 +170,22 @@ def test_stored_bfloat16_is_summed_in_float32() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_was_met_is_counted() -> None:
+def test_what_was_met_in_batch_and_memory_is_counted() -> None:
     case = problem([0, 0, 1], keys=9)
     positives, negatives = (blocks(case["keys"], mask, size=4) for mask in case["taken"])
     meeting = Meeting(case["labels"], [3], slice(0, 3), positives, negatives, 0.1)
     _, met = info_nce(case["anchors"], case["anchors"], meeting)
-    similarity = case["anchors"] @ torch.cat([case["anchors"], case["keys"]]).T
     same = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
     other = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]).bool()
-    for number, total, batch, memory in (
-        (met.positives, met.positive_sum, same, case["taken"][0]),
-        (met.negatives, met.negative_sum, other, case["taken"][1]),
+    for found, keys, (positive, negative) in (
+        (met.batch, case["anchors"], (same, other)),
+        (met.memory, case["keys"], case["taken"]),
     ):
-        mask = torch.cat([batch, memory], dim=1)
-        assert number.tolist() == mask.sum(dim=1).tolist()
-        torch.testing.assert_close(total, (similarity * mask).sum(dim=1))
+        similarity = case["anchors"] @ keys.T
+        assert found.positives.tolist() == positive.sum(dim=1).tolist()
+        assert found.negatives.tolist() == negative.sum(dim=1).tolist()
+        torch.testing.assert_close(found.positive_sum, (similarity * positive).sum(dim=1))
+        torch.testing.assert_close(found.negative_sum, (similarity * negative).sum(dim=1))
 
 
 def test_nothing_at_all() -> None:

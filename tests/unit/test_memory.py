@@ -86,7 +86,7 @@ def filled_memory() -> Memory:
 
 def test_a_step_sees_all_that_is_stored_and_in_a_random_order() -> None:
     memory = filled_memory()
-    examples = memory.examples(seed=0, key=5)
+    examples = memory.examples(seed=0, key=5, step=0)
     assert [(run.label, run.first, len(run.rows)) for run in examples.runs] == [
         (0, 0, 10),
         (2, 10, 7),
@@ -99,12 +99,12 @@ def test_a_step_sees_all_that_is_stored_and_in_a_random_order() -> None:
     chosen = torch.tensor([19, 3, 12, 17])
     assert examples.rows(chosen).flatten().tolist() == [151, 3, 202, 50]
     assert sorted(examples.order.tolist()) == list(range(20))
-    assert torch.equal(examples.order, memory.examples(seed=0, key=5).order)
-    assert not torch.equal(examples.order, memory.examples(seed=0, key=6).order)
+    assert torch.equal(examples.order, memory.examples(seed=0, key=5, step=0).order)
+    assert not torch.equal(examples.order, memory.examples(seed=0, key=6, step=0).order)
 
 
 def test_the_first_of_a_class_are_those_first_in_the_order() -> None:
-    examples = filled_memory().examples(seed=0, key=5)
+    examples = filled_memory().examples(seed=0, key=5, step=0)
     for label in range(4):
         ordered = [number for number in examples.order.tolist() if examples.labels[number] == label]
         for num in (0, 3, 100):
@@ -115,7 +115,7 @@ def test_every_place_in_the_order_is_equally_likely() -> None:
     memory, trials = filled_memory(), 3000
     times = torch.zeros(20, 20)
     for key in range(trials):
-        times[torch.arange(20), memory.examples(seed=0, key=key).order] += 1
+        times[torch.arange(20), memory.examples(seed=0, key=key, step=0).order] += 1
     p = 1 / 20
     assert (times / trials - p).abs().max() < 5 * (p * (1 - p) / trials) ** 0.5
 
@@ -137,8 +137,8 @@ def test_shards_hold_every_row_once_and_go_to_any_number_of_ranks(ranks: int) ->
             assert isinstance(memory.region, Slots)
             memory.pixel.enqueue(rows, labels, step=step)
             memory.region.store(rows[:2], labels[:2], torch.tensor([step % 4, 3]), step=step)
-        everything = whole.examples(seed=0, key=step)
-        stored = [memory.examples(seed=0, key=step) for memory in parts]
+        everything = whole.examples(seed=0, key=step, step=step)
+        stored = [memory.examples(seed=0, key=step, step=step) for memory in parts]
         assert sum(len(part) for part in stored) == len(everything)
         keyed = [
             sorted(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pixelcontrast.contrast import mining
-from pixelcontrast.contrast.memory import Examples
+from pixelcontrast.contrast.memory import Examples, Span
 from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.contrast.sweeps import Block, Classes, classes_of
 
@@ -23,7 +23,12 @@ def examples(*similarities: list[float], place: list[int] | None = None) -> Exam
     rows = torch.zeros(len(counts), max(counts), 1)
     for c, values in enumerate(similarities):
         rows[c, : len(values), 0] = torch.tensor(values)
-    return Examples([(rows, counts)], torch.tensor(place or range(sum(counts))))
+    return Examples([(rows, spans(*counts))], torch.tensor(place or range(sum(counts))))
+
+
+def spans(*counts: int) -> list[list[Span]]:
+    """Of every class the first slots."""
+    return [[Span(0, count)] for count in counts]
 
 
 def met(blocks: Iterator[Block], anchors: Tensor) -> list[list[float]]:
@@ -101,7 +106,7 @@ def test_blocks_of_any_size_choose_the_same(mining: str, most: int, monkeypatch:
     """Many anchors of several classes, of which one is not stored, one stored without anchor."""
     generator = torch.Generator().manual_seed(0)
     stored = Examples(
-        [(torch.randn(5, 30, 3, generator=generator).double(), [30, 0, 12, 25, 1])],
+        [(torch.randn(5, 30, 3, generator=generator).double(), spans(30, 0, 12, 25, 1))],
         torch.randperm(68, generator=generator),
     )
     labels = torch.tensor([0, 0, 0, 1, 2, 2, 4])
@@ -139,7 +144,7 @@ def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = 4000
     times = torch.zeros(len(anchors), n)
     classes = Classes([ANCHOR], [slice(0, len(anchors))])
     for _ in range(trials):
-        stored = Examples([(rows, [0, n])], torch.randperm(n, generator=generator))
+        stored = Examples([(rows, spans(0, n))], torch.randperm(n, generator=generator))
         for row, values in enumerate(met(miner.negatives(anchors, classes, stored), anchors)):
             which = ((torch.tensor(values) / anchors[row] + 1) / 2 * (n - 1)).round().long()
             assert len(which.unique()) == len(which), "drawn without replacement"
@@ -199,7 +204,7 @@ def test_shards_choose_a_draw_stratified_by_shards() -> None:
 
 
 def test_unknown_mining_is_refused() -> None:
-    with pytest.raises(ValueError, match="'semihard'; there are all, random, hardest"):
+    with pytest.raises(ValueError, match="'semihard'; there are all, random, filtered"):
         Miner("semihard", 1, 0.1)  # type: ignore[arg-type]
 
 

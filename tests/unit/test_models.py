@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelcontrast.config import Model
+from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.models import Output, SegmentationModel, build_model, check_model
 from pixelcontrast.models.backbone import build_backbone
 from pixelcontrast.models.decoders.ocr import gather_objects
@@ -200,25 +201,28 @@ def test_embedding_batchnorm_does_not_see_the_padding():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_embeddings_have_unit_length_in_the_dtype_of_the_network(dtype):
+def test_embeddings_are_raw_and_in_the_dtype_of_the_network(dtype):
+    """The contrast standardises and normalises: a head that did so before would hide the common mean."""
     model: Any = small().to(dtype)
     output = model(torch.randn(2, 3, 64, 64, dtype=dtype))
     embedding = model.projection(output.features)
     assert embedding.dtype == output.logits.dtype == dtype
-    lengths = embedding.norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    head, rows = model.projection, output.features.movedim(1, 3)
+    hidden = (rows @ head.conv1.weight.flatten(1).T + head.conv1.bias).relu()
+    want = hidden @ head.conv2.weight.flatten(1).T + head.conv2.bias
+    torch.testing.assert_close(embedding.movedim(1, 3), want)
+    assert embedding.norm(dim=1).std() > 0.01
 
 
 @pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
-def test_autocast_leaves_outputs_in_float32(decoder):
+def test_autocast_leaves_logits_in_float32_and_embeddings_in_the_convolutions_dtype(decoder):
     model: Any = small(decoder=decoder)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randn(2, 3, 64, 64))
         embedding = model.projection(output.features)
-    assert embedding.dtype == output.logits.dtype == torch.float32
+    assert output.logits.dtype == torch.float32
+    assert embedding.dtype == torch.bfloat16
     assert output.auxiliary is None or output.auxiliary.dtype == torch.float32
-    lengths = embedding.norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones_like(lengths))  # bfloat16 would miss by 1e-3
 
 
 def test_a_vanishing_vector_has_a_finite_gradient():
@@ -226,7 +230,10 @@ def test_a_vanishing_vector_has_a_finite_gradient():
     for parameter in model.projection.parameters():
         nn.init.zeros_(parameter)
     embedding = model.projection(model(torch.randn(2, 3, 64, 64)).features)
-    embedding.sum().backward()
+    labels = torch.arange(2).repeat(2, 16, 8)
+    loss = PixelContrast(num_classes=2, embedding_dim=16)(embedding, labels, torch.zeros(2, 2, 16, 16))
+    loss.backward()
+    assert loss > 0
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     assert not embedding.any()
 

@@ -13,8 +13,8 @@ from torch.optim import SGD
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, distributed
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import Output, build_model
-from pixelcontrast.training.loop import contrast_weight
-from pixelcontrast.training.optim import build_optimizer, set_poly_rate
+from pixelcontrast.training.loop import ContrastSchedule, contrast_schedule
+from pixelcontrast.training.optim import build_optimizer, set_rate
 from pixelcontrast.training.step import cross_entropy, train_step
 from processes import run_ranks
 
@@ -139,9 +139,12 @@ def small(**sections: Any) -> Experiment:
     return Experiment(data=Data(layout="camvid", root=""), run=Run(name="a"), **sections)
 
 
-def test_warmup_weighs_nothing_and_then_lambda() -> None:
-    settings = small(contrast=Contrast(weight=0.7, warmup=0.1), optim=Optim(steps=100))
-    assert [contrast_weight(settings, step) for step in (0, 9, 10, 99)] == [0.0, 0.0, 0.7, 0.7]
+def test_warmup_reaches_the_network_with_nothing_and_then_with_all() -> None:
+    settings = small(contrast=Contrast(warmup=0.1), optim=Optim(steps=100))
+    gradients = [contrast_schedule(settings, step).gradient for step in (0, 9, 10, 99)]
+    assert gradients == [0.0, 0.0, 1.0, 1.0]
+    without = small(contrast=Contrast(warmup=0.0), optim=Optim(steps=100))
+    assert contrast_schedule(without, 0) == ContrastSchedule(1.0, starts=False), "nothing to forget"
 
 
 @pytest.mark.parametrize("decoder", ["hrnet", "ocr"])
@@ -166,7 +169,7 @@ def test_poly_schedule() -> None:
     optim = Optim(steps=10, lr=0.1, power=0.9, new_layer_lr_factor=2.0)
     optimizer = build_optimizer(model, optim)
     for step in (0, 5, 9):
-        rate = set_poly_rate(optimizer, step, optim)
+        rate = set_rate(optimizer, step, optim)
         assert rate == pytest.approx(0.1 * (1 - step / 10) ** 0.9)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
             [rate, rate, 2 * rate, 2 * rate]

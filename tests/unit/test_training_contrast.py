@@ -119,12 +119,20 @@ def test_every_setting_reaches_the_term() -> None:
         num_positives=5,
         num_negatives=6,
         semi_hard_share=0.3,
+        negative_margin=-0.2,
+        memory_term="joint",
+        memory_weight=0.6,
+        memory_max_age=7,
+        only_correct=True,
+        standardize=True,
     )
     changed = replace(EXPERIMENT, {f"contrast.{k}": v for k, v in vars(settings).items() if k != "weight"})
     term = build_contrast(changed, num_classes=3, num_images=5)
     assert term is not None
     names = ["temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"]
-    for name in [*names, "boundary_share"]:
+    names += ["boundary_share", "memory_term", "memory_weight", "only_correct", "standardize"]
+    for name in names:
         assert getattr(term, name) == getattr(settings, name)
     assert term.positive_miner == Miner("random", 5, 0.3)
-    assert term.negative_miner == Miner("hardest", 6, 0.3)
+    assert term.negative_miner == Miner("hardest", 6, 0.3, margin=-0.2)
+    assert [bank.max_age for bank in term.memory.banks.values() if isinstance(bank, Queue)] == [7, 7]
