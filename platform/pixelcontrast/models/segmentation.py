@@ -112,12 +112,12 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
             or do not fit.
     """
     _check_decoder(model)
-    backbone = build_backbone(model.backbone, weights=model.weights)
+    backbone = build_backbone(model.backbone, weights=model.weights, dilated=_dilated(model))
     channels, strides = backbone.feature_info.channels(), backbone.feature_info.reduction()
     decoder = _build_decoder(model, channels, num_classes)
     width, dim = decoder.feature_channels, model.embedding_dim
     projection = ProjectionHead(width, dim, batchnorm=model.embedding_batchnorm) if embedding else None
-    stride, multiple = strides[decoder.feature_level], side_multiple(model.backbone)
+    stride, multiple = strides[decoder.feature_level], side_multiple(model.backbone, dilated=_dilated(model))
     return SegmentationModel(backbone, decoder, projection, stride=stride, multiple=multiple)
 
 
@@ -141,9 +141,14 @@ def check_model(model: config.Model) -> None:
     and a file that does not exist or has an unknown suffix. Not found: whether the hub can be reached, and
     what the file holds.
     """
-    check_backbone(model.backbone)
     _check_decoder(model)
+    check_backbone(model.backbone, dilated=_dilated(model))
     check_weights(model.weights, backbone=model.backbone)
+
+
+def _dilated(model: config.Model) -> bool:
+    """Whether the decoder is made for a last stage at stride 8."""
+    return model.decoder == "deeplabv3" or (model.decoder == "ocr" and not is_hrnet(model.backbone))
 
 
 def _check_decoder(model: config.Model) -> None:
