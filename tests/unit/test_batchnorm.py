@@ -1,9 +1,11 @@
 """The CPU's synchronised BatchNorm equals torch's on the whole batch."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from pixelcontrast.training.batchnorm import CpuSyncBatchNorm2d, synchronize_batchnorm
@@ -73,6 +75,50 @@ def float32_with_a_large_mean(rank: int, _world_size: int) -> Tensor:
     norm.running_mean.fill_(1000)  # type: ignore[union-attr]
     norm = synchronize_batchnorm(nn.Sequential(norm), CPU)
     return norm(images[2 * rank : 2 * rank + 2]).detach()
+
+
+KINDS = {
+    "activation": (lambda: BatchNormAct2d(3, act_layer=nn.SiLU, inplace=False), (4, 3, 5, 6)),
+    "rows": (lambda: nn.BatchNorm1d(3), (4, 3)),
+    "sequence": (lambda: nn.BatchNorm1d(3), (4, 3, 7)),
+}
+"""timm's BatchNorms beside the plain one, and what they take."""
+
+
+def run_kinds(rank: int, world_size: int) -> dict[str, Tensor]:
+    results = {}
+    for kind, (make, shape) in KINDS.items():
+        norm: Any = synchronize_batchnorm(nn.Sequential(make().double()), CPU)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        mine = x.chunk(world_size)[rank].requires_grad_()
+        output = norm(mine)
+        (output * torch.arange(output[0].numel()).view(output[0].shape)).sum().backward()
+        statistics = norm[0].running_var.clone()
+        evaluated = norm.eval()(mine)
+        results |= {f"{kind} {i}": t for i, t in enumerate((output, mine.grad, evaluated, statistics))}
+    return {name: value.detach() for name, value in results.items()}
+
+
+def test_every_batchnorm_of_timm_is_synchronised_with_its_activation() -> None:
+    first, second = run_ranks(2, run_kinds)
+    for name, value in run_kinds(0, 1).items():
+        got = first[name] if name.endswith("3") else torch.cat([first[name], second[name]])
+        torch.testing.assert_close(
+            got, value, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def strange(_rank: int, _world_size: int) -> str:
+    try:
+        synchronize_batchnorm(nn.Sequential(nn.BatchNorm3d(2)), CPU)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_batchnorm_that_cannot_be_synchronised_is_refused() -> None:
+    said = run_ranks(2, strange)[0]
+    assert "model.backbone: its BatchNorm3d cannot be synchronised among workers" in said
 
 
 def test_variance_does_not_cancel_in_float32() -> None:

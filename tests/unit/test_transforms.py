@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.labels import IGNORE_INDEX
-from pixelcontrast.datasets.transforms import MEAN, STD, eval_transform, train_transform
+from pixelcontrast.datasets.transforms import IMAGENET, Normalization, eval_transform, train_transform
 
 HEIGHT, WIDTH = 90, 120
 SHADES = 8
@@ -33,7 +33,8 @@ def gradient() -> tuple[Tensor, Tensor]:
 
 def in_bytes(image: Tensor) -> Tensor:
     """Undo the normalisation: values 0 … 255."""
-    return (image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    return (image * std + mean) * 255
 
 
 def crop(source: tuple[Tensor, Tensor], data: Data, *, position: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -219,7 +220,23 @@ def test_contrast_moves_the_spread_of_brightness() -> None:
 def test_validation_only_normalises() -> None:
     image, label = blocks(33, 47)
     normalised, ids = eval_transform(image, label)
-    expected = (image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    torch.testing.assert_close(normalised, expected, rtol=1e-5, atol=1e-5)
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    torch.testing.assert_close(normalised, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     assert torch.equal(ids, label.long())
     assert normalised.is_contiguous()
+
+
+def test_another_backbone_s_mean_and_standard_deviation() -> None:
+    """Padding stays of the mean colour, which is 0 for any of them."""
+    halves = Normalization((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    image, label = torch.full((3, 40, 50), 255, dtype=torch.uint8), torch.ones(40, 50, dtype=torch.uint8)
+    white = torch.tensor([2.0, 1.0, 0.5])
+    normalised, _ = eval_transform(image, label, halves)
+    torch.testing.assert_close(normalised, white[:, None, None].expand(3, 40, 50))
+    crop, ids = train_transform(
+        image, label, data=settings(scale_range=(0.8, 0.8)), seed=0, position=0, normalization=halves
+    )
+    inside = ids != IGNORE_INDEX
+    torch.testing.assert_close(crop[:, inside], white[:, None].expand(3, int(inside.sum())))
+    assert (crop[:, ~inside] == 0).all()
+    assert not inside.all()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 
 from pixelcontrast.config import Model
@@ -61,6 +62,19 @@ def test_every_kind_of_file_gives_its_weights(state, tmp_path, file):
     loaded = build_model(model, num_classes=3, embedding=False).backbone.state_dict()
     wrong = [key for key in state if not torch.equal(loaded[key], state[key])]
     assert not wrong
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto", "cspnext_tiny"])
+def test_a_file_of_timm_s_own_network_gives_its_features(tmp_path, name):
+    """``features_only`` renames the tensors of some families: stages_0.…, model.…"""
+    whole = timm.create_model(name).eval()
+    safetensors.torch.save_file(whole.state_dict(), tmp_path / "timm.safetensors")
+    backbone = build_backbone(name, weights=str(tmp_path / "timm.safetensors")).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        want = whole.forward_intermediates(images, intermediates_only=True)[-4:]
+        for level, same in zip(backbone(images), want, strict=True):
+            torch.testing.assert_close(level, same)
 
 
 def refusal(path: Path) -> str:

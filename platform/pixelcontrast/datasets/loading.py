@@ -13,7 +13,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.datasets.stream import SampleStream, StepSampler
-from pixelcontrast.datasets.transforms import eval_transform, train_transform
+from pixelcontrast.datasets.transforms import (
+    IMAGENET,
+    Normalization,
+    eval_transform,
+    train_transform,
+)
 
 _PRELOADED = ("torch", "torchvision.transforms.v2.functional", "PIL.Image", __name__)
 
@@ -58,20 +63,29 @@ class TrainStream(Dataset[Sample]):
     dataset: SegmentationSet
     data: Data
     seed: int
+    normalization: Normalization = IMAGENET
 
     def __getitem__(self, position: int) -> Sample:
         index = SampleStream(len(self.dataset), self.seed).sample_at(position)
         image, label = self.dataset.read(index)
-        image, label = train_transform(image, label, data=self.data, seed=self.seed, position=position)
+        image, label = train_transform(
+            image,
+            label,
+            data=self.data,
+            seed=self.seed,
+            position=position,
+            normalization=self.normalization,
+        )
         return Sample(image, label, position, index)
 
 
 @dataclass(frozen=True)
 class _EvalImages(Dataset[EvalBatch]):
     dataset: SegmentationSet
+    normalization: Normalization
 
     def __getitem__(self, index: int) -> EvalBatch:
-        image, label = eval_transform(*self.dataset.read(index))
+        image, label = eval_transform(*self.dataset.read(index), self.normalization)
         return EvalBatch(image[None], label[None], torch.tensor([index]))
 
 
@@ -85,6 +99,7 @@ def train_loader(
     steps: int,
     rank: int,
     world_size: int,
+    normalization: Normalization = IMAGENET,
     pin_memory: bool = False,
 ) -> DataLoader:
     """One ``Batch`` per step from ``start_step`` to ``steps − 1``: this rank's slice of the global batch.
@@ -101,6 +116,7 @@ def train_loader(
         steps: the run's number of steps.
         rank: this process among ``world_size``.
         world_size: number of ranks; need not divide ``batch_size``.
+        normalization: the backbone's mean and standard deviation.
         pin_memory: return page-locked tensors, for asynchronous copies to a CUDA device.
 
     Raises (while iterating):
@@ -108,7 +124,7 @@ def train_loader(
     """
     assert 0 <= rank < world_size <= batch_size
     return DataLoader(
-        TrainStream(dataset, data, seed),
+        TrainStream(dataset, data, seed, normalization),
         batch_sampler=StepSampler(
             start_step=start_step, steps=steps, batch_size=batch_size, rank=rank, world_size=world_size
         ),
@@ -123,6 +139,7 @@ def eval_loader(
     *,
     rank: int,
     world_size: int,
+    normalization: Normalization = IMAGENET,
     loader_processes: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader:
@@ -136,7 +153,7 @@ def eval_loader(
     assert 0 <= rank < world_size
     mine = range(rank * len(dataset) // world_size, (rank + 1) * len(dataset) // world_size)
     return DataLoader(
-        _EvalImages(dataset),
+        _EvalImages(dataset, normalization),
         batch_size=None,
         sampler=mine,
         pin_memory=pin_memory,

@@ -15,16 +15,20 @@ from pixelcontrast.config import Data
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.draws import uniform
 
-MEAN = (0.485, 0.456, 0.406)
-"""ImageNet's mean of red, green and blue in [0, 1], as timm's weights expect."""
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's standard deviation."""
-
 _STREAM = int.from_bytes(b"augment")
 """Sets these draws apart from all others that are keyed on (seed, position)."""
-_MEAN_255 = [255 * value for value in MEAN]
-_STD_255 = [255 * value for value in STD]
 _LUMINANCE = (0.299, 0.587, 0.114)
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of red, green and blue in [0, 1] that a backbone's weights expect."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What most of timm's weights expect."""
 
 
 class _Draws(NamedTuple):
@@ -53,13 +57,19 @@ class _Span(NamedTuple):
 
 
 def train_transform(
-    image: Tensor, label: Tensor, *, data: Data, seed: int, position: int
+    image: Tensor,
+    label: Tensor,
+    *,
+    data: Data,
+    seed: int,
+    position: int,
+    normalization: Normalization = IMAGENET,
 ) -> tuple[Tensor, Tensor]:
     """Scale, crop, flip and colour-jitter, by draws that are a function of (seed, position).
 
     The scale is uniform in ``data.scale_range``. Only the window that maps to the crop is resized: bilinear
     with antialiasing for the image, nearest for the label. A window larger than the image holds all of it at
-    a random place; around it the label is ignored and the image has ImageNet's mean colour.
+    a random place; around it the label is ignored and the image has the mean colour.
 
     Args:
         image: uint8 [3, H, W].
@@ -67,10 +77,10 @@ def train_transform(
         data: crop_size, scale_range, flip_probability and color_jitter are used.
         seed: the run's seed.
         position: the sample's place in the stream.
+        normalization: the backbone's mean and standard deviation.
 
     Returns:
-        The crop, float32 [3, *crop_size], normalised by ImageNet's mean and standard deviation, and its train
-        ids, int64 [*crop_size].
+        The crop, float32 [3, *crop_size], normalised, and its train ids, int64 [*crop_size].
     """
     draws = _Draws(*uniform(seed, _STREAM, position, torch.arange(len(_Draws._fields))).tolist())
     scale = _between(*data.scale_range, draws.scale)
@@ -81,7 +91,7 @@ def train_transform(
     image = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
     # NEAREST would shift the label by half a pixel against the bilinear image.
     label = F.resize(label, size, interpolation=InterpolationMode.NEAREST_EXACT, antialias=False)
-    image = _normalize(_jittered(image, data.color_jitter, draws))
+    image = _normalize(_jittered(image, data.color_jitter, draws), normalization)
     padding = _padding(rows, columns, data.crop_size)
     image, label = F.pad(image, padding, fill=0.0), F.pad(label, padding, fill=IGNORE_INDEX)
     if draws.flip < data.flip_probability:
@@ -89,9 +99,11 @@ def train_transform(
     return image.contiguous(), label[0].long()
 
 
-def eval_transform(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def eval_transform(
+    image: Tensor, label: Tensor, normalization: Normalization = IMAGENET
+) -> tuple[Tensor, Tensor]:
     """Normalise only: uint8 [3, H, W] and uint8 [H, W] → float32 [3, H, W] and int64 [H, W]."""
-    return _normalize(image.float()).contiguous(), label.long()
+    return _normalize(image.float(), normalization).contiguous(), label.long()
 
 
 def _between(low: float, high: float, draw: float) -> float:
@@ -139,6 +151,7 @@ def _mean_luminance(image: Tensor) -> float:
     return sum(weight * total for weight, total in zip(_LUMINANCE, sums, strict=True)) / image[0].numel()
 
 
-def _normalize(image: Tensor) -> Tensor:
+def _normalize(image: Tensor, normalization: Normalization) -> Tensor:
     """float32 [3, h, w] in [0, 255], changed in place."""
-    return F.normalize(image, mean=_MEAN_255, std=_STD_255, inplace=True)
+    mean, std = ([255 * value for value in values] for values in normalization)
+    return F.normalize(image, mean=mean, std=std, inplace=True)

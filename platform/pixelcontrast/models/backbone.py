@@ -1,101 +1,179 @@
-"""timm's HRNets and ResNets, set to the operators of the reference implementation of the method.
+"""timm's networks as backbones: four levels of features, finest first.
 
-Set so, timm's networks have the reference's tensors and give its outputs: HRNet (Wang et al., TPAMI 2020)
-and the ResNet of DeepLabV3 (Chen et al., 2017, arXiv 1706.05587).
+HRNets (Wang et al., TPAMI 2020) and the ResNets of DeepLabV3 (Chen et al., 2017, arXiv 1706.05587) are set to
+the operators of the method's reference implementation: they have its tensors and give its outputs. Any other
+network is used as timm builds it, if its levels are a pyramid of strides 4, 8, 16, 32.
 """
 
 import difflib
+import functools
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pixelcontrast.models.weights import check_weights, fetch_timm_weights, load_weights
 
-_RESNET = re.compile(r"(wide_)?resnet(50|101|152|200)([cdst]|_2)?")
-"""ResNets whose last stage is three bottleneck blocks, the number that the multi-grid is made for."""
-_MULTI_GRID_DILATIONS = (2, 8, 16)
+_RESNET = re.compile(r"(wide_)?resnet\d+([cdst]|_2)?")
+"""Plain ResNets. Their relatives (ResNeXt, SE, anti-aliased, …) are used as timm builds them."""
+_STRIDES, _DILATED_STRIDES = (4, 8, 16, 32), (4, 8, 8, 8)
+_EXAMPLES = "hrnet_w18_small, resnet50, convnext_tiny, efficientnet_b0, regnety_008, pvt_v2_b0"
+_DILATED_EXAMPLES = "resnet50, resnet101s, efficientnet_b0, convnext_tiny, regnety_008"
 
 
-def allowed_backbones() -> list[str]:
-    """timm's names of the backbones that can be used, without the tags of their weights."""
-    resnets = [name for name in timm.list_models(module="resnet") if _RESNET.fullmatch(name)]
-    return [*timm.list_models(module="hrnet"), *resnets]
+class Pyramid(NamedTuple):
+    """How to build a network that gives four levels for images of any size."""
+
+    options: Mapping[str, Any]
+    """Of ``timm.create_model``."""
+    multiple: int
+    """The image's sides must be multiples of it."""
 
 
-def check_backbone(name: str) -> None:
-    """Raise ``ValueError`` unless ``name`` is a backbone that can be used; builds nothing.
+def is_hrnet(name: str) -> bool:
+    """Whether a backbone's name is a HRNet's."""
+    return name.startswith("hrnet")
 
-    A name may carry the tag of its weights, as timm writes it: ``hrnet_w18.ms_aug_in1k``.
+
+def check_backbone(name: str, *, dilated: bool = False) -> None:
+    """Raise ``ValueError`` unless ``name`` is a backbone that can be used.
+
+    Builds at most the network's outline, without memory for its tensors. A name may carry the tag of its
+    weights, as timm writes it: ``hrnet_w18.ms_aug_in1k``.
+
+    Args:
+        dilated: whether the last two levels must have stride 8 as well.
     """
     architecture, _, tag = name.partition(".")
-    allowed = allowed_backbones()
-    if architecture not in allowed:
-        raise ValueError(f"model.backbone: {name!r} {_why_not(architecture)}; there are {', '.join(allowed)}")
+    if architecture not in timm.list_models():
+        raise ValueError(f"model.backbone: {name!r} is not a model of timm{_suggestion(architecture)}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         there = ", ".join(tagged) or "none"
         raise ValueError(f"model.backbone: timm has no weights {tag!r} of {architecture}; there are {there}")
+    reason = _why_not(architecture, dilated=False)
+    if reason:
+        raise ValueError(f"model.backbone: {name!r} {reason}{_suggestion(architecture)}")
+    if dilated and (reason := _why_not(architecture, dilated=True)):
+        raise ValueError(
+            f"model.backbone: {name!r} {reason}, and model.decoder needs the last levels at stride 8; set "
+            f"model.backbone to a network that timm can dilate ({_DILATED_EXAMPLES}, …), or model.decoder "
+            "to hrnet"
+        )
 
 
-def _why_not(architecture: str) -> str:
-    if close := difflib.get_close_matches(architecture, allowed_backbones()):
-        suggestion = f" (did you mean {' or '.join(close)}?)"
-    else:
-        suggestion = ""
-    if architecture not in timm.list_models():
-        return f"is not a model of timm{suggestion}"
-    if architecture.startswith("resnet"):
-        return f"cannot be used: only ResNets with three bottleneck blocks in the last stage can{suggestion}"
-    return f"is neither a HRNet nor a plain ResNet{suggestion}"
+def _suggestion(architecture: str) -> str:
+    close = difflib.get_close_matches(architecture, timm.list_models(), n=5)
+    usable = [name for name in close if not _why_not(name, dilated=False)]
+    if usable:
+        return f" (did you mean {' or '.join(usable[:3])}?)"
+    return f"; use a network with levels of strides 4, 8, 16, 32, such as {_EXAMPLES}"
 
 
-def is_hrnet(name: str) -> bool:
-    """Whether a backbone's name is a HRNet's; of those that can be used, the others are ResNets."""
-    return name.startswith("hrnet")
+def _why_not(architecture: str, *, dilated: bool) -> str:
+    found = _pyramid(architecture, dilated=dilated)
+    return found if isinstance(found, str) else ""
 
 
-def side_multiple(name: str) -> int:
-    """What an image's sides must be multiples of: a HRNet's branches only add up at multiples of 32."""
-    return 32 if is_hrnet(name) else 1
+def side_multiple(name: str, *, dilated: bool = False) -> int:
+    """What an image's sides must be multiples of, so that level i has ⌈H/s_i⌉ rows and ⌈W/s_i⌉ columns."""
+    pyramid = _pyramid(name.partition(".")[0], dilated=dilated)
+    assert isinstance(pyramid, Pyramid)
+    return pyramid.multiple
 
 
-def build_backbone(name: str, *, weights: str = "none") -> Any:
-    """A network [B, 3, H, W] → list of its four levels [B, C_i, H/s_i, W/s_i], finest first.
+@functools.cache
+def _pyramid(architecture: str, *, dilated: bool) -> Pyramid | str:
+    """How to build the network, or why it cannot be used."""
+    if is_hrnet(architecture) and not dilated:  # its branches only add up at multiples of 32
+        return Pyramid({"feature_location": "", "out_indices": (1, 2, 3, 4)}, multiple=32)
+    if _RESNET.fullmatch(architecture):
+        return Pyramid({"output_stride": 8, "out_indices": (1, 2, 3, 4)}, multiple=1)
+    reason = ""
+    for any_size in ({}, {"strict_img_size": False}):  # the second for Swin Transformers
+        options: dict[str, Any] = {**any_size, "output_stride": 8} if dilated else {**any_size}
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(architecture, features_only=True, **options).eval()
+        except Exception as error:  # as many kinds as timm has families
+            reason = reason or f"cannot be built by timm ({type(error).__name__}: {error})"
+            continue
+        found = _look_at(network, _DILATED_STRIDES if dilated else _STRIDES)
+        if isinstance(found, Pyramid):
+            return found._replace(options={**options, **found.options})
+        reason = reason or found
+    return reason
+
+
+def _look_at(network: Any, strides: Sequence[int]) -> Pyramid | str:
+    """Which levels of a network on the meta device to take, and what the image's sides must be."""
+    info = network.feature_info
+    levels = [(place, s) for place, s in enumerate(info.reduction()) if s >= strides[0]]
+    if tuple(stride for _, stride in levels) != tuple(strides):
+        return f"has levels of strides {', '.join(map(str, info.reduction()))}"
+    places = [place for place, _ in levels]
+    for multiple in (1, 4, 32, network.pretrained_cfg["input_size"][-1]):
+        if _fits(network, places, strides, multiple=multiple):
+            return Pyramid({"out_indices": tuple(info.out_indices[place] for place in places)}, multiple)
+    return "does not take images of every size"
+
+
+def _fits(network: Any, places: Sequence[int], strides: Sequence[int], *, multiple: int) -> bool:
+    """Whether the levels are ⌈H/s⌉ × ⌈W/s⌉ for the smallest image, and for one that is odd at every stage."""
+    for height, width in ((1, 2), (64 // multiple + 1, 96 // multiple + 2)):
+        size = height * multiple, width * multiple
+        try:
+            with torch.no_grad():
+                levels = _channels_first(network, (), network(torch.empty(1, 3, *size, device="meta")))
+        except Exception:  # whatever a layer says to a size that it does not take
+            return False
+        want = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in strides]
+        if [tuple(levels[place].shape[2:]) for place in places] != want:
+            return False
+    return True
+
+
+def _channels_first(network: nn.Module, _: Any, levels: Sequence[Tensor]) -> list[Tensor]:
+    """Levels [B, C, h, w] also of networks that give [B, h, w, C]."""
+    if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC"):
+        return [level.permute(0, 3, 1, 2) for level in levels]
+    return list(levels)
+
+
+def build_backbone(name: str, *, weights: str = "none", dilated: bool = False) -> Any:
+    """A network [B, 3, H, W] → list of its four levels [B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉], finest first.
 
     H and W are multiples of ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give
-    C_i and s_i: strides 4, 8, 16, 32 of a HRNet, 4, 8, 8, 8 of a ResNet, whose maps are H/s + 1 high where 8
-    divides H (its pooling rounds up).
+    C_i and s_i: strides 4, 8, 16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. A ResNet's maps are
+    H/s + 1 high where 8 divides H (its pooling rounds up).
 
     Args:
         name: timm's name, with or without the tag of its weights.
         weights: ``none`` (random, from torch's generator), ``timm`` (timm's pretrained), or a file.
+        dilated: strides 4, 8, 8, 8, the last stages dilated instead.
 
     Raises:
         ValueError: an unusable name, or weights that cannot be had or do not fit.
     """
-    check_backbone(name)
+    check_backbone(name, dilated=dilated)
     check_weights(weights, backbone=name)
     file = fetch_timm_weights(name) if weights == "timm" else Path(weights)
-    backbone = _hrnet(name) if is_hrnet(name) else _resnet(name)
+    architecture = name.partition(".")[0]
+    pyramid = _pyramid(architecture, dilated=dilated)
+    assert isinstance(pyramid, Pyramid)
+    backbone: Any = timm.create_model(name, features_only=True, **pyramid.options)
+    if is_hrnet(architecture):
+        for module in backbone.modules():
+            if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
+                module.mode, module.align_corners = "bilinear", True
+    elif _RESNET.fullmatch(architecture):
+        backbone.maxpool.ceil_mode = True
+    else:
+        backbone.register_forward_hook(_channels_first)
     if weights != "none":
         load_weights(backbone, file, name=name)
-    return backbone
-
-
-def _hrnet(name: str) -> Any:
-    backbone = timm.create_model(name, features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
-    for module in backbone.modules():
-        if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
-            module.mode, module.align_corners = "bilinear", True
-    return backbone
-
-
-def _resnet(name: str) -> Any:
-    backbone: Any = timm.create_model(name, features_only=True, output_stride=8, out_indices=(1, 2, 3, 4))
-    backbone.maxpool.ceil_mode = True
-    for block, dilation in zip(backbone.layer4, _MULTI_GRID_DILATIONS, strict=True):
-        block.conv2.dilation = block.conv2.padding = (dilation, dilation)
     return backbone

@@ -43,6 +43,8 @@ class SegmentationModel(nn.Module):
     Args:
         stride: of the decoder's feature map against the image.
         multiple: what the sides of the backbone's input must be multiples of.
+        mean: of red, green and blue in [0, 1], by which images are normalised.
+        std: their standard deviation.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class SegmentationModel(nn.Module):
         *,
         stride: int,
         multiple: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
     ):
         super().__init__()
         self.backbone = backbone
@@ -60,9 +64,11 @@ class SegmentationModel(nn.Module):
         self.projection = projection
         self.stride = stride
         self.multiple = multiple
+        self.mean = mean
+        self.std = std
 
     def forward(self, images: Tensor) -> Output:
-        """Normalised images [B, 3, H, W] of any size.
+        """Images [B, 3, H, W] of any size, normalised by ``mean`` and ``std``.
 
         Where the backbone needs it, zeros are padded right and below, and cropped again.
         """
@@ -112,13 +118,20 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
             or do not fit.
     """
     _check_decoder(model)
-    backbone = build_backbone(model.backbone, weights=model.weights)
+    backbone = build_backbone(model.backbone, weights=model.weights, dilated=_dilated(model))
     channels, strides = backbone.feature_info.channels(), backbone.feature_info.reduction()
     decoder = _build_decoder(model, channels, num_classes)
     width, dim = decoder.feature_channels, model.embedding_dim
     projection = ProjectionHead(width, dim, batchnorm=model.embedding_batchnorm) if embedding else None
-    stride, multiple = strides[decoder.feature_level], side_multiple(model.backbone)
-    return SegmentationModel(backbone, decoder, projection, stride=stride, multiple=multiple)
+    return SegmentationModel(
+        backbone,
+        decoder,
+        projection,
+        stride=strides[decoder.feature_level],
+        multiple=side_multiple(model.backbone, dilated=_dilated(model)),
+        mean=tuple(backbone.pretrained_cfg["mean"]),
+        std=tuple(backbone.pretrained_cfg["std"]),
+    )
 
 
 def _build_decoder(model: config.Model, channels: Sequence[int], num_classes: int) -> Decoder:
@@ -141,9 +154,14 @@ def check_model(model: config.Model) -> None:
     and a file that does not exist or has an unknown suffix. Not found: whether the hub can be reached, and
     what the file holds.
     """
-    check_backbone(model.backbone)
     _check_decoder(model)
+    check_backbone(model.backbone, dilated=_dilated(model))
     check_weights(model.weights, backbone=model.backbone)
+
+
+def _dilated(model: config.Model) -> bool:
+    """Whether the decoder is made for a last stage at stride 8."""
+    return model.decoder == "deeplabv3" or (model.decoder == "ocr" and not is_hrnet(model.backbone))
 
 
 def _check_decoder(model: config.Model) -> None:

@@ -72,19 +72,20 @@ def fetch_timm_weights(backbone: str) -> Path:
 def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
     """Copy a file's tensors into ``backbone``, in its dtype and on its device.
 
-    The file holds a state dict, of the backbone alone or of a network that has it under ``backbone.``,
-    perhaps nested under ``state_dict``, perhaps written from DDP (``module.``). Every tensor of the backbone
-    must be there, except BatchNorm's step counters, which old files lack; further ones, such as a
+    The file holds a state dict, of timm's network, of the backbone alone or of a network that has it under
+    ``backbone.``, perhaps nested under ``state_dict``, perhaps written from DDP (``module.``). Every tensor of
+    the backbone must be there, except BatchNorm's step counters, which old files lack; further ones, such as a
     classifier's, are left aside.
 
     Raises:
         ValueError: the file cannot be read safely, lacks a tensor, or has one of another shape.
     """
-    found = _strip_prefixes(_read(path))
+    in_file = _strip_prefixes(_read(path))
+    found = _with_wrapped_names(in_file)
     wanted = backbone.state_dict()
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
-        there = _first(list(found))
+        there = _first(list(in_file))
         raise ValueError(f"{path}: not weights of {name}: {_first(missing)} missing; the file has {there}")
     wrong = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
     if wrong:
@@ -118,6 +119,18 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
         key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")
     }
     return inside or state
+
+
+def _with_wrapped_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor also under the names that timm's ``features_only`` may give it.
+
+    timm's wrappers of networks flatten the first level (``stages.0.weight`` is ``stages_0.weight``), or hold
+    the network as ``model`` or ``body``.
+    """
+    wrapped = {}
+    for key, value in state.items():
+        wrapped |= dict.fromkeys((key.replace(".", "_", 1), f"model.{key}", f"body.{key}"), value)
+    return wrapped | state
 
 
 def _line(error: Exception) -> str:

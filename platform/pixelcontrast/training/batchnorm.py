@@ -3,26 +3,12 @@
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pixelcontrast import distributed
-
-
-def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BatchNorm2d so that training on W workers normalises as training on one would.
-
-    With one worker nothing is replaced; parameters, buffers and their names stay. On CUDA this is
-    ``torch.nn.SyncBatchNorm``, which does not run on the CPU; there it is ``CpuSyncBatchNorm2d``.
-    """
-    if distributed.world_size() == 1:
-        return model
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = CpuSyncBatchNorm2d
-    return model
 
 
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
@@ -43,6 +29,56 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
         return output
+
+
+class CpuSyncBatchNorm1d(CpuSyncBatchNorm2d):
+    """The same for [B, C] and [B, C, L]."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.ndim in (2, 3)
+
+
+class CpuSyncBatchNormAct2d(CpuSyncBatchNorm2d):
+    """The same for timm's BatchNorm2d with an activation behind it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+_ON_CPU = {
+    nn.BatchNorm1d: CpuSyncBatchNorm1d,
+    nn.BatchNorm2d: CpuSyncBatchNorm2d,
+    BatchNormAct2d: CpuSyncBatchNormAct2d,
+}
+
+
+def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every BatchNorm so that training on W workers normalises as training on one would.
+
+    With one worker nothing is replaced; parameters, buffers and their names stay. On CUDA this is
+    ``torch.nn.SyncBatchNorm``, which does not run on the CPU; there it is ``CpuSyncBatchNorm2d``.
+
+    Raises:
+        ValueError: the backbone has a BatchNorm of another kind than torch's and timm's usual ones.
+    """
+    if distributed.world_size() == 1:
+        return model
+    kinds = {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+    if unknown := kinds - _ON_CPU.keys():
+        names = ", ".join(kind.__name__ for kind in unknown)
+        raise ValueError(
+            f"model.backbone: its {names} cannot be synchronised among workers; train with --run.workers 1, "
+            "or choose another backbone"
+        )
+    if device.type == "cuda":
+        return convert_sync_batchnorm(model)  # torch's own conversion would lose timm's activations
+    for module in model.modules():
+        if type(module) in _ON_CPU:
+            module.__class__ = _ON_CPU[type(module)]
+    return model
 
 
 class _SyncBatchNorm(torch.autograd.Function):
@@ -83,5 +119,6 @@ class _SyncBatchNorm(torch.autograd.Function):
         inverse_std = torch.rsqrt(variance + ctx.eps)
         slope = weight * inverse_std.square() * sums[0] / total
         constant = weight * inverse_std * sums[1] / total - slope * mean
-        grad_input.sub_(constant[:, None, None]).addcmul_(input, slope[:, None, None], value=-1)
+        shape = (-1, *[1] * (input.ndim - 2))
+        grad_input.sub_(constant.view(shape)).addcmul_(input, slope.view(shape), value=-1)
         return grad_input, grad_weight, grad_bias, None, None

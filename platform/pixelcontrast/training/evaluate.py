@@ -8,7 +8,7 @@ from torch import Tensor
 from pixelcontrast import distributed
 from pixelcontrast.datasets.loading import eval_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet
-from pixelcontrast.datasets.transforms import eval_transform
+from pixelcontrast.datasets.transforms import Normalization, eval_transform
 from pixelcontrast.evaluation import ConfusionMatrix, contact_sheet, overlay
 from pixelcontrast.models import SegmentationModel
 from pixelcontrast.training.run_folder import Row
@@ -45,6 +45,7 @@ def evaluate(
         dataset,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        normalization=Normalization(model.mean, model.std),
         loader_processes=loader_processes,
     )
     was_training = model.training
@@ -80,10 +81,11 @@ def draw_overlays(model: SegmentationModel, dataset: SegmentationSet, *, device:
     was_training = model.training
     model.eval()
     colors = torch.tensor(dataset.labels.colors, dtype=torch.uint8)
-    rows = []
+    normalization, rows = Normalization(model.mean, model.std), []
     for index in torch.linspace(0, len(dataset) - 1, min(_NUM_OVERLAYS, len(dataset))).long().tolist():
         image, truth = dataset.read(index)
-        prediction = predict(model, eval_transform(image, truth)[0][None].to(device))[0]
+        normalised, _ = eval_transform(image, truth, normalization)
+        prediction = predict(model, normalised[None].to(device))[0]
         rows.append(overlay(image, truth, prediction.cpu(), colors))
     model.train(was_training)
     return contact_sheet(rows, names=dataset.labels.names, colors=colors)

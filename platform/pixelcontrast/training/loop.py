@@ -12,6 +12,7 @@ from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.loading import Batch, train_loader
 from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.datasets.transforms import Normalization
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.recorder import Recorder
 from pixelcontrast.training.run_folder import Row
@@ -60,6 +61,7 @@ def fit(
             steps=optim.steps,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            normalization=Normalization(state.model.mean, state.model.std),
             pin_memory=device.type == "cuda",
         )
         vote = distributed.Vote()

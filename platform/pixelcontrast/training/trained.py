@@ -18,6 +18,9 @@ _WEIGHTS = "model.safetensors"
 def load_model(run: str | os.PathLike[str], step: int | None = None) -> SegmentationModel:
     """The network that a run has trained, on the CPU, in evaluation mode and without the projection head.
 
+    It takes images [B, 3, H, W] in [0, 1], of any size, from which its ``mean`` has been taken and which then
+    were divided by its ``std`` (both of red, green and blue).
+
     Needs neither the data nor the backbone's first weights, and draws nothing from torch's generator.
 
     Args:
