@@ -45,7 +45,7 @@ from pixelcontrast import (
     distributed,
     training,
 )
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 from pixelcontrast.training.run_folder import open_storage, read_rows
 
 _FIRST_ROWS = 2

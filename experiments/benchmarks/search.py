@@ -26,7 +26,7 @@ import optuna
 import torch
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Search, choice, config, training
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Proposal, Trials
 from pixelcontrast.training.run_folder import open_storage, read_rows

@@ -33,7 +33,7 @@ from measure import Row, row, save, show
 from scaling import experiment
 
 from pixelcontrast import Experiment, Workers, config
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.run_folder import open_storage, read_rows
 

@@ -11,13 +11,14 @@ import pixelcontrast
 
 PACKAGE = Path(pixelcontrast.__file__).parent
 BASE = {"config", "draws", "distributed"}
-ROOMS = {"contrast", "models", "datasets", "evaluation"}
+ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation"}
 ALLOWED = {
     "config": set(),
     "draws": set(),
     "distributed": set(),
     "contrast": {"draws", "distributed"},
-    **dict.fromkeys(ROOMS - {"contrast"}, BASE),
+    "scenes": {"config", "draws"},
+    **dict.fromkeys(ROOMS - {"contrast", "scenes"}, BASE),
     "training": BASE | ROOMS,
     "search": BASE | {"evaluation", "training"},
     "dashboard": BASE | {"search", "training"},
@@ -83,6 +84,7 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
             "from pixelcontrast import Experiment, Search, parse",
             {"torch", "ray", "timm", "torchvision", "optuna"},
         ),
+        ("from pixelcontrast.scenes import streets", {"torch", "ray", "timm", "torchvision", "tyro"}),
         ("import pixelcontrast.training", {"ray", "tyro"}),
     ],
 )
