@@ -164,7 +164,7 @@ def _drive(file: Path, rows: Path) -> None:
     """What the driver's process does."""
     import logging
 
-    from pixelcontrast.cluster.launch import launch
+    from pixelcontrast.cluster.train.launch import launch
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with rows.open("a") as out:

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pixelcontrast.cluster.environment import attribute, environment
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.settings import attribute, environment, sigterm_interrupts
+from pixelcontrast.cluster.signals import sigterm_interrupts
 
 _PREFIX = "pixelcontrast-"
 _OBJECT_STORE_BYTES = 128 * 2**20

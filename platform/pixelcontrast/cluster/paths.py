@@ -1,6 +1,7 @@
 """What differs where the driver is a job, submitted to a cluster with ``ray job submit``."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pixelcontrast.config import Experiment
@@ -26,3 +27,25 @@ def check_job_path(key: str, path: str, allowed: str) -> None:
             f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours, "
             f"which Ray deletes. Give {allowed} that every node of the cluster reaches."
         )
+
+
+def absolute_paths(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs stay as they are.
+
+    Raises:
+        ValueError: relative paths in a job.
+    """
+    check_job_paths(experiment)
+    data, run, model = experiment.data, experiment.run, experiment.model
+    weights = model.weights if model.weights in ("none", "timm") else absolute_path(model.weights)
+    return replace(
+        experiment,
+        data=replace(data, root=absolute_path(data.root)),
+        run=replace(run, storage=absolute_path(run.storage)),
+        model=replace(model, weights=weights),
+    )
+
+
+def absolute_path(path: str) -> str:
+    """A folder's absolute path; a URI stays as it is."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())

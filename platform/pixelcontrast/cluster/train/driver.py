@@ -14,11 +14,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.launcher import Event, Launcher, Plan
 from pixelcontrast.cluster.placement import describe_request, workers_in
-from pixelcontrast.cluster.settings import Interrupted, Noted, signals_noted
-from pixelcontrast.cluster.watch import Bounds, Watch
-from pixelcontrast.cluster.worker import Row
+from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
+from pixelcontrast.cluster.train.launcher import Event, Launcher, Plan
+from pixelcontrast.cluster.train.watch import Bounds, Watch
+from pixelcontrast.cluster.train.worker import Row
 from pixelcontrast.config import COMMIT_VARIABLE
 
 _POLL_S = 0.5

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pixelcontrast.cluster.errors import WorkerError
-from pixelcontrast.cluster.heartbeat import Heartbeat
+from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
 
 if TYPE_CHECKING:

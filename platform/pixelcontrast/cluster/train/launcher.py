@@ -27,8 +27,8 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
-from pixelcontrast.cluster.heartbeat import Beat
-from pixelcontrast.cluster.worker import Loop, run_worker
+from pixelcontrast.cluster.train.heartbeat import Beat
+from pixelcontrast.cluster.train.worker import Loop, run_worker
 from pixelcontrast.config import Experiment, to_json
 
 Event = tuple[str, Any]
