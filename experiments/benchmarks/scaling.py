@@ -152,7 +152,7 @@ def _two_against_one(name: str, settings: Experiment, folder: Path, quick: bool)
 
 def ray_against_torchrun(quick: bool) -> Iterator[Row]:
     """The step of one and of two workers; each pair of trainings begins with the other of the two."""
-    from pixelcontrast.cluster.local import connect
+    from pixelcontrast.cluster.connect import connect
     from pixelcontrast.cluster.train.launch import launch
 
     numbers, pairs, steps = ((1,), 1, 20) if quick else ((1, 2), 3, 40)

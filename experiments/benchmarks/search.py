@@ -225,7 +225,7 @@ class _Clock:
 
 def overhead(trials: int = 4) -> list[measure.Row]:
     """Trials one after another, and bare runs of the same between them, in one local Ray that is up."""
-    from pixelcontrast.cluster.local import connect
+    from pixelcontrast.cluster.connect import connect
     from pixelcontrast.cluster.train.launch import launch
     from pixelcontrast.cluster.tune.search import run_search
 

@@ -15,8 +15,8 @@ import cluster_loops
 import psutil
 import pytest
 
+from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.local import Connection, connect
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.launch import _launch
 from pixelcontrast.cluster.train.watch import Bounds

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pixelcontrast import Experiment, replace, training
+from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.run_folder import open_storage, read_attempts

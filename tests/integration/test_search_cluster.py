@@ -20,7 +20,7 @@ from scipy.stats import ttest_rel
 from small_search import EXPERIMENT, SEARCH
 
 from pixelcontrast import config
-from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.tune.search import run_search
 from pixelcontrast.search.folder import open_study_storage

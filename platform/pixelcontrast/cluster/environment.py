@@ -1,9 +1,8 @@
-"""Environment variables and attributes that are set for a while."""
+"""Environment variables that are set for a while."""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 
 @contextmanager
@@ -23,14 +22,3 @@ def _export(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-@contextmanager
-def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute and put it back at the end."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

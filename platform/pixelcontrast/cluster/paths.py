@@ -1,13 +1,10 @@
-"""What differs where the driver is a job, submitted to a cluster with ``ray job submit``."""
+"""Paths as every process of a run sees them: absolute, and in a job never relative."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
+from pixelcontrast.cluster.ray_internals import in_a_job
 from pixelcontrast.config import Experiment
-
-_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the command of a job and for nothing else (its name really ends so)."""
 
 
 def check_job_paths(experiment: Experiment) -> None:
@@ -22,7 +19,7 @@ def check_job_path(key: str, path: str, allowed: str) -> None:
     Raises:
         ValueError: ``path`` is relative, and this process is a job's driver.
     """
-    if _IN_A_JOB in os.environ and "://" not in path and not Path(path).expanduser().is_absolute():
+    if in_a_job() and "://" not in path and not Path(path).expanduser().is_absolute():
         raise ValueError(
             f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours, "
             f"which Ray deletes. Give {allowed} that every node of the cluster reaches."

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.doctor import findings
 from pixelcontrast.cluster.doctor.findings import Finding
 from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.local import connect
 from pixelcontrast.cluster.paths import absolute_path, check_job_path
 from pixelcontrast.cluster.placement import Resources
+from pixelcontrast.cluster.ray_internals import draining_nodes
 from pixelcontrast.config import Layout, Run
 
 ANSWER_S = 120.0
@@ -155,7 +156,7 @@ def _describe_nodes(resources: Mapping[str, Resources], gone: int) -> Finding:
     from pixelcontrast.cluster import nodes
 
     parts = [f"{len(resources)} alive" + (f", {gone} gone" if gone else "")]
-    draining = len(nodes.draining_nodes())
+    draining = len(draining_nodes())
     parts += [f"{draining} being drained"] if draining else []
     free = nodes.free_resources()
     for kind in ("CPU", "GPU"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.paths import absolute_paths
 from pixelcontrast.cluster.placement import (
     check_memory_fits,

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pixelcontrast import config
+from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.environment import environment
-from pixelcontrast.cluster.local import Connection, connect
 from pixelcontrast.cluster.paths import absolute_paths
 from pixelcontrast.cluster.placement import concurrency
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted

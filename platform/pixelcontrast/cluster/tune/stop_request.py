@@ -1,12 +1,10 @@
 """How the driver of a search asks the processes of its trials to stop."""
 
-_NAMESPACE = b"pixelcontrast"
+from pixelcontrast.cluster.ray_internals import delete_value, get_value, put_value
 
 
 class StopRequest:
-    """A word in the cluster's own key-value store, which every process of the cluster can read.
-
-    An actor would do as well, but takes a process and some seconds to start, and may die.
+    """A value in the cluster's key-value store, which every process of the cluster can read.
 
     Args:
         name: a new one for every search and driver.
@@ -14,23 +12,17 @@ class StopRequest:
 
     def __init__(self, name: str):
         self.name = name
-        self._key = f"stop-{name}".encode()
+        self._key = f"stop-{name}"
 
     def ask(self, signal: int) -> None:
         """Ask to stop, as the driver was asked by this signal."""
-        from ray.experimental import internal_kv
-
-        internal_kv._internal_kv_put(self._key, str(signal), namespace=_NAMESPACE)
+        put_value(self._key, str(signal))
 
     def signal(self) -> int | None:
         """The signal that the driver was asked by, or None so far."""
-        from ray.experimental import internal_kv
-
-        found = internal_kv._internal_kv_get(self._key, namespace=_NAMESPACE)
+        found = get_value(self._key)
         return None if found is None else int(found)
 
     def withdraw(self) -> None:
-        """Leave nothing in the cluster; also where nothing was asked."""
-        from ray.experimental import internal_kv
-
-        internal_kv._internal_kv_del(self._key, namespace=_NAMESPACE)
+        """Delete the request from the cluster, if there is one."""
+        delete_value(self._key)
