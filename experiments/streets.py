@@ -23,7 +23,7 @@ from pixelcontrast import (
     loguniform,
     main,
 )
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 
 EXPERIMENT = Experiment(
     data=Data(layout="cityscapes", root="runs/scenes", crop_size=(128, 256), scale_range=(0.5, 1.0)),
@@ -57,7 +57,7 @@ SEARCH = Search(
 
 
 def write_scenes(experiment: Experiment) -> None:
-    """Once; later calls find them."""
+    """Write the data set on the first call; later calls find it."""
     streets.write(experiment.data.root, num_train=120, num_val=20)
 
 

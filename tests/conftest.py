@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from object_store import CREDENTIALS, ObjectStore
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 
 # With more threads than free cores, OpenMP's spinning stalls single steps for seconds.
 os.environ["OMP_NUM_THREADS"] = "1"  # for child processes

@@ -45,7 +45,7 @@ from pixelcontrast import (
     distributed,
     training,
 )
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 from pixelcontrast.training.run_folder import open_storage, read_rows
 
 _FIRST_ROWS = 2
@@ -152,8 +152,8 @@ def _two_against_one(name: str, settings: Experiment, folder: Path, quick: bool)
 
 def ray_against_torchrun(quick: bool) -> Iterator[Row]:
     """The step of one and of two workers; each pair of trainings begins with the other of the two."""
-    from pixelcontrast.cluster.launch import launch
-    from pixelcontrast.cluster.local import connect
+    from pixelcontrast.cluster.connect import connect
+    from pixelcontrast.cluster.train.launch import launch
 
     numbers, pairs, steps = ((1,), 1, 20) if quick else ((1, 2), 3, 40)
     with tempfile.TemporaryDirectory() as folder, connect(min_cpus=2):

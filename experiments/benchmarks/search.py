@@ -26,7 +26,7 @@ import optuna
 import torch
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Search, choice, config, training
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Proposal, Trials
 from pixelcontrast.training.run_folder import open_storage, read_rows
@@ -225,9 +225,9 @@ class _Clock:
 
 def overhead(trials: int = 4) -> list[measure.Row]:
     """Trials one after another, and bare runs of the same between them, in one local Ray that is up."""
-    from pixelcontrast.cluster.launch import launch
-    from pixelcontrast.cluster.local import connect
-    from pixelcontrast.cluster.search import run_search
+    from pixelcontrast.cluster.connect import connect
+    from pixelcontrast.cluster.train.launch import launch
+    from pixelcontrast.cluster.tune.search import run_search
 
     space = {"contrast.temperature": choice(*GRID["contrast.temperature"])}
     with tempfile.TemporaryDirectory() as folder, connect(min_cpus=2):

@@ -33,7 +33,7 @@ from measure import Row, row, save, show
 from scaling import experiment
 
 from pixelcontrast import Experiment, Workers, config
-from pixelcontrast.datasets import streets
+from pixelcontrast.scenes import streets
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.run_folder import open_storage, read_rows
 
@@ -164,7 +164,7 @@ def _drive(file: Path, rows: Path) -> None:
     """What the driver's process does."""
     import logging
 
-    from pixelcontrast.cluster.launch import launch
+    from pixelcontrast.cluster.train.launch import launch
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with rows.open("a") as out:

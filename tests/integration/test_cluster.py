@@ -15,12 +15,12 @@ import cluster_loops
 import psutil
 import pytest
 
+from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.launch import _launch
-from pixelcontrast.cluster.local import Connection, connect
-from pixelcontrast.cluster.settings import Interrupted
-from pixelcontrast.cluster.stop_request import StopRequest
-from pixelcontrast.cluster.watch import Bounds
+from pixelcontrast.cluster.signals import Interrupted
+from pixelcontrast.cluster.train.launch import _launch
+from pixelcontrast.cluster.train.watch import Bounds
+from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
 
 pytestmark = pytest.mark.timeout(180)
@@ -239,7 +239,7 @@ def test_workers_without_a_place_end_in_bounded_time(experiment):
 DRIVER = """
 import sys
 import cluster_loops
-from pixelcontrast.cluster.launch import _launch
+from pixelcontrast.cluster.train.launch import _launch
 from pixelcontrast.config import from_json
 
 def on_row(row):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import raylets
-from pixelcontrast.cluster.doctor import Wanted, diagnose
+from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
 from pixelcontrast.config import Run, Workers
 
 pytestmark = pytest.mark.timeout(300)
@@ -72,14 +72,14 @@ def test_what_one_of_two_nodes_lacks_is_named(scenes: Path, tmp_path: Path) -> N
     wait_for_nodes(2)
     found = {check.name: check for check in diagnose(wanted)}
     assert "node" not in found, found["node"]
-    assert found["nodes"].finding == "2 alive, 2 of 2 CPUs free, 0 of 0 GPUs free"
-    assert found["clocks"].finding.startswith("at most ")
+    assert found["nodes"].text == "2 alive, 2 of 2 CPUs free, 0 of 0 GPUs free"
+    assert found["clocks"].text.startswith("at most ")
     needing = {name: check for name, check in found.items() if check.remedy}
     assert needing.keys() == {"token", "data", "storage", "workers"}
-    assert "readable has mode 0644 on " in needing["token"].finding
-    assert f"{tmp_path}/data/leftImg8bit/train: no such folder" in needing["data"].finding
-    assert needing["storage"].finding.count("does not see what") == 2
-    assert needing["workers"].finding.endswith("2 nodes with 1 CPU; 1 CPU, where 2 would fit")
+    assert "readable has mode 0644 on " in needing["token"].text
+    assert f"{tmp_path}/data/leftImg8bit/train: no such folder" in needing["data"].text
+    assert needing["storage"].text.count("does not see what") == 2
+    assert needing["workers"].text.endswith("2 nodes with 1 CPU; 1 CPU, where 2 would fit")
     assert not list((tmp_path / "runs").iterdir())
 
 

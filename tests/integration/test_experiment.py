@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pixelcontrast import config, training
-from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.cluster.connect import Connection, connect
 from processes import run_ranks
 from same_run import differing_parts
 

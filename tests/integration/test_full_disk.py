@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pixelcontrast import Experiment, replace, training
+from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.launch import launch
-from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.run_folder import open_storage, read_attempts
 from resuming import experiment

@@ -11,9 +11,9 @@ import torch
 
 import raylets
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, config, training
-from pixelcontrast.cluster.launch import _launch
-from pixelcontrast.cluster.watch import Bounds
-from pixelcontrast.cluster.worker import train
+from pixelcontrast.cluster.train.launch import _launch
+from pixelcontrast.cluster.train.watch import Bounds
+from pixelcontrast.cluster.train.worker import train
 from pixelcontrast.training.run_folder import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

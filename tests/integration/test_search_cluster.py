@@ -20,9 +20,9 @@ from scipy.stats import ttest_rel
 from small_search import EXPERIMENT, SEARCH
 
 from pixelcontrast import config
-from pixelcontrast.cluster.local import connect
-from pixelcontrast.cluster.search import run_search
-from pixelcontrast.cluster.settings import Interrupted
+from pixelcontrast.cluster.connect import connect
+from pixelcontrast.cluster.signals import Interrupted
+from pixelcontrast.cluster.tune.search import run_search
 from pixelcontrast.search.folder import open_study_storage
 from pixelcontrast.search.trials import Proposal
 
@@ -343,7 +343,7 @@ def test_a_trial_that_cannot_stop_does_not_keep_an_interrupted_search(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own process is stopped, and hears nothing."""
-    monkeypatch.setattr("pixelcontrast.cluster.search._STOP_S", 5.0)
+    monkeypatch.setattr("pixelcontrast.cluster.tune.search._STOP_S", 5.0)
     progress = Interrupter("ImplicitFunc")
     check_interruption(scenes, tmp_path, progress, max_concurrent=1)
     assert progress.started_trials == ["trial-0000"]

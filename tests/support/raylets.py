@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pixelcontrast.cluster.ray_internals import forget_settings
+
 NODE = {"object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
 """What every node is started with."""
 
@@ -18,7 +20,6 @@ def cluster(token: Path, patch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any
 
     Nodes are added and removed in the main thread only.
     """
-    import ray._raylet as core
     from ray.cluster_utils import Cluster
 
     token.touch(mode=0o600)
@@ -27,10 +28,7 @@ def cluster(token: Path, patch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any
     patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
-    # Ray reads both once per process, and an earlier test may have been on another cluster.
-    compiled: Any = core
-    compiled.Config.initialize("")
-    compiled.AuthenticationTokenLoader.instance().reset_cache()
+    forget_settings()  # an earlier test may have been on another cluster
     with tempfile.TemporaryDirectory(prefix="raylets-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         # Not by temp_dir: Cluster notes its address in the default folder all the same, and fails where that
         # is not there.

@@ -1,7 +1,7 @@
 import pytest
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
-from pixelcontrast.cluster.launch import absolute_paths
+from pixelcontrast.cluster.paths import absolute_paths
 from pixelcontrast.cluster.placement import check_memory_fits, check_placement, concurrency, takes_gpus
 from pixelcontrast.config import Data, Experiment, Model, Run, Workers
 

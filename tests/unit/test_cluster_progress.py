@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from pixelcontrast.cluster.progress import Progress, table
+from pixelcontrast.cluster.train.progress import Progress, table
 
 TRAIN = {
     "kind": "train",
@@ -65,7 +65,7 @@ def test_steps_left_out_are_counted():
 
 def test_time_left_follows_the_pace_of_the_rows(monkeypatch):
     times = iter([0.0, 10.0])
-    monkeypatch.setattr("pixelcontrast.cluster.progress.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("pixelcontrast.cluster.train.progress.time.monotonic", lambda: next(times))
     last = shown(TRAIN, TRAIN | {"step": 60}).splitlines()[-1]
     assert last.endswith("1:10 left")
 
@@ -92,7 +92,7 @@ def test_table_is_plain_and_fits_80_columns_when_piped():
 
 def test_a_real_terminal_gets_one_line_that_is_redrawn():
     rows = f"[{TRAIN!r}, {TRAIN | {'step': 60}!r}, {TRAIN | {'step': 80}!r}]"
-    code = "from pixelcontrast.cluster.progress import Progress\n"
+    code = "from pixelcontrast.cluster.train.progress import Progress\n"
     code += f"with Progress() as progress:\n    for row in {rows}: progress.row(row)"
     master, slave = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
@@ -105,6 +105,6 @@ def test_a_real_terminal_gets_one_line_that_is_redrawn():
 
 
 def test_importing_progress_and_launch_imports_neither_ray_nor_torch():
-    code = "import sys, pixelcontrast.cluster.progress, pixelcontrast.cluster.launch\n"
+    code = "import sys, pixelcontrast.cluster.train.progress, pixelcontrast.cluster.train.launch\n"
     code += "sys.exit(bool({'ray', 'torch'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

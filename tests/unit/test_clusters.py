@@ -19,7 +19,7 @@ import cluster_schemas
 import strict_yaml
 from cluster_rules import AWS, GCP, LOCAL, RAY_VERSION, ROOT, Rule
 from kuberay_rules import KUBERAY
-from pixelcontrast.cluster.job import check_job_paths
+from pixelcontrast.cluster.paths import check_job_paths
 
 CLUSTERS = ROOT / "clusters"
 RULES: dict[str, list[Rule]] = {

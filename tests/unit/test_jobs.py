@@ -12,8 +12,8 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 import repository
 import strict_yaml
-from pixelcontrast.cluster.doctor import Wanted, diagnose
-from pixelcontrast.cluster.launch import absolute_paths
+from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
+from pixelcontrast.cluster.paths import absolute_paths
 from pixelcontrast.config import Data, Experiment, Run
 
 PACKAGE = "platform/pixelcontrast/"

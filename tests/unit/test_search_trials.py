@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 from pyarrow import fs
 
 from pixelcontrast import Data, Experiment, Optim, Run, Search, choice, config, integers, loguniform, uniform
-from pixelcontrast.cluster.search import _End, _Running
-from pixelcontrast.cluster.settings import Noted
+from pixelcontrast.cluster.signals import Noted
+from pixelcontrast.cluster.tune.search import _End, _Running
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Choice, Range, arms_of, check_space
 from pixelcontrast.search.trials import Proposal, Trials
@@ -445,6 +445,6 @@ def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
     noted.signal = signal.SIGINT
     end = _End(running, noted)
     assert not end.reached()
-    monkeypatch.setattr("pixelcontrast.cluster.search._STOP_S", 0.0)
+    monkeypatch.setattr("pixelcontrast.cluster.tune.search._STOP_S", 0.0)
     assert end.reached()
     assert states(driver.trials.all()) == ["RUNNING"] * 3

@@ -17,8 +17,8 @@ import torch
 import pixelcontrast
 from object_store import CANARY
 from pixelcontrast import Search, config, load_model, loguniform, replace, training
+from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.local import connect
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.training import checkpoint
 from pixelcontrast.training.run_folder import open_storage

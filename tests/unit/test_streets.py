@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelcontrast.datasets import cityscapes, streets
+from pixelcontrast.datasets import cityscapes
+from pixelcontrast.scenes import streets
 
 RAW_IDS = {0, 1, 4, 7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 33}
 VOID = {0, 1, 4}

@@ -4,8 +4,8 @@ import re
 import threading
 import time
 
-from pixelcontrast.cluster.heartbeat import Beat, Heartbeat
-from pixelcontrast.cluster.watch import Bounds, Watch
+from pixelcontrast.cluster.train.heartbeat import Beat, Heartbeat
+from pixelcontrast.cluster.train.watch import Bounds, Watch
 
 BOUNDS = Bounds(silent_s=60, still_s=300)
 

@@ -66,8 +66,8 @@ def doctor(
         cpus_per_worker: that each of them reserves.
         device: auto asks for a GPU per worker where the cluster has GPUs.
     """
-    from pixelcontrast.cli.tables import show_checks
-    from pixelcontrast.cluster.doctor import Wanted, diagnose
+    from pixelcontrast.cli.tables import show_findings
+    from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
 
     with failures_told(resume="Nothing was changed."):
         try:
@@ -75,9 +75,9 @@ def doctor(
             asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)
         except ValueError as error:
             refuse(explain(error))
-        checks = diagnose(Wanted(storage=storage, data=data, layout=layout, run=asked))
-    show_checks(checks)
-    sys.exit(any(check.remedy for check in checks))
+        findings = diagnose(Wanted(storage=storage, data=data, layout=layout, run=asked))
+    show_findings(findings)
+    sys.exit(any(finding.remedy for finding in findings))
 
 
 def report(location: _Location) -> None:

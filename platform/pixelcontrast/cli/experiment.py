@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pixelcontrast.cli.options import Command, parse_command
 from pixelcontrast.cli.search import search_space, study_arms
 from pixelcontrast.cli.terminal import failures_told, messages_shown, refuse
-from pixelcontrast.cluster.job import check_job_paths
+from pixelcontrast.cluster.paths import check_job_paths
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
 
@@ -50,8 +50,8 @@ def run(experiment: Experiment) -> None:
     130 on Ctrl-C and 143 on SIGTERM, after a checkpoint.
     """
     from pixelcontrast import training
-    from pixelcontrast.cluster.launch import launch
-    from pixelcontrast.cluster.progress import Progress, table
+    from pixelcontrast.cluster.train.launch import launch
+    from pixelcontrast.cluster.train.progress import Progress, table
     from pixelcontrast.training.run_folder import open_storage
 
     with failures_told(resume="The same command goes on from the newest checkpoint."):

@@ -24,7 +24,7 @@ _console = Console()
 def search_space(experiment: Experiment, search: Search) -> None:
     """Search the space of an experiment's file to ``search.trials`` trials, and show the best."""
     from pixelcontrast import training
-    from pixelcontrast.cluster.search import run_search
+    from pixelcontrast.cluster.tune.search import run_search
 
     with failures_told(resume=_RESUME), messages_shown():
         check_space(search, experiment)
@@ -42,7 +42,7 @@ def search_space(experiment: Experiment, search: Search) -> None:
 def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -> None:
     """Train the arms of an experiment's file on the same seeds, and show how they compare."""
     from pixelcontrast import training
-    from pixelcontrast.cluster.search import run_search
+    from pixelcontrast.cluster.tune.search import run_search
 
     with failures_told(resume=_RESUME), messages_shown():
         arms = arms_of(search, experiment, names)

@@ -64,14 +64,14 @@ def show_arms(location: str) -> None:
         console.print(shown)
 
 
-def show_checks(checks: Sequence[tuple[str, str, str]]) -> None:
-    """A row for each thing that was looked at: check, finding, remedy; empty where all is well."""
+def show_findings(findings: Sequence[tuple[str, str, str]]) -> None:
+    """Print one row per check: its name, the finding, and the remedy, empty where all is well."""
     shown = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
     shown.add_column("check", no_wrap=True)
     shown.add_column("finding", overflow="fold")
     shown.add_column("remedy", overflow="fold")
-    for check in checks:
-        shown.add_row(*(Text(cell) for cell in check))
+    for finding in findings:
+        shown.add_row(*(Text(cell) for cell in finding))
     Console().print(shown)
 
 

@@ -22,7 +22,7 @@ def failures_told(resume: str) -> Iterator[None]:
         resume: said when stopped: how to go on.
     """
     from pixelcontrast.cluster.errors import LaunchError
-    from pixelcontrast.cluster.settings import Interrupted
+    from pixelcontrast.cluster.signals import Interrupted
 
     try:
         yield

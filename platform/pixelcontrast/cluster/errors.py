@@ -1,5 +1,7 @@
 """What goes wrong around a training: on the cluster, or on a worker."""
 
+from pixelcontrast.cluster.ray_internals import cause_of_death
+
 
 class LaunchError(RuntimeError):
     """A training that could not start or go on; its text is one paragraph for the user.
@@ -45,16 +47,7 @@ def first_cause(failures: dict[int, Exception]) -> LaunchError:
     raised = []
     for rank, failure in sorted(failures.items()):
         if not isinstance(failure, WorkerError):
-            return LaunchError(f"worker {rank} died: {_one_line(failure)}")
+            return LaunchError(f"worker {rank} died: {cause_of_death(failure)}")
         raised.append(failure)
     earliest = min(raised, key=lambda failure: failure.at)
     return LaunchError(str(earliest), earliest.trace, final=earliest.final)
-
-
-def _one_line(error: Exception) -> str:
-    """Ray's account of a death, without the actor's ids, addresses and advice."""
-    text = " ".join(str(error).split())
-    _, _, detail = text.partition("Worker exit detail: ")
-    if "End of file" in detail:
-        return "its process was killed (the kernel does so when memory runs out) or crashed"
-    return (detail or text).partition(" Some common causes")[0][:400]

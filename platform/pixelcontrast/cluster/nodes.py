@@ -1,28 +1,31 @@
-"""What the cluster's nodes have, as Ray knows it. Imports Ray."""
+"""What Ray knows about the nodes of the cluster. Imports Ray."""
+
+from pathlib import Path
 
 import ray
-from ray._private.state import state
+
+from pixelcontrast.cluster.ray_internals import autoscaler_limit, draining_nodes, free_resources_by_node
 
 
 def cluster_resources() -> tuple[list[dict[str, float]], dict[str, float] | None]:
     """Resources of each living node that is not being drained, and the most that an autoscaler adds up to."""
     draining = draining_nodes()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
-    growth = state.get_max_resources_from_cluster_config()
-    return nodes, dict(growth) if growth else None
+    return nodes, autoscaler_limit()
 
 
 def free_resources() -> list[dict[str, float]]:
     """What is free now on each living node that is not being drained."""
     draining = draining_nodes()
-    return [free for node, free in state.available_resources_per_node().items() if node not in draining]
-
-
-def draining_nodes() -> set[str]:
-    """Ids of the nodes that will be taken away: preempted, or scaled down."""
-    return set(state.get_draining_nodes())
+    return [free for node, free in free_resources_by_node().items() if node not in draining]
 
 
 def on_loopback() -> bool:
     """Whether all nodes are this machine, listening to itself only."""
     return all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"])
+
+
+def session_folder() -> Path:
+    """The folder of this node's Ray, with its logs and what it spills."""
+    context = ray.get_runtime_context()
+    return Path(context.get_temp_dir()) / context.get_session_name()

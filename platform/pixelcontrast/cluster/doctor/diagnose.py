@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from pixelcontrast.cluster import checks
-from pixelcontrast.cluster.checks import Check
+from pixelcontrast.cluster.connect import connect
+from pixelcontrast.cluster.doctor import findings
+from pixelcontrast.cluster.doctor.findings import Finding
+from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.job import check_job_path
-from pixelcontrast.cluster.launch import absolute_path
-from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.paths import absolute_path, check_job_path
 from pixelcontrast.cluster.placement import Resources
-from pixelcontrast.cluster.probe import Facts, Probe
+from pixelcontrast.cluster.ray_internals import draining_nodes
 from pixelcontrast.config import Layout, Run
 
 ANSWER_S = 120.0
@@ -39,7 +39,7 @@ class Wanted:
     run: Run
 
 
-def diagnose(wanted: Wanted) -> list[Check]:
+def diagnose(wanted: Wanted) -> list[Finding]:
     """Look at the cluster in RAY_ADDRESS, or at this machine where none is named; starts no Ray.
 
     Returns:
@@ -59,7 +59,7 @@ def diagnose(wanted: Wanted) -> list[Check]:
             return _diagnose_cluster(wanted)
     except LaunchError as error:
         finding, _, remedy = str(error).partition(". ")
-        return [Check("cluster", finding, remedy or "look at what RAY_ADDRESS names")]
+        return [Finding("cluster", finding, remedy or "look at what RAY_ADDRESS names")]
 
 
 class _Asked(Protocol):
@@ -119,7 +119,7 @@ class _Nodes:
         self._probes = {name: probe for name, probe in self._probes.items() if name not in names}
 
 
-def _diagnose_machine(wanted: Wanted) -> list[Check]:
+def _diagnose_machine(wanted: Wanted) -> list[Finding]:
     here = _ThisMachine()
     facts: Facts = here.ask("look", wanted.data, wanted.layout, _folders(wanted))["this machine"]
     if isinstance(facts, Exception):
@@ -128,13 +128,13 @@ def _diagnose_machine(wanted: Wanted) -> list[Check]:
     # A local instance offers as many CPUs as the workers ask for.
     cpus = max(facts.cores, wanted.run.workers.max * wanted.run.cpus_per_worker)
     resources = {"CPU": float(cpus), "GPU": float(len(facts.gpus))}
-    workers = checks.placement(wanted.run, [resources], None)
+    workers = findings.placement(wanted.run, [resources], None)
     if cpus > facts.cores:
-        workers = workers._replace(finding=f"{workers.finding}, and share {facts.cores} cores")
+        workers = workers._replace(text=f"{workers.text}, and share {facts.cores} cores")
     return [*_judge(machines, {}, here, wanted), workers]
 
 
-def _diagnose_cluster(wanted: Wanted) -> list[Check]:
+def _diagnose_cluster(wanted: Wanted) -> list[Finding]:
     import ray
 
     from pixelcontrast.cluster import nodes
@@ -146,43 +146,43 @@ def _diagnose_cluster(wanted: Wanted) -> list[Check]:
     asked.drop(set(failed))
     machines = {name: facts for name, facts in answers.items() if name not in failed}
     resources = {name: node["Resources"] for name, node in alive.items()}
-    found = [_describe_nodes(resources, len(ray.nodes()) - len(alive)), *checks.silent(failed)]
+    found = [_describe_nodes(resources, len(ray.nodes()) - len(alive)), *findings.silent(failed)]
     if machines:
-        found += [*_judge(machines, resources, asked, wanted), checks.clocks(_offsets(asked))]
-    return [*found, checks.placement(wanted.run, *nodes.cluster_resources())]
+        found += [*_judge(machines, resources, asked, wanted), findings.clocks(_offsets(asked))]
+    return [*found, findings.placement(wanted.run, *nodes.cluster_resources())]
 
 
-def _describe_nodes(resources: Mapping[str, Resources], gone: int) -> Check:
+def _describe_nodes(resources: Mapping[str, Resources], gone: int) -> Finding:
     from pixelcontrast.cluster import nodes
 
     parts = [f"{len(resources)} alive" + (f", {gone} gone" if gone else "")]
-    draining = len(nodes.draining_nodes())
+    draining = len(draining_nodes())
     parts += [f"{draining} being drained"] if draining else []
     free = nodes.free_resources()
     for kind in ("CPU", "GPU"):
         total = sum(node.get(kind, 0) for node in resources.values())
         parts.append(f"{sum(node.get(kind, 0) for node in free):g} of {total:g} {kind}s free")
-    return Check("nodes", ", ".join(parts))
+    return Finding("nodes", ", ".join(parts))
 
 
 def _judge(
     machines: Mapping[str, Facts], resources: Mapping[str, Resources], asked: _Asked, wanted: Wanted
-) -> list[Check]:
+) -> list[Finding]:
     found = [
-        checks.versions(machines),
-        checks.token(machines),
-        checks.processors(machines),
-        *checks.gpus(machines, resources),
-        checks.disk(machines),
+        findings.versions(machines),
+        findings.token(machines),
+        findings.processors(machines),
+        *findings.gpus(machines, resources),
+        findings.disk(machines),
     ]
     if wanted.data is not None:
-        found.append(checks.data(machines, wanted.data))
+        found.append(findings.data(machines, wanted.data))
     if wanted.storage is not None:
         found.append(_try_storage(wanted.storage, list(machines), asked))
     return found
 
 
-def _try_storage(location: str, names: list[str], asked: _Asked) -> Check:
+def _try_storage(location: str, names: list[str], asked: _Asked) -> Finding:
     """Every machine writes a file, then every machine reads them all."""
     from pixelcontrast.training.storage import Storage
 
@@ -192,7 +192,7 @@ def _try_storage(location: str, names: list[str], asked: _Asked) -> Check:
     if not any(isinstance(answer, Exception) for answer in written.values()):
         unseen = asked.ask("read", folder, names)
     asked.ask("clean", folder)
-    return checks.storage(location, written, unseen)
+    return findings.storage(location, written, unseen)
 
 
 def _offsets(asked: _Asked) -> dict[str, tuple[float, float]]:

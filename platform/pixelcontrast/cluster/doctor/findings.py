@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pixelcontrast.cluster.doctor.probe import Facts
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.placement import (
     Resources,
@@ -11,7 +12,6 @@ from pixelcontrast.cluster.placement import (
     takes_gpus,
     worker_resources,
 )
-from pixelcontrast.cluster.probe import Facts
 from pixelcontrast.config import Run
 
 LEAST_FREE = 5 * 10**9
@@ -22,15 +22,15 @@ LARGEST_SKEW_S = 1.0
 Machines = Mapping[str, Facts]
 
 
-class Check(NamedTuple):
-    """A row of the doctor's table; ``remedy`` is empty where nothing has to be done."""
+class Finding(NamedTuple):
+    """One row of the doctor's table; ``remedy`` is empty where nothing has to be done."""
 
     name: str
-    finding: str
+    text: str
     remedy: str = ""
 
 
-def versions(machines: Machines) -> Check:
+def versions(machines: Machines) -> Finding:
     """Are they the same on all machines?"""
     first = next(iter(machines.values())).versions
     different = [
@@ -40,17 +40,17 @@ def versions(machines: Machines) -> Check:
     ]
     if different:
         remedy = "install the same everywhere; with `ray job submit` the package itself comes with the job"
-        return Check("versions", "; ".join(different), remedy)
-    return Check("versions", ", ".join(f"{package} {version}" for package, version in first.items()))
+        return Finding("versions", "; ".join(different), remedy)
+    return Finding("versions", ", ".join(f"{package} {version}" for package, version in first.items()))
 
 
-def token(machines: Machines) -> Check:
+def token(machines: Machines) -> Finding:
     """Must whoever connects to Ray know a token, and is its file the owner's alone?"""
     open_to_all = [name for name, facts in machines.items() if facts.token_required is False]
     if open_to_all:
         finding = f"not required on {_list(open_to_all)}: whoever reaches Ray's ports runs code there"
         remedy = "`ray get-auth-token --generate`, and start the cluster with RAY_AUTH_MODE=token"
-        return Check("token", finding, remedy)
+        return Finding("token", finding, remedy)
     readable = {
         name: f"{facts.token_file[0]} has mode {facts.token_file[1]:04o}"
         for name, facts in machines.items()
@@ -59,65 +59,65 @@ def token(machines: Machines) -> Check:
     if readable:
         paths = " ".join(dict.fromkeys(text.partition(" has mode ")[0] for text in readable.values()))
         remedy = f"chmod 600 {paths}, and a new token if others may have read it"
-        return Check("token", _by(readable, machines), remedy)
+        return Finding("token", _by(readable, machines), remedy)
     if any(facts.token_required is None for facts in machines.values()):
-        return Check("token", "no Ray is running here; a local instance makes one of its own, mode 0600")
+        return Finding("token", "no Ray is running here; a local instance makes one of its own, mode 0600")
     files = any(facts.token_file for facts in machines.values())
-    return Check("token", f"required{', its file is for the owner alone' if files else ''}")
+    return Finding("token", f"required{', its file is for the owner alone' if files else ''}")
 
 
-def processors(machines: Machines) -> Check:
+def processors(machines: Machines) -> Finding:
     """CPUs, as they decide whether bits can be repeated."""
     found = {name: f"{facts.cores} × {facts.processor}" for name, facts in machines.items()}
-    return Check("CPUs", _by(found, machines))
+    return Finding("CPUs", _by(found, machines))
 
 
-def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Check]:
+def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Finding]:
     """Can torch use the GPUs that Ray hands out, and by one version of NCCL?"""
     found = {name: ", ".join(facts.gpus) or "none" for name, facts in machines.items()}
     blind = [
         name for name, facts in machines.items() if resources.get(name, {}).get("GPU", 0) > len(facts.gpus)
     ]
-    checks = [Check("GPUs", _by(found, machines))]
+    rows = [Finding("GPUs", _by(found, machines))]
     if blind:
         finding = f"{_list(blind)}: Ray has more GPUs to give than torch can use ({_by(found, machines)})"
-        checks = [Check("GPUs", finding, "install a torch built for CUDA and a driver that it works with")]
+        rows = [Finding("GPUs", finding, "install a torch built for CUDA and a driver that it works with")]
     nccl = {name: facts.nccl for name, facts in machines.items() if facts.nccl is not None}
     if not nccl:
-        return [*checks, Check("NCCL", "not needed: no GPU; CPU workers use gloo")]
+        return [*rows, Finding("NCCL", "not needed: no GPU; CPU workers use gloo")]
     remedy = "install the same torch on all nodes with GPUs" if len(set(nccl.values())) > 1 else ""
-    return [*checks, Check("NCCL", _by(nccl, nccl), remedy)]
+    return [*rows, Finding("NCCL", _by(nccl, nccl), remedy)]
 
 
-def disk(machines: Machines) -> Check:
+def disk(machines: Machines) -> Finding:
     """Is there room for Ray's own files and, on a local storage, for checkpoints?"""
     free = {
         f"{folder} on {name}": size for name, facts in machines.items() for folder, size in facts.disk.items()
     }
     low = [f"{size / 1e9:.1f} GB free in {where}" for where, size in free.items() if size < LEAST_FREE]
     if low:
-        return Check(
+        return Finding(
             "disk", "; ".join(low), f"free at least {LEAST_FREE / 1e9:.0f} GB, or use another folder"
         )
-    return Check("disk", f"at least {min(free.values()) / 1e9:.0f} GB free")
+    return Finding("disk", f"at least {min(free.values()) / 1e9:.0f} GB free")
 
 
-def data(machines: Machines, root: str) -> Check:
+def data(machines: Machines, root: str) -> Finding:
     """Is it there, and the same, on every machine?"""
     errors = {name: facts.data_error for name, facts in machines.items() if facts.data_error}
     if errors:
         remedy = f"put the data set under {root} on every node, or on a file system that all share"
-        return Check("data", _by(errors, machines), remedy)
+        return Finding("data", _by(errors, machines), remedy)
     if len({facts.data for facts in machines.values()}) > 1:
         groups = _groups({name: facts.data for name, facts in machines.items()})
         finding = f"{root} is not the same on {' as on '.join(_list(names) for names in groups.values())}"
-        return Check("data", finding, "copy the same data set to every node")
-    return Check("data", f"{root} is reachable{_everywhere(machines)}")
+        return Finding("data", finding, "copy the same data set to every node")
+    return Finding("data", f"{root} is reachable{_everywhere(machines)}")
 
 
 def storage(
     location: str, written: Mapping[str, Exception | None], unseen: Mapping[str, Sequence[str] | Exception]
-) -> Check:
+) -> Finding:
     """Can every machine write there, and read what the others wrote?
 
     Args:
@@ -127,20 +127,20 @@ def storage(
     failed = {name: str(error) for name, error in written.items() if error is not None}
     if failed:
         remedy = "check path, permissions and credentials there; a bucket must exist"
-        return Check("storage", f"cannot be written: {_by(failed, written)}", remedy)
+        return Finding("storage", f"cannot be written: {_by(failed, written)}", remedy)
     failed = {name: str(found) for name, found in unseen.items() if isinstance(found, Exception)}
     if failed:
-        return Check(
+        return Finding(
             "storage", f"cannot be read: {_by(failed, written)}", "check permissions and credentials there"
         )
     blind = [f"{name} does not see what {_list(others)} wrote" for name, others in unseen.items() if others]  # type: ignore[arg-type]
     if blind:
         remedy = "give a bucket, or a file system that all nodes share under the same path"
-        return Check("storage", f"{location}: {'; '.join(blind)}", remedy)
-    return Check("storage", f"{location} written and read back{_everywhere(written)}")
+        return Finding("storage", f"{location}: {'; '.join(blind)}", remedy)
+    return Finding("storage", f"{location} written and read back{_everywhere(written)}")
 
 
-def clocks(offsets: Mapping[str, tuple[float, float]]) -> Check:
+def clocks(offsets: Mapping[str, tuple[float, float]]) -> Finding:
     """Do they agree?
 
     Args:
@@ -151,24 +151,24 @@ def clocks(offsets: Mapping[str, tuple[float, float]]) -> Check:
     if skew - unsure > LARGEST_SKEW_S:
         found = {name: f"{offset:+.1f} s" for name, (offset, _) in offsets.items()}
         remedy = "synchronise the clocks by NTP (`chronyc makestep`, or restart systemd-timesyncd)"
-        return Check("clocks", f"{skew:.1f} s apart: {_by(found, offsets)}", remedy)
-    return Check("clocks", f"at most {1000 * (skew + unsure):.0f} ms apart")
+        return Finding("clocks", f"{skew:.1f} s apart: {_by(found, offsets)}", remedy)
+    return Finding("clocks", f"at most {1000 * (skew + unsure):.0f} ms apart")
 
 
-def placement(run: Run, nodes: Sequence[Resources], growth: Resources | None) -> Check:
+def placement(run: Run, nodes: Sequence[Resources], growth: Resources | None) -> Finding:
     """Would the workers get a place on an idle cluster?"""
     try:
         check_placement(run, nodes, growth)
     except LaunchError as error:
         finding, _, remedy = str(error).rpartition(". ")  # the last sentence says what to do
-        return Check("workers", finding, remedy)
+        return Finding("workers", finding, remedy)
     asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
-    return Check("workers", f"{describe_request(run, asked)}: they fit")
+    return Finding("workers", f"{describe_request(run, asked)}: they fit")
 
 
-def silent(failures: Mapping[str, Exception]) -> list[Check]:
+def silent(failures: Mapping[str, Exception]) -> list[Finding]:
     """Machines that did not answer."""
-    checks = []
+    found = []
     for name, error in failures.items():
         missing = "No module named" in str(error)
         remedy = (
@@ -176,8 +176,8 @@ def silent(failures: Mapping[str, Exception]) -> list[Check]:
             if missing
             else "look at the node's raylet.out in Ray's log folder, and restart the node"
         )
-        checks.append(Check("node", f"{name} did not answer: {_last_line(error)}", remedy))
-    return checks
+        found.append(Finding("node", f"{name} did not answer: {_last_line(error)}", remedy))
+    return found
 
 
 def _last_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery.shapes import Array, Colour, capsule, limit, rgb, soft
+from pixelcontrast.scenes.shapes import Array, Colour, capsule, limit, rgb, soft
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from object_store import ObjectStore
-from pixelcontrast.cluster import checks
-from pixelcontrast.cluster.checks import Check
-from pixelcontrast.cluster.doctor import _ThisMachine, _try_storage
-from pixelcontrast.cluster.probe import Facts, Probe
+from pixelcontrast.cluster.doctor import findings
+from pixelcontrast.cluster.doctor.diagnose import _ThisMachine, _try_storage
+from pixelcontrast.cluster.doctor.findings import Finding
+from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.config import Run, Workers
 from pixelcontrast.training.storage import Storage
 
@@ -35,68 +35,68 @@ def beside(facts: Facts, **changes: Any) -> dict[str, Facts]:
 def test_equal_machines_need_nothing(facts: Facts) -> None:
     machines = beside(facts)
     found = [
-        checks.versions(machines),
-        checks.token(machines),
-        checks.processors(machines),
-        *checks.gpus(machines, {"a": {"CPU": 2.0}}),
-        checks.disk(machines),
-        checks.data(machines, "/data"),
+        findings.versions(machines),
+        findings.token(machines),
+        findings.processors(machines),
+        *findings.gpus(machines, {"a": {"CPU": 2.0}}),
+        findings.disk(machines),
+        findings.data(machines, "/data"),
     ]
-    assert [check.remedy for check in found] == [""] * len(found)
-    assert f"torch {facts.versions['torch']}" in found[0].finding
-    assert "source " in found[0].finding
+    assert [finding.remedy for finding in found] == [""] * len(found)
+    assert f"torch {facts.versions['torch']}" in found[0].text
+    assert "source " in found[0].text
 
 
 def test_other_versions_are_named_with_their_nodes(facts: Facts) -> None:
     other = facts.versions | {"torch": "2.13.0", "source": "0123"}
-    check = checks.versions(beside(facts, versions=other))
-    assert f"torch {facts.versions['torch']} on a; 2.13.0 on b" in check.finding
-    assert "source " in check.finding
-    assert "timm" not in check.finding
-    assert check.remedy
+    found = findings.versions(beside(facts, versions=other))
+    assert f"torch {facts.versions['torch']} on a; 2.13.0 on b" in found.text
+    assert "source " in found.text
+    assert "timm" not in found.text
+    assert found.remedy
 
 
 def test_a_token_must_be_required_everywhere_and_its_file_be_private(facts: Facts) -> None:
-    check = checks.token(beside(facts, token_required=False))
-    assert check.finding.startswith("not required on b: ")
-    assert "RAY_AUTH_MODE=token" in check.remedy
-    check = checks.token(beside(facts, token_file=("/home/b/token", 0o644)))
-    assert check.finding == "/home/b/token has mode 0644 on b"
-    assert check.remedy.startswith("chmod 600 /home/b/token")
-    assert not checks.token(beside(facts, token_file=None)).remedy
+    found = findings.token(beside(facts, token_required=False))
+    assert found.text.startswith("not required on b: ")
+    assert "RAY_AUTH_MODE=token" in found.remedy
+    found = findings.token(beside(facts, token_file=("/home/b/token", 0o644)))
+    assert found.text == "/home/b/token has mode 0644 on b"
+    assert found.remedy.startswith("chmod 600 /home/b/token")
+    assert not findings.token(beside(facts, token_file=None)).remedy
 
 
 def test_gpus_that_torch_cannot_use_and_two_versions_of_nccl_are_named(facts: Facts) -> None:
     resources = {"a": {"GPU": 1.0}, "b": {"GPU": 1.0}}
     with_gpu = replace(facts, gpus=["H100"], nccl="2.29.3")
-    gpus, nccl = checks.gpus({"a": with_gpu, "b": facts}, resources)
-    assert gpus.finding == "b: Ray has more GPUs to give than torch can use (H100 on a; none on b)"
+    gpus, nccl = findings.gpus({"a": with_gpu, "b": facts}, resources)
+    assert gpus.text == "b: Ray has more GPUs to give than torch can use (H100 on a; none on b)"
     assert gpus.remedy
-    assert nccl == Check("NCCL", "2.29.3")
-    gpus, nccl = checks.gpus(beside(with_gpu, nccl="2.27.5"), resources)
+    assert nccl == Finding("NCCL", "2.29.3")
+    gpus, nccl = findings.gpus(beside(with_gpu, nccl="2.27.5"), resources)
     assert not gpus.remedy
-    assert nccl.finding == "2.29.3 on a; 2.27.5 on b"
+    assert nccl.text == "2.29.3 on a; 2.27.5 on b"
     assert nccl.remedy
 
 
 def test_a_full_disk_is_named_with_its_folder(facts: Facts) -> None:
-    check = checks.disk(beside(facts, disk={"/tmp": 10**11, "/runs": 3 * 10**9}))
-    assert check.finding == "3.0 GB free in /runs on b"
-    assert "at least 5 GB" in check.remedy
+    found = findings.disk(beside(facts, disk={"/tmp": 10**11, "/runs": 3 * 10**9}))
+    assert found.text == "3.0 GB free in /runs on b"
+    assert "at least 5 GB" in found.remedy
 
 
 def test_data_must_be_there_and_the_same(facts: Facts) -> None:
-    check = checks.data(beside(facts, data="", data_error="/data: no such folder"), "/data")
-    assert check.finding == "/data: no such folder on b"
-    assert check.remedy
+    found = findings.data(beside(facts, data="", data_error="/data: no such folder"), "/data")
+    assert found.text == "/data: no such folder on b"
+    assert found.remedy
 
 
 def test_other_data_on_a_node_is_named(facts: Facts, scenes: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(scenes, tmp_path / "scenes")
     next(iter(copy.glob("leftImg8bit/train/*/*.png"))).unlink()
     look = Probe("b").look(str(copy), "cityscapes", [])
-    check = checks.data({"a": facts, "b": look}, "/data")
-    assert check == Check(
+    found = findings.data({"a": facts, "b": look}, "/data")
+    assert found == Finding(
         "data", "/data is not the same on a as on b", "copy the same data set to every node"
     )
 
@@ -113,12 +113,12 @@ def test_a_storage_that_is_not_shared_or_not_writable_is_named(tmp_path: Path) -
     a.write(mine)
     b.write(yours)
     unseen = {"a": a.read(mine, ["a", "b"]), "b": b.read(yours, ["a", "b"])}
-    check = checks.storage("/runs", {"a": None, "b": None}, unseen)
-    assert check.finding == "/runs: a does not see what b wrote; b does not see what a wrote"
-    assert "all nodes share" in check.remedy
+    found = findings.storage("/runs", {"a": None, "b": None}, unseen)
+    assert found.text == "/runs: a does not see what b wrote; b does not see what a wrote"
+    assert "all nodes share" in found.remedy
     b.write(mine)
     unseen = {"a": a.read(mine, ["a", "b"]), "b": b.read(mine, ["a", "b"])}
-    assert checks.storage("/runs", {"a": None, "b": None}, unseen) == Check(
+    assert findings.storage("/runs", {"a": None, "b": None}, unseen) == Finding(
         "storage", "/runs written and read back from 2 nodes"
     )
     a.clean(mine)
@@ -127,49 +127,51 @@ def test_a_storage_that_is_not_shared_or_not_writable_is_named(tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as caught:
         a.write(str(tmp_path / "file" / "x"))
-    check = checks.storage("/runs", {"a": caught.value, "b": None}, {})
-    assert check.finding.startswith("cannot be written: ")
-    assert check.finding.endswith("on a")
-    assert check.remedy
+    found = findings.storage("/runs", {"a": caught.value, "b": None}, {})
+    assert found.text.startswith("cannot be written: ")
+    assert found.text.endswith("on a")
+    assert found.remedy
 
 
 def test_an_object_store_is_written_and_read_back(object_store: ObjectStore) -> None:
     location = object_store.uri("doctor")
-    check = _try_storage(location, ["this machine"], _ThisMachine())
-    assert check == Check("storage", f"{location} written and read back")
+    found = _try_storage(location, ["this machine"], _ThisMachine())
+    assert found == Finding("storage", f"{location} written and read back")
     assert Storage(location).names() == []
     missing = object_store.uri("doctor", bucket="no-such-bucket")
-    check = _try_storage(missing, ["this machine"], _ThisMachine())
-    assert check.finding.startswith("cannot be written: ")
-    assert "a bucket must exist" in check.remedy
+    found = _try_storage(missing, ["this machine"], _ThisMachine())
+    assert found.text.startswith("cannot be written: ")
+    assert "a bucket must exist" in found.remedy
 
 
 def test_clocks_that_are_apart_are_told_and_slow_answers_are_not() -> None:
-    check = checks.clocks({"a": (0.001, 0.002), "b": (-3.2, 0.004)})
-    assert check.finding == "3.2 s apart: +0.0 s on a; -3.2 s on b"
-    assert "NTP" in check.remedy
-    assert checks.clocks({"a": (0.001, 0.002), "b": (0.003, 0.001)}) == Check("clocks", "at most 6 ms apart")
-    assert not checks.clocks({"a": (0.0, 0.001), "b": (2.0, 1.9)}).remedy, "the answer took 3.8 s"
+    found = findings.clocks({"a": (0.001, 0.002), "b": (-3.2, 0.004)})
+    assert found.text == "3.2 s apart: +0.0 s on a; -3.2 s on b"
+    assert "NTP" in found.remedy
+    assert findings.clocks({"a": (0.001, 0.002), "b": (0.003, 0.001)}) == Finding(
+        "clocks", "at most 6 ms apart"
+    )
+    assert not findings.clocks({"a": (0.0, 0.001), "b": (2.0, 1.9)}).remedy, "the answer took 3.8 s"
 
 
 def test_workers_without_a_place_are_said_with_the_keys_to_change() -> None:
     run = Run(name="x", workers=Workers(4), cpus_per_worker=2)
-    check = checks.placement(run, [{"CPU": 4.0}, {"CPU": 1.0}], None)
-    assert check.finding.endswith("2 nodes with 4 CPUs; 1 CPU, where 2 would fit")
-    assert check.remedy == "Lower run.workers or run.cpus_per_worker, or add nodes."
-    assert not checks.placement(run, [{"CPU": 4.0}], {"CPU": 64.0}).remedy
+    found = findings.placement(run, [{"CPU": 4.0}, {"CPU": 1.0}], None)
+    assert found.text.endswith("2 nodes with 4 CPUs; 1 CPU, where 2 would fit")
+    assert found.remedy == "Lower run.workers or run.cpus_per_worker, or add nodes."
+    assert not findings.placement(run, [{"CPU": 4.0}], {"CPU": 64.0}).remedy
 
 
 def test_a_node_without_the_package_is_told_from_one_that_hangs() -> None:
-    missing, hanging = checks.silent(
+    missing, hanging = findings.silent(
         {
             "a": RuntimeError("The actor died\nModuleNotFoundError: No module named 'pixelcontrast'\n"),
             "b": TimeoutError("no answer in 120 seconds"),
         }
     )
-    assert missing.finding == "a did not answer: ModuleNotFoundError: No module named 'pixelcontrast'"
+    assert missing.text == "a did not answer: ModuleNotFoundError: No module named 'pixelcontrast'"
     assert "runtime_env.yaml" in missing.remedy
-    assert hanging.finding == "b did not answer: no answer in 120 seconds"
+    assert hanging.text == "b did not answer: no answer in 120 seconds"
     assert "restart the node" in hanging.remedy
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery.shapes import Colour
+from pixelcontrast.scenes.shapes import Colour
 
 # Raw Cityscapes ids (cityscapesscripts.helpers.labels); the first two are not scored.
 EGO_VEHICLE, STATIC = 1, 4

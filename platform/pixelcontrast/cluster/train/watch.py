@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pixelcontrast.cluster.heartbeat import Beat
+from pixelcontrast.cluster.train.heartbeat import Beat
 
 _PAUSE_S = 10.0
 """A longer time between two looks means that this process, or the whole machine, was paused."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery.canvas import Canvas, Patch, cover
-from pixelcontrast.datasets.scenery.palette import BUILDING, ROAD, SIDEWALK, SKY, TERRAIN
-from pixelcontrast.datasets.scenery.shapes import (
+from pixelcontrast.scenes.canvas import Canvas, Patch, cover
+from pixelcontrast.scenes.palette import BUILDING, ROAD, SIDEWALK, SKY, TERRAIN
+from pixelcontrast.scenes.shapes import (
     Array,
     Colour,
     box,

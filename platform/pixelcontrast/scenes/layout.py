@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery import furniture, people, vehicles
-from pixelcontrast.datasets.scenery.canvas import Camera, Canvas, Light
-from pixelcontrast.datasets.scenery.palette import GLASSES, GROUNDS, ROOFS, SHOPS, SKIES, TRIMS, WALLS, pick
-from pixelcontrast.datasets.scenery.shapes import Array, Colour, rgb
-from pixelcontrast.datasets.scenery.surfaces import Building, Street
+from pixelcontrast.scenes import furniture, people, vehicles
+from pixelcontrast.scenes.canvas import Camera, Canvas, Light
+from pixelcontrast.scenes.palette import GLASSES, GROUNDS, ROOFS, SHOPS, SKIES, TRIMS, WALLS, pick
+from pixelcontrast.scenes.shapes import Array, Colour, rgb
+from pixelcontrast.scenes.surfaces import Building, Street
 
 Painter = Callable[[Canvas, np.random.Generator, float, float], None]
 

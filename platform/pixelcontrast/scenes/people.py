@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery.canvas import Canvas, Patch
-from pixelcontrast.datasets.scenery.palette import BICYCLE, CLOTHES, PAINTS, PERSON, RIDER, SKINS, TYRE, pick
-from pixelcontrast.datasets.scenery.shapes import (
+from pixelcontrast.scenes.canvas import Canvas, Patch
+from pixelcontrast.scenes.palette import BICYCLE, CLOTHES, PAINTS, PERSON, RIDER, SKINS, TYRE, pick
+from pixelcontrast.scenes.shapes import (
     Array,
     Colour,
     box,

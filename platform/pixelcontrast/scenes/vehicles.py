@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery.canvas import Canvas, Patch
-from pixelcontrast.datasets.scenery.palette import BUS, CAR, GLASS, PAINTS, TRUCK, TYRE, pick
-from pixelcontrast.datasets.scenery.shapes import (
+from pixelcontrast.scenes.canvas import Canvas, Patch
+from pixelcontrast.scenes.palette import BUS, CAR, GLASS, PAINTS, TRUCK, TYRE, pick
+from pixelcontrast.scenes.shapes import (
     Array,
     Colour,
     box,

@@ -12,8 +12,6 @@ from functools import partial
 from typing import Any
 
 import ray
-import ray.train.torch.config as torch_config
-from ray._private.worker import global_worker
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -27,12 +25,13 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
-from pixelcontrast.cluster.heartbeat import Beat
-from pixelcontrast.cluster.worker import Loop, run_worker
+from pixelcontrast.cluster.ray_internals import loopback_backend
+from pixelcontrast.cluster.train.heartbeat import Beat
+from pixelcontrast.cluster.train.worker import Loop, run_worker
 from pixelcontrast.config import Experiment, to_json
 
 Event = tuple[str, Any]
-"""started (rank, worker's handle, node), beat (rank, Beat), left (rank, worker), row (dict), message (rank,
+"""started (rank, handle, worker, node), beat (rank, Beat), left (rank, worker), row (dict), message (rank,
 logger, level, text), restart (LaunchError), stopped (step), or finished (LaunchError or None), the last."""
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -182,29 +181,4 @@ class _LoopbackConfig(TorchConfig):
 
     @property
     def backend_cls(self) -> type:
-        return _LoopbackBackend
-
-
-class _LoopbackBackend(torch_config._TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        store = worker_group.execute_single(0, _store_path)
-        worker_group.execute(torch_config._set_torch_distributed_env_vars)
-        joining = [
-            worker_group.execute_single_async(
-                rank,
-                torch_config._setup_torch_process_group,
-                backend=backend_config.backend,
-                world_rank=rank,
-                world_size=len(worker_group),
-                init_method=f"file://{store}",
-                timeout_s=backend_config.timeout_s,
-            )
-            for rank in range(len(worker_group))
-        ]
-        ray.get(joining)
-
-
-def _store_path() -> str:
-    node: Any = global_worker.node
-    session = node.get_session_dir_path()
-    return os.path.join(session, f"store-{os.getpid()}-{os.urandom(4).hex()}")  # noqa: PTH118
+        return loopback_backend()

@@ -1,20 +1,18 @@
 """Launch a training on Ray."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-from pixelcontrast.cluster.job import check_job_paths
-from pixelcontrast.cluster.local import connect
+from pixelcontrast.cluster.connect import connect
+from pixelcontrast.cluster.paths import absolute_paths
 from pixelcontrast.cluster.placement import (
     check_memory_fits,
     check_placement,
     takes_gpus,
     worker_resources,
 )
-from pixelcontrast.cluster.settings import sigterm_interrupts
-from pixelcontrast.cluster.watch import Bounds
-from pixelcontrast.cluster.worker import Loop, Row, train
+from pixelcontrast.cluster.signals import sigterm_interrupts
+from pixelcontrast.cluster.train.watch import Bounds
+from pixelcontrast.cluster.train.worker import Loop, Row, train
 from pixelcontrast.config import Experiment
 
 
@@ -67,8 +65,8 @@ def _launch(
     run, bounds = experiment.run, bounds or Bounds()
     with connect(min_cpus=run.workers.max * run.cpus_per_worker), sigterm_interrupts():
         from pixelcontrast.cluster import nodes
-        from pixelcontrast.cluster.following import Following
-        from pixelcontrast.cluster.launcher import Plan
+        from pixelcontrast.cluster.train.driver import Following
+        from pixelcontrast.cluster.train.launcher import Plan
         from pixelcontrast.training.run_folder import open_storage
 
         resources, growth = nodes.cluster_resources()
@@ -85,25 +83,3 @@ def _launch(
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )
         Following(plan, on_row=on_row, bounds=bounds, stopped_by=stopped_by).follow()
-
-
-def absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs stay as they are.
-
-    Raises:
-        ValueError: relative paths in a job.
-    """
-    check_job_paths(experiment)
-    data, run, model = experiment.data, experiment.run, experiment.model
-    weights = model.weights if model.weights in ("none", "timm") else absolute_path(model.weights)
-    return replace(
-        experiment,
-        data=replace(data, root=absolute_path(data.root)),
-        run=replace(run, storage=absolute_path(run.storage)),
-        model=replace(model, weights=weights),
-    )
-
-
-def absolute_path(path: str) -> str:
-    """A folder's absolute path; a URI stays as it is."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())

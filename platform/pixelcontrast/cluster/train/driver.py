@@ -14,11 +14,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.launcher import Event, Launcher, Plan
 from pixelcontrast.cluster.placement import describe_request, workers_in
-from pixelcontrast.cluster.settings import Interrupted, Noted, signals_noted
-from pixelcontrast.cluster.watch import Bounds, Watch
-from pixelcontrast.cluster.worker import Row
+from pixelcontrast.cluster.ray_internals import draining_nodes
+from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
+from pixelcontrast.cluster.train.launcher import Event, Launcher, Plan
+from pixelcontrast.cluster.train.watch import Bounds, Watch
+from pixelcontrast.cluster.train.worker import Row
 from pixelcontrast.config import COMMIT_VARIABLE
 
 _POLL_S = 0.5
@@ -122,8 +123,8 @@ class Following:
         return True
 
     def _wait_for_workers(self) -> None:
-        self._workers: dict[int, tuple[Any, str]] = {}
-        """Of this start: rank → handle and node."""
+        self._workers: dict[int, tuple[Any, str, str]] = {}
+        """Of this start: rank → handle, actor's id and node."""
         self._watch = Watch(self._bounds)
         self._ended: list[str] = []
         self._stop_reason: str | None = None
@@ -131,17 +132,17 @@ class Following:
         self._waiting_since: float | None = time.monotonic()
         self._launcher.ask_to_stop.remote(False)
 
-    def _started(self, rank: int, handle: Any, node: str) -> None:
+    def _started(self, rank: int, handle: Any, worker: str, node: str) -> None:
         if rank in self._workers:  # Ray has started them again for a reason of its own
             self._wait_for_workers()
-        self._workers[rank] = (handle, node)
+        self._workers[rank] = (handle, worker, node)
         self._handles.append(handle)
         self._waiting_since = None
         self._looked_at = self._started_at = time.monotonic()
 
     def _is_current(self, rank: int, worker: str) -> bool:
         """Not one of a start before, whose last events come late."""
-        return rank in self._workers and self._workers[rank][0]._actor_id.hex() == worker
+        return rank in self._workers and self._workers[rank][1] == worker
 
     def _restart(self, failure: LaunchError) -> None:
         """Note the first cause of a failure: of the death of a worker that was ended here, why it was."""
@@ -204,7 +205,7 @@ class Following:
         if self._stop_asked_at is not None or now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        leaving = nodes.draining_nodes() & {node for _, node in self._workers.values()}
+        leaving = draining_nodes() & {node for _, _, node in self._workers.values()}
         more = self._run.workers.max - len(self._workers)
         if leaving:
             self._ask_to_stop(f"{len(leaving)} of the workers' nodes will be taken away")
@@ -245,7 +246,7 @@ def _wait_for_end(workers: list[Any]) -> None:
     for worker in workers:
         while time.monotonic() < give_up:
             try:
-                ray.get(worker.get_metadata.remote(), timeout=1.0)
+                ray.get(worker.__ray_ready__.remote(), timeout=1.0)
             except RayActorError:
                 break
             except GetTimeoutError:

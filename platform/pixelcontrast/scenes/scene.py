@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery import furniture
-from pixelcontrast.datasets.scenery.canvas import Canvas
-from pixelcontrast.datasets.scenery.layout import (
+from pixelcontrast.scenes import furniture
+from pixelcontrast.scenes.canvas import Canvas
+from pixelcontrast.scenes.layout import (
     random_building,
     random_buildings,
     random_camera,
@@ -17,9 +17,9 @@ from pixelcontrast.datasets.scenery.layout import (
     random_street,
     random_traffic,
 )
-from pixelcontrast.datasets.scenery.palette import EGO_VEHICLE, PAINTS, pick
-from pixelcontrast.datasets.scenery.shapes import Array, cloudy, limit, rgb
-from pixelcontrast.datasets.scenery.surfaces import (
+from pixelcontrast.scenes.palette import EGO_VEHICLE, PAINTS, pick
+from pixelcontrast.scenes.shapes import Array, cloudy, limit, rgb
+from pixelcontrast.scenes.surfaces import (
     Building,
     Street,
     paint_end,

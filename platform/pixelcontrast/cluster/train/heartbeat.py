@@ -10,7 +10,7 @@ from typing import Any, Self
 
 INTERVAL_S = 1.0
 _ANSWER_TIMEOUT_S = 30.0
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[2])
 _WAITING = ("torch/distributed/", "torch/autograd/graph.py", "pixelcontrast/distributed.py")
 """Where a loop stands that waits for other ranks: in a collective, or in DDP's within the backward pass."""
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pixelcontrast import config
+from pixelcontrast.cluster.environment import environment
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.launch import launch
-from pixelcontrast.cluster.settings import Interrupted, environment
-from pixelcontrast.cluster.stop_request import StopRequest
-from pixelcontrast.cluster.worker import Row
+from pixelcontrast.cluster.signals import Interrupted
+from pixelcontrast.cluster.train.launch import launch
+from pixelcontrast.cluster.train.worker import Row
+from pixelcontrast.cluster.tune.stop_request import StopRequest
 
 MEMORY = 50 * 2**20
 """What Tune reserves for a trial's own process, in bytes; the training's workers reserve the rest."""

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from pixelcontrast.datasets.scenery.canvas import Canvas, Patch
-from pixelcontrast.datasets.scenery.palette import (
+from pixelcontrast.scenes.canvas import Canvas, Patch
+from pixelcontrast.scenes.palette import (
     BLUE,
     FENCE,
     LEAVES,
@@ -21,7 +21,7 @@ from pixelcontrast.datasets.scenery.palette import (
     YELLOW,
     pick,
 )
-from pixelcontrast.datasets.scenery.shapes import (
+from pixelcontrast.scenes.shapes import (
     Array,
     Colour,
     box,

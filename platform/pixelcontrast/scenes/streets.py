@@ -2,7 +2,7 @@
 
     streets.write("data/streets", num_train=160, num_val=40)
 
-The folder is then read like the real one (`datasets.cityscapes`). `render` gives a single scene.
+The folder is read like the real data set (`datasets.cityscapes`). `render` returns a single scene.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixelcontrast.datasets.scenery.scene import SMALLEST, render
+from pixelcontrast.scenes.scene import SMALLEST, render
 
 __all__ = ["render", "write"]
 
@@ -32,8 +32,8 @@ def write(
 ) -> None:
     """Write scenes to `leftImg8bit/{train,val}/<city>/`, their raw label ids likewise to `gtFine/`.
 
-    The same arguments give the same pixels. A folder that already holds these scenes is left as it is; an
-    interrupted writing is taken up where it stopped. Training and validation scenes are disjoint.
+    The same arguments give the same pixels. A folder that already holds these scenes is left unchanged; an
+    interrupted write is resumed. Training and validation scenes are disjoint.
 
     Args:
         root: the folder, created if missing.
@@ -81,7 +81,7 @@ def _check_arguments(num_train: int, num_val: int, size: tuple[int, int], seed: 
 
 
 def _finished(root: Path, wanted: dict[str, object]) -> bool:
-    """Whether `root` holds all wanted scenes; a ValueError where other pictures lie."""
+    """Whether `root` holds all wanted scenes; raises ``ValueError`` if it holds other pictures."""
     for mark in (root / _MARK, root / _UNFINISHED):
         if mark.is_file():
             _refuse_others(root, _read_json(mark), wanted)
@@ -140,5 +140,5 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _temporary(path: Path) -> Path:
-    """Beside `path`, so that renaming is atomic; by process, so that two writers do not share one."""
+    """A file beside `path`, so that renaming is atomic; named by process, so that writers never share it."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")

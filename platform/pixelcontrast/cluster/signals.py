@@ -1,6 +1,5 @@
-"""Settings of this process that hold for a while: signals' handlers, environment variables, attributes."""
+"""SIGINT and SIGTERM: raised as ``Interrupted``, or noted for a loop that ends by itself."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -59,33 +58,3 @@ def _handling(handlers: Mapping[int, Callable[[int, Any], None]]) -> Iterator[No
 def _interrupt(number: int, frame: Any) -> None:
     del frame
     raise Interrupted(number)
-
-
-@contextmanager
-def environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables, or unset those given as None, and put them back at the end."""
-    before = {name: os.environ.get(name) for name in values}
-    _export(values)
-    try:
-        yield
-    finally:
-        _export(before)
-
-
-def _export(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
-@contextmanager
-def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute and put it back at the end."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

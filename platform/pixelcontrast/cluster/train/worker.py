@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pixelcontrast.cluster.errors import WorkerError
-from pixelcontrast.cluster.heartbeat import Heartbeat
+from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
 
 if TYPE_CHECKING:
@@ -61,14 +61,15 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(experiment.run.cpus_per_worker)
     context = ray.get_runtime_context()
-    launcher.put.remote("started", (rank, context.current_actor, context.get_node_id()))
+    actor = context.get_actor_id() or ""
+    launcher.put.remote("started", (rank, context.current_actor, actor, context.get_node_id()))
     rows = _Rows(launcher, first=rank == 0)
     messages = _Messages(launcher, rank)
     platform_logger = logging.getLogger("pixelcontrast")
     platform_logger.addHandler(messages)
     platform_logger.setLevel(logging.INFO)
     try:
-        with Heartbeat(launcher, rank=rank, worker=context.get_actor_id() or "") as heart:
+        with Heartbeat(launcher, rank=rank, worker=actor) as heart:
             device = ray.train.torch.get_device()
             stopped_at = loop(experiment, device=device, report=rows, stop=lambda: heart.stop)
         rows.flush()

@@ -11,6 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pixelcontrast.cluster.ray_internals import stop_waiting_trials
+
 
 class Running(Protocol):
     """The search, by Tune's ids of trials."""
@@ -69,10 +71,7 @@ class Judge(_Stateless, FIFOScheduler):
         """None once the search stops; those that still wait, or wait again, are ended before they start."""
         if not self._running.stopping:
             return super().choose_trial_to_run(tune_controller)
-        for trial in tune_controller.get_trials():
-            if trial.status == Trial.PENDING:
-                self._running.withdraw(trial.trial_id)
-                tune_controller.stop_trial(trial)
+        stop_waiting_trials(tune_controller, before=self._running.withdraw)
         return None
 
 

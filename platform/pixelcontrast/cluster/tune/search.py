@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pixelcontrast import config
-from pixelcontrast.cluster.launch import absolute_paths
-from pixelcontrast.cluster.local import Connection, connect
+from pixelcontrast.cluster.connect import Connection, connect
+from pixelcontrast.cluster.environment import environment
+from pixelcontrast.cluster.paths import absolute_paths
 from pixelcontrast.cluster.placement import concurrency
-from pixelcontrast.cluster.settings import Interrupted, Noted, environment, signals_noted
-from pixelcontrast.cluster.stop_request import StopRequest
-from pixelcontrast.cluster.watch import Bounds
+from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
+from pixelcontrast.cluster.train.watch import Bounds
+from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import Arms, SearchFolder
@@ -224,8 +225,8 @@ def _tune(running: _Running, concurrent: int) -> None:
     """Run what remains, so many trials at a time; Ctrl-C stops them and raises ``Interrupted``."""
     from ray import tune
 
-    from pixelcontrast.cluster.trial import MEMORY, run_trial
-    from pixelcontrast.cluster.tuning import Interruption, Judge, Proposals
+    from pixelcontrast.cluster.tune.hooks import Interruption, Judge, Proposals
+    from pixelcontrast.cluster.tune.trial import MEMORY, run_trial
 
     tune_config = tune.TuneConfig(
         num_samples=running.trials.remaining,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pixelcontrast.cluster import ray_internals
 from pixelcontrast.config import Data, Layout
 
 if TYPE_CHECKING:
@@ -121,15 +122,16 @@ def _token_required() -> bool | None:
     """As the Ray in this process has it."""
     if not _has_ray():
         return None
-    core = sys.modules["ray._raylet"]
-    return core.get_authentication_mode() == core.AuthenticationMode.TOKEN
+    return ray_internals.token_required()
 
 
 def _temporary() -> str:
     """Where Ray keeps logs and what it spills, here or in an instance that would be started here."""
     if not _has_ray():
         return tempfile.gettempdir()
-    return sys.modules["ray._private.worker"].global_worker.node.get_session_dir_path()
+    from pixelcontrast.cluster.nodes import session_folder
+
+    return str(session_folder())
 
 
 def _has_ray() -> bool:

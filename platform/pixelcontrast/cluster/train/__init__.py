@@ -1,0 +1,5 @@
+"""Run one training on Ray: launch it, follow it, and restart it when workers or nodes fail.
+
+The way down: ``launch`` (called by the user) → ``driver`` (this process) → ``launcher`` (an actor that runs
+Ray's trainer) → ``worker`` (one process per rank).
+"""

@@ -1,0 +1,1 @@
+"""Run a search on Ray Tune: ``search`` starts it, ``trial`` runs one trial, ``hooks`` is what Tune calls."""
