@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcontrast.contrast.info_nce import Meeting, info_nce, no_blocks
+from pixelcontrast.contrast.info_nce import Comparison, info_nce, no_blocks
 from pixelcontrast.contrast.memory import Memory, Queue, Shard
 from pixelcontrast.contrast.mining import Miner, Mining
 
@@ -97,7 +97,7 @@ def streaming_loss(
     far = partial(Miner(negatives, num, 0.1).negatives, examples=examples) if negatives else no_blocks
     near = partial(Miner(positives, num, 0.1).positives, examples=examples) if positives else no_blocks
     count = len(problem.labels)
-    meeting = Meeting(
+    comparison = Comparison(
         labels=problem.labels,
         counts=[count],
         here=slice(0, count),
@@ -105,7 +105,7 @@ def streaming_loss(
         negatives=far,
         temperature=TEMPERATURE,
     )
-    total, _ = info_nce(problem.anchors, problem.anchors, meeting)
+    total, _ = info_nce(problem.anchors, problem.anchors, comparison)
     return total / count
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast import sweeps
-from pixelcontrast.contrast.info_nce import Blocks, Meeting, info_nce, no_blocks
+from pixelcontrast.contrast.info_nce import Blocks, Comparison, info_nce, no_blocks
 from pixelcontrast.contrast.sweeps import Block, Classes
 
 D = 5
@@ -70,8 +70,8 @@ def both(
         if streaming:
             positives, negatives = (blocks(keys, mask, size=size) for mask in taken)
             here = slice(0, len(labels))
-            meeting = Meeting(labels, [len(labels)], here, positives, negatives, temperature)
-            loss, _ = info_nce(anchors, batch, meeting)
+            comparison = Comparison(labels, [len(labels)], here, positives, negatives, temperature)
+            loss, _ = info_nce(anchors, batch, comparison)
         else:
             loss = dense(anchors, batch, labels, keys, taken, temperature)
         gradients = torch.autograd.grad(loss, [anchors, batch], allow_unused=True)
@@ -143,8 +143,8 @@ def test_what_is_hidden_is_not_met(temperature: float, chunk: int, monkeypatch: 
 
     anchors, batch = (case["anchors"].clone().requires_grad_() for _ in range(2))
     positives = blocks(keys, case["taken"][0], size=4)
-    meeting = Meeting(case["labels"], [5], slice(0, 5), positives, negatives, temperature)
-    loss, met = info_nce(anchors, batch, meeting)
+    comparison = Comparison(case["labels"], [5], slice(0, 5), positives, negatives, temperature)
+    loss, met = info_nce(anchors, batch, comparison)
     _, want = both(case, temperature=temperature)
     ours = [loss.detach(), *torch.autograd.grad(loss, [anchors, batch])]
     for got, expected in zip(ours, want, strict=True):
@@ -157,9 +157,9 @@ def test_what_is_hidden_is_not_met(temperature: float, chunk: int, monkeypatch: 
 def test_gradients_are_those_of_finite_differences() -> None:
     case = problem([0, 0, 1, 1, 2], keys=7)
     positives, negatives = (blocks(case["keys"], mask, size=3) for mask in case["taken"])
-    meeting = Meeting(case["labels"], [5], slice(0, 5), positives, negatives, 0.3)
+    comparison = Comparison(case["labels"], [5], slice(0, 5), positives, negatives, 0.3)
     inputs = [case["anchors"].clone().requires_grad_() for _ in range(2)]
-    assert torch.autograd.gradcheck(lambda a, b: info_nce(a, b, meeting)[0], inputs)
+    assert torch.autograd.gradcheck(lambda a, b: info_nce(a, b, comparison)[0], inputs)
 
 
 def test_stored_bfloat16_is_summed_in_float32() -> None:
@@ -173,8 +173,8 @@ def test_stored_bfloat16_is_summed_in_float32() -> None:
 def test_what_was_met_in_batch_and_memory_is_counted() -> None:
     case = problem([0, 0, 1], keys=9)
     positives, negatives = (blocks(case["keys"], mask, size=4) for mask in case["taken"])
-    meeting = Meeting(case["labels"], [3], slice(0, 3), positives, negatives, 0.1)
-    _, met = info_nce(case["anchors"], case["anchors"], meeting)
+    comparison = Comparison(case["labels"], [3], slice(0, 3), positives, negatives, 0.1)
+    _, met = info_nce(case["anchors"], case["anchors"], comparison)
     same = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
     other = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]).bool()
     for found, keys, (positive, negative) in (
@@ -190,7 +190,7 @@ def test_what_was_met_in_batch_and_memory_is_counted() -> None:
 
 def test_nothing_at_all() -> None:
     nothing = torch.zeros(0, D, requires_grad=True)
-    meeting = Meeting(torch.zeros(0).long(), [0], slice(0, 0), no_blocks, no_blocks, 0.1)
-    loss, _ = info_nce(nothing, nothing, meeting)
+    comparison = Comparison(torch.zeros(0).long(), [0], slice(0, 0), no_blocks, no_blocks, 0.1)
+    loss, _ = info_nce(nothing, nothing, comparison)
     loss.backward()
     assert loss == 0

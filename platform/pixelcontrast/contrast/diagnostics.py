@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
-from pixelcontrast.contrast.info_nce import Met
+from pixelcontrast.contrast.info_nce import Compared
 from pixelcontrast.distributed import Group
 
 _BATCH, _MEMORY = slice(2, 6), slice(6, 10)
@@ -29,7 +29,7 @@ class Diagnostics(nn.Module):
         self.register_buffer("mean_norm", torch.zeros(2, dtype=torch.float64), persistent=False)
 
     @torch.no_grad()
-    def add(self, batch: Tensor, labels: Tensor, hard: Tensor, met: Met) -> None:
+    def add(self, batch: Tensor, labels: Tensor, hard: Tensor, met: Compared) -> None:
         """Add one batch.
 
         Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast.diagnostics import Diagnostics
-from pixelcontrast.contrast.info_nce import Meeting, Met, info_nce, no_blocks
+from pixelcontrast.contrast.info_nce import Compared, Comparison, info_nce, no_blocks
 from pixelcontrast.contrast.maps import (
     Standardization,
     at_least_float,
@@ -241,7 +241,7 @@ class PixelContrast(nn.Module):
         standard = Standardization.of(rows) if self.standardize else None
         batch = unit(rows, standard)
         step = int(self.steps)
-        comparison = Meeting(
+        comparison = Comparison(
             labels=anchors.labels,
             counts=anchors.counts,
             here=anchors.here,
@@ -260,17 +260,20 @@ class PixelContrast(nn.Module):
             in_batch_loss, met = self._mean(batch, comparison, in_batch * (in_batch > 1))
             with_memory = replace(with_memory, in_batch=False)
             memory_loss, met_there = self._mean(batch, with_memory, in_batch * (in_memory > 0))
-            loss, met = in_batch_loss + self.memory_weight * memory_loss, Met(met_there.memory, met.batch)
+            loss, met = (
+                in_batch_loss + self.memory_weight * memory_loss,
+                Compared(met_there.memory, met.batch),
+            )
         own_labels, hard = anchors.labels[anchors.here], anchors.hard[anchors.here]
         self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, met))
         return loss, standard
 
-    def _mean(self, batch: Tensor, comparison: Meeting, valid: Tensor) -> tuple[Tensor, Met]:
+    def _mean(self, batch: Tensor, comparison: Comparison, valid: Tensor) -> tuple[Tensor, Compared]:
         """Eq. 3, its mean over the ranks being that over the valid anchors of all, counted by class."""
         total, met = info_nce(batch[comparison.here], batch, comparison)
         return total * distributed.world_size(self.group) / valid.sum().clamp(min=1), met
 
-    def _with_memory(self, comparison: Meeting, batch: Tensor, key: int, step: int) -> Meeting:
+    def _with_memory(self, comparison: Comparison, batch: Tensor, key: int, step: int) -> Comparison:
         """The same comparison, with what the anchors are compared with in the memory."""
         if not self.memory.banks:
             return comparison
