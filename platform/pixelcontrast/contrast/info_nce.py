@@ -130,7 +130,7 @@ class _InfoNCE(torch.autograd.Function):
         if order is not None:
             log_sum = distributed.all_gather_rows(log_sum, comparison.group, counts=comparison.counts)[order]
 
-        # Second sweep, over the positives: Σ_p softplus(L − s_ip) [a], Σ_p σ(L − s_ip) [a], Σ_p σ(L − s_ip) p.
+        # Second sweep, over the positives: Σ_p softplus(L − s_ip) [a], Σ_p σ(L − s_ip) [a] and its sum of p.
         positives = Positives(rows, log_sum, tau)
         for block in comparison.positives(rows, classes):
             positives.add(block)

@@ -74,6 +74,7 @@ class Miner:
     Args:
         num: K, of this rank's part of the memory.
         share: of the semi-hard.
+        margin: of the filtered.
     """
 
     mining: Mining
@@ -113,8 +114,9 @@ class Miner:
             limit = in_batch.mean_similarity(anchors, classes) + self.margin
             for block in self._drawn_negatives(anchors, classes, examples):
                 assert block.taken is not None
-                near = anchors @ block.keys.to(anchors.dtype).T < limit[:, None]
-                yield block._replace(taken=block.taken & near)
+                # s_in < mean_p s_ip + margin: bool [a, K]
+                below = anchors @ block.keys.to(anchors.dtype).T < limit[:, None]
+                yield block._replace(taken=block.taken & below)
         elif self.mining in ("random", "semi-hard-subset"):
             yield from self._drawn_negatives(anchors, classes, examples)
         else:
@@ -129,8 +131,8 @@ class Miner:
         numbers = numbers.to(anchors.device)
         order = _places(numbers, examples) if self._pool(len(numbers)) > self.num else None
         for few in _split(part, _MOST_SIMILARITIES // len(numbers)):
-            distance = _products(anchors[few], runs)
-            limit = _kth_smallest(distance, self._pool(len(numbers)))
+            distance = _products(anchors[few], runs)  # s_ip [few, n]: the smallest are the hardest
+            limit = _kth_smallest(distance, self._pool(len(numbers)))  # the pool's last [few, 1]
             yield from self._chosen(few, distance, limit, numbers, order, examples)
 
     def _hard_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
@@ -141,11 +143,13 @@ class Miner:
             front = examples.order[: math.ceil(1.3 * self._subset)]
             front_rows = examples.rows(front)
         for few in _split(slice(0, len(anchors)), _MOST_SIMILARITIES // max(len(examples), 1)):
-            distance = _products(-anchors[few], examples.runs)
+            distance = _products(-anchors[few], examples.runs)  # −s_in [few, n]: the smallest are the hardest
             pools = _hide_own_class(distance, few, classes, examples)
+            # Per class its own pool, as classes have different numbers of negatives: [few, 1].
             limit = torch.cat([_kth_smallest(distance[part], self._pool(n)) for part, n in pools])
             wanted = [min(self.num, self._pool(n)) for part, n in pools for _ in distance[part]]
             if front is not None and front_rows is not None:
+                # The first K of the pool in the step's order, if the front of the order holds them all.
                 taken, found = self._first(distance.index_select(1, front) <= limit)
                 if bool((found >= found.new_tensor(wanted)).all()):
                     yield Block(few, front_rows, taken)
@@ -164,8 +168,8 @@ class Miner:
     ) -> Iterator[Block]:
         """Examples ``numbers`` [n], the columns of ``distance``, within the limit: all, or K by ``order``."""
         if order is None:
-            taken = distance <= limit
-        else:
+            taken = distance <= limit  # the whole pool
+        else:  # the first K of the pool in the step's order
             taken, _ = self._first(distance.index_select(1, order) <= limit)
             numbers = numbers[order]
         for columns in torch.nonzero(taken.any(dim=0)).squeeze(1).split(_MOST_ROWS):
@@ -193,7 +197,7 @@ class Miner:
         self, anchors: Tensor, part: slice, rows: Tensor, *, sign: int, candidates: Tensor | None = None
     ) -> Block:
         """The hardest share of rows [m, D], or of those of them that ``candidates`` [m] marks."""
-        distance = sign * anchors[part] @ rows.to(anchors.dtype).T
+        distance = sign * anchors[part] @ rows.to(anchors.dtype).T  # [a, m]: the smallest are the hardest
         count = len(rows)
         if candidates is not None:
             distance.masked_fill_(~candidates, torch.inf)
@@ -239,7 +243,7 @@ def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tenso
         if most == len(examples) or int(others.sum(dim=1).min()) >= num:
             break
         most = min(2 * most, len(examples))
-    others &= others.cumsum(dim=1, dtype=torch.int32) <= num
+    others &= others.cumsum(dim=1, dtype=torch.int32) <= num  # each class its first num, in one row
     columns = torch.nonzero(others.any(dim=0)).squeeze(1)
     return order[columns], others[:, columns]
 

@@ -138,9 +138,9 @@ class Negatives(Sweep):
             similarity.clamp_(min=_FLOOR)
         for part in hidden:
             part.fill_(_FLOOR)
-        weights = similarity.exp_()
-        self.weight[anchors] += weights.sum(dim=1)
-        self.pull[anchors].addmm_(weights, keys)
+        weights = similarity.exp_()  # exp(s − shift): [a, k]
+        self.weight[anchors] += weights.sum(dim=1)  # Σ_n exp(s_in − shift): [a]
+        self.pull[anchors].addmm_(weights, keys)  # Σ_n exp(s_in − shift) n: [a, D]
 
     def _raise_shift(self, anchors: slice, maximum: Tensor) -> None:
         before = self.shift[anchors]
@@ -188,8 +188,8 @@ class Positives(Sweep):
         self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
     ) -> None:
         assert not hidden
-        excess = torch.sub(self.log_sum[anchors, None], similarity, out=similarity)
-        loss, slope = F.softplus(excess), torch.sigmoid(excess)
+        excess = torch.sub(self.log_sum[anchors, None], similarity, out=similarity)  # L − s: [a, k]
+        loss, slope = F.softplus(excess), torch.sigmoid(excess)  # ℓ of each pair, and −∂ℓ/∂s
         if taken is not None:
             loss, slope = loss * taken, slope * taken
         self.loss[anchors] += loss.sum(dim=1)
