@@ -23,14 +23,14 @@ class Sizes:
     dim: int = 256
     """D"""
     most_anchors: int
-    """Of one rank: what a gather is padded to. A / W if they are spread evenly."""
+    """Anchors of one rank, to which a gather is padded; A / W if they are spread evenly."""
     most_entries: int
-    """Of one rank, rows that enter the queue: at most (images of a rank) · classes · V."""
+    """Rows of one rank that enter the queue: at most (images of a rank) · classes · V."""
     proposals: int
-    """Of one rank, pixels proposed as anchors: at most 75 per class with 50 anchors, half of them hard."""
+    """Pixels that one rank proposes as anchors: at most 75 per class with 50 anchors, half of them hard."""
     sharded: bool
     row_bytes: int = _FLOAT
-    """Of one number in the bank; 2 in bfloat16."""
+    """Size of one number in the bank; 2 in bfloat16."""
 
 
 def payload(sizes: Sizes) -> int:
@@ -72,17 +72,17 @@ def _collectives(sizes: Sizes) -> list[tuple[str, int]]:
 
 
 def flops(sizes: Sizes) -> float:
-    """Of a rank's matrix products with the bank: similarities and weighted sums, backward included."""
+    """Operations of a rank's matrix products with the bank, backward included."""
     return 4 * sizes.anchors * sizes.bank * sizes.dim / sizes.ranks
 
 
 def bank_bytes(sizes: Sizes) -> float:
-    """Of the rows on a rank."""
+    """Size of the rows on a rank."""
     return sizes.bank * sizes.dim * sizes.row_bytes / (sizes.ranks if sizes.sharded else 1)
 
 
 def dense_bytes(sizes: Sizes) -> float:
-    """Of one matrix of all similarities of a rank, of which the dense formula with autograd keeps several."""
+    """Size of one matrix of all similarities of a rank; the dense formula with autograd keeps several."""
     return sizes.anchors * sizes.bank * _FLOAT / sizes.ranks
 
 

@@ -45,7 +45,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one rank."""
+    """What one rank measures."""
 
     seconds: float
     """CPU time of a step, the median of some."""

@@ -182,7 +182,7 @@ def _ignored(_: dict[str, Any]) -> None:
 
 
 def _step_seconds(settings: Experiment) -> list[float]:
-    """Of a finished run, a number per row."""
+    """A number per row of a finished run."""
     rows = [found for found in read_rows(open_storage(settings)) if found["kind"] == "train"]
     assert rows[-1]["step"] == settings.optim.steps
     return [settings.optim.batch_size / found["images_per_second"] for found in rows[_FIRST_ROWS:]]

@@ -130,7 +130,7 @@ class Driver:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Of all steps so far."""
+        """The rows of all steps so far."""
         lines = self._rows.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -205,7 +205,7 @@ def soak(options: argparse.Namespace) -> Outcome:
 
 
 def _committed_step(settings: Experiment) -> int:
-    """Of the newest checkpoint; 0 before the first."""
+    """Step of the newest checkpoint; 0 before the first."""
     names = open_storage(settings).names(checkpoint.FOLDER)
     return max((int(name.removeprefix("step-")) for name in names if name.startswith("step-")), default=0)
 
@@ -264,7 +264,7 @@ def rows_of(outcome: Outcome) -> list[Row]:
 
 
 def _step_seconds(committed: Sequence[dict[str, Any]]) -> list[float]:
-    """Of every row. The first of an attempt has the start of the loader in it, and counts as the median."""
+    """One time for every row. The first of an attempt has the start of the loader in it, and counts as the median."""
     size = experiment(Path()).optim.batch_size
     taken = [size / found["images_per_second"] for found in committed]
     attempts = [0, *(found["attempt"] for found in committed)]

@@ -40,7 +40,7 @@ Term = Literal["separate", "joint"]
 """How batch and memory make up the loss."""
 
 _REGION_PIXELS = 128
-"""Of a class in an image, that its region is the mean of, where pixels are embedded one by one."""
+"""Pixels of a class in an image whose mean is its region, where pixels are embedded one by one."""
 
 
 class PixelContrast(nn.Module):

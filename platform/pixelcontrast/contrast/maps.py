@@ -20,7 +20,7 @@ class Standardization(NamedTuple):
 
     @classmethod
     def of(cls, rows: Tensor) -> "Standardization":
-        """Of the rows [n, D], n > 0, with gradient (BatchNorm without affine parameters)."""
+        """Moments of rows [n, D], n > 0, with gradient (BatchNorm without affine parameters)."""
         variance, mean = torch.var_mean(rows, dim=0, correction=0)
         return cls(mean, (variance + _VARIANCE_EPSILON).sqrt())
 

@@ -36,7 +36,7 @@ class ClassSums(NamedTuple):
 
     @classmethod
     def of(cls, batch: Tensor, labels: Tensor, num_classes: int) -> "ClassSums":
-        """Of the rows [A, D] with their labels int64 [A]."""
+        """Sum rows [A, D] by their labels int64 [A]."""
         member = F.one_hot(labels, num_classes)
         return cls(member.T.to(batch.dtype) @ batch, member.sum(dim=0))
 
@@ -176,12 +176,12 @@ class Miner:
             yield Block(few, examples.rows(numbers[columns]), taken.index_select(1, columns))
 
     def _first(self, marked: Tensor) -> tuple[Tensor, Tensor]:
-        """Of every row of bool [a, n] the first K that are marked, and int32 [a], how many of all are."""
+        """Keep the first K marks of every row of bool [a, n]; also count all marks, int32 [a]."""
         number = marked.cumsum(dim=1, dtype=torch.int32)
         return marked & (number <= self.num), number[:, -1]
 
     def _drawn_negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
-        """Of the first in the step's order; all anchors share the copied rows."""
+        """Take the first negatives in the step's order; all anchors share the copied rows."""
         num = self._subset if self.mining == "semi-hard-subset" else self.num
         numbers, allowed = _first_others(classes, examples, num)
         if self.mining != "semi-hard-subset":

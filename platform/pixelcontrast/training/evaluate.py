@@ -17,7 +17,7 @@ _NUM_OVERLAYS = 4
 
 
 class Evaluation(NamedTuple):
-    """Of the network on a whole set, each image counted once."""
+    """What the network scores on a whole set, each image counted once."""
 
     scores: Row
     """``miou``, ``pixel_accuracy``, and ``iou`` per class: None of one that neither occurs nor is predicted,

@@ -39,7 +39,7 @@ def collect(experiment: Experiment, *, device: torch.device) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Of what the same bits depend on, beside configuration and data: name → (before, now) where they differ.
+    """What the same bits depend on, beside configuration and data, and differs: name → (before, now).
 
     What an older version did not record is left out.
     """
@@ -48,7 +48,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that matter; ``not installed`` is also one that came with a job."""
+    """Versions of Python and the packages that matter; one that came with a job is ``not installed``, too."""
     return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 

@@ -171,7 +171,7 @@ class Recorder:
         }
 
     def _training_row(self) -> Row:
-        """Of the steps since the last row."""
+        """The means since the last row."""
         steps = {"step": self._state.step, "steps": self._experiment.optim.steps}
         row = {"kind": "train", **steps, **self._meter.read()}
         return row | self._embedding_row()

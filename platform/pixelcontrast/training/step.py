@@ -25,7 +25,7 @@ class Losses(NamedTuple):
     contrast: Tensor | None
     auxiliary: Tensor | None
     gradient_norm: Tensor
-    """Of the global batch, before clipping; not finite if one gradient is not."""
+    """Norm over the global batch, before clipping; not finite if one gradient is not."""
     kept: bool = True
     """Whether the step has changed anything."""
     feature_gradients: Tensor | None = None

@@ -49,7 +49,7 @@ def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
 
 
 class _Verification:
-    """Of one run; what could be read of a file stays for the comparison with the next ones."""
+    """Reads one run; what could be read of a file stays for the comparison with the next ones."""
 
     def __init__(self, run: Storage):
         self._run = run
