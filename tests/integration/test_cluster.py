@@ -101,6 +101,13 @@ def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
     assert (Path(experiment.run.storage) / "tiny" / ".ray").is_dir()
 
 
+def test_ray_s_own_files_lie_in_the_instance_s_folder(cluster):
+    from pixelcontrast.cluster.nodes import session_folder
+
+    assert (session_folder() / "logs").is_dir()
+    assert session_folder().parent == cluster.folder / "r"
+
+
 def test_the_token_is_for_the_owner_alone(cluster):
     assert stat.S_IMODE((cluster.folder / "token").stat().st_mode) == 0o600
     assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
