@@ -235,7 +235,7 @@ def overhead(trials: int = 4) -> list[measure.Row]:
         clock, bare = _Clock(), []
         for number in range(1, trials + 1):
             search = Search(space=space, trials=number, early_stopping="none", max_concurrent=1)
-            run_search(base, search, progress=clock)
+            run_search(base, search, listener=clock)
             settings = config.replace(base, {"run.name": f"bare-{number}"})
             begin = time.time()
             launch(settings, on_row=_ignored)

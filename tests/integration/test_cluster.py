@@ -101,6 +101,13 @@ def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
     assert (Path(experiment.run.storage) / "tiny" / ".ray").is_dir()
 
 
+def test_ray_s_own_files_lie_in_the_instance_s_folder(cluster):
+    from pixelcontrast.cluster.nodes import session_folder
+
+    assert (session_folder() / "logs").is_dir()
+    assert session_folder().parent == cluster.folder / "r"
+
+
 def test_the_token_is_for_the_owner_alone(cluster):
     assert stat.S_IMODE((cluster.folder / "token").stat().st_mode) == 0o600
     assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
@@ -115,9 +122,9 @@ def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_n
         _launch(experiment, on_row=rows.append, loop=cluster_loops.killed_then_buggy)
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert "worker 1 died: its process was killed" in caplog.text
-    assert "starting again (1 of 1)" in caplog.text
+    assert "retry 1 of 1" in caplog.text
     assert str(caught.value).startswith("worker 1 died: its process was killed")
-    assert "(2 attempts, first; worker 1 failed: _UnpicklableError: " in str(caught.value)
+    assert "(of 2 attempts the first; the last: worker 1 failed: _UnpicklableError: " in str(caught.value)
     assert "_UnpicklableError" in (caught.value.worker_traceback or "")
     assert cluster.folder.exists()
 
@@ -128,7 +135,7 @@ def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_sho
     with pytest.raises(LaunchError) as caught:
         _launch(experiment, on_row=print, loop=cluster_loops.always_buggy)
     first, last = (f"worker 1 failed: RuntimeError: attempt {attempt} went wrong" for attempt in (1, 2))
-    assert str(caught.value) == f"{first} (2 attempts, first; {last}, last)"
+    assert str(caught.value) == f"{first} (of 2 attempts the first; the last: {last})"
     assert "attempt 1 went wrong" in (caught.value.worker_traceback or "")
 
 
@@ -140,7 +147,7 @@ def test_a_stopped_worker_is_named_and_ended_and_all_start_again(experiment, cap
     _launch(experiment, on_row=rows.append, loop=cluster_loops.frozen_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (2, 1), (2, 2)]
     assert re.search(
-        r"worker 1 gave no sign of life for 1\d seconds; it was at .*; starting again", caplog.text
+        r"worker 1 gave no sign of life for 1\d seconds; it was at .*; retry 1 of 1", caplog.text
     )
 
 
@@ -151,7 +158,7 @@ def test_a_worker_that_leaves_the_others_waiting_is_named_with_its_place(experim
     bounds = Bounds(still_s=8)
     _launch(experiment, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(2, 1)]
-    assert re.search(r"worker 1 is at .*for \d+ seconds; worker 0 waits at .*; starting again", caplog.text)
+    assert re.search(r"worker 1 is at .*for \d+ seconds; worker 0 waits at .*; retry 1 of 1", caplog.text)
 
 
 @pytest.mark.slow
@@ -164,7 +171,7 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, c
     assert (caught.value.worker_traceback or "").count("Traceback") == 1
     assert "bad_file" in (caught.value.worker_traceback or "")
     assert "worker 0: a warning for the user" in caplog.text
-    assert "starting again" not in caplog.text
+    assert "; retry " not in caplog.text
     assert cluster.folder.exists()
 
 

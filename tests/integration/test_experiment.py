@@ -109,7 +109,7 @@ def test_joins_an_existing_cluster_and_survives_a_killed_worker(scenes: Path, tm
             driver.communicate()
         assert driver.returncode == 0, messages.read_text()
         assert is_alive(cluster)
-    assert "starting again (1 of 3)" in messages.read_text()
+    assert "retry 1 of 3" in messages.read_text()
     assert "going on from checkpoints/step-000000" in messages.read_text()
     rows = [json.loads(line) for line in (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 31, 5))

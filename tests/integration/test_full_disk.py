@@ -109,7 +109,7 @@ def test_under_ray_a_full_disk_is_not_tried_again_and_said_in_one_line(
         with pytest.raises(LaunchError) as caught:
             launch(settings, on_row=lambda _: None)
         said = str(caught.value)
-        assert "starting again" not in caplog.text
+        assert "; retry " not in caplog.text
         enlarge(disk)
         launch(settings, on_row=lambda _: None)
     assert caught.value.final

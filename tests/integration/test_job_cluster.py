@@ -94,7 +94,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         Path(__file__).with_name("small_search.py").read_text()
     )
     package = clone / "platform/pixelcontrast"
-    for module in ("__init__.py", "cli/experiment.py", "cluster/worker.py", "cluster/trial.py"):
+    for module in ("__init__.py", "cli/experiment.py", "cluster/train/worker.py", "cluster/tune/trial.py"):
         (package / module).write_text((package / module).read_text() + ORIGINS)
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -196,7 +196,7 @@ def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Pa
     assert result["provenance"]["git"] == "0123abc"
     found = head.imported_from()
     assert {node_of(path) for path in found["cli/experiment.py"]} == {"head"}
-    assert "work" in {node_of(path) for path in found["cluster/worker.py"]}
+    assert "work" in {node_of(path) for path in found["train/worker.py"]}
     assert {node_of(path) for path in set.union(*found.values())} == {"head", "work"}
 
 
@@ -208,7 +208,7 @@ def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path
     assert len(list((tmp_path / "small-search").glob("*/experiment.json"))) == 2
     assert {result["provenance"]["git"] for result in results} == {"0123abc"}  # the second one diverges
     found = head.imported_from()
-    assert {node_of(path) for path in found["cluster/trial.py"]} <= {"head", "work"}  # needs no CPU
+    assert {node_of(path) for path in found["tune/trial.py"]} <= {"head", "work"}  # needs no CPU
     assert {node_of(path) for path in set.union(*found.values())} == {"head", "work"}
 
 

@@ -88,7 +88,7 @@ def test_a_worker_and_the_driver_killed_and_the_run_ends_as_one_without_ray_neve
         processes += read_until(process, 8)
         assert not with_secret(folder)
         process.send_signal(signal.SIGKILL)
-    assert "starting again (1 of 3)" in messages.read_text()
+    assert "retry 1 of 3" in messages.read_text()
     assert not run.exists("result.json")
     assert not psutil.wait_procs(processes, timeout=30)[1]
 

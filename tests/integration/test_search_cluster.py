@@ -36,7 +36,7 @@ OF_THE_CLUSTER = {"TrainStateActor", "_AutoscalingCoordinatorActor"}
 
 
 class Recorder:
-    """A progress that keeps what it is told; ``on_step`` may act on it."""
+    """A listener that keeps what it is told; ``on_step`` may act on it."""
 
     def __init__(self) -> None:
         self.concurrent = 0
@@ -96,15 +96,15 @@ def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_pa
     """One trains to the end, one diverges, one is stopped early."""
     places = {"data.root": str(scenes), "run.storage": str(tmp_path)}
     search = dataclasses.replace(SEARCH, trials=3, reduction_factor=4)
-    progress = Recorder()
+    listener = Recorder()
     with connect(min_cpus=2):
         before = left_behind()
-        folder = run_search(config.replace(EXPERIMENT, places), search, progress=progress)
+        folder = run_search(config.replace(EXPERIMENT, places), search, listener=listener)
         deadline = time.monotonic() + 60
         while (after := left_behind()) != before and time.monotonic() < deadline:
             time.sleep(1)
         assert after == before
-    assert progress.concurrent == 2
+    assert listener.concurrent == 2
     first, diverged, idle = folder.trials()
     assert [trial.state.name for trial in (first, diverged, idle)] == ["COMPLETE", "FAIL", "PRUNED"]
     assert diverged.user_attrs["error"].startswith("worker 0 failed: ValueError: the loss of step 2 is nan")
@@ -122,7 +122,7 @@ def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_pa
     assert (tmp_path / "small-search/trial-0000" / found["checkpoint"] / "model.safetensors").is_file()
     assert idle.intermediate_values.keys() <= {3, 6, 9}
     assert not (tmp_path / "small-search" / "trial-0002" / "result.json").exists()
-    assert {name: state for name, (state, _) in progress.ended_trials.items()} == {
+    assert {name: state for name, (state, _) in listener.ended_trials.items()} == {
         "trial-0000": "complete",
         "trial-0001": "failed",
         "trial-0002": "pruned",
@@ -151,9 +151,9 @@ def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end
     places = {"data.root": str(scenes), "run.storage": str(tmp_path), "run.max_failures": 0}
     known = ({}, {"optim.lr": 1e30}, {"optim.lr": 0.02})
     search = dataclasses.replace(SEARCH, known=known, trials=3, early_stopping="none", max_concurrent=1)
-    progress = Saboteur({"trial-0000": "RayTrainWorker", "trial-0002": "ImplicitFunc"})
+    listener = Saboteur({"trial-0000": "RayTrainWorker", "trial-0002": "ImplicitFunc"})
     with connect(min_cpus=2):
-        folder = run_search(config.replace(EXPERIMENT, places), search, progress=progress)
+        folder = run_search(config.replace(EXPERIMENT, places), search, listener=listener)
     trials = folder.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert trials[0].user_attrs["failures"][0].startswith("worker 0 died: its process was killed")
@@ -310,32 +310,32 @@ class Interrupter(Recorder):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def check_interruption(scenes: Path, storage: Path, progress: Interrupter, **settings: Any) -> None:
+def check_interruption(scenes: Path, storage: Path, listener: Interrupter, **settings: Any) -> None:
     """Of three trials: those that were started are unfinished, and nothing is left on the cluster."""
     places = {"data.root": str(scenes), "run.storage": str(storage), "optim.steps": 1000}
     search = dataclasses.replace(SEARCH, known=({}, {"optim.lr": 0.02}), trials=3, **settings)
     with connect(min_cpus=2):
         before = left_behind()
         with pytest.raises(Interrupted) as caught:
-            run_search(config.replace(EXPERIMENT, places), search, progress=progress)
+            run_search(config.replace(EXPERIMENT, places), search, listener=listener)
         assert caught.value.signal == signal.SIGTERM
         deadline = time.monotonic() + 60
         while (after := left_behind()) != before and time.monotonic() < deadline:
             time.sleep(1)
         assert after == before
-    assert not progress.ended_trials
+    assert not listener.ended_trials
     trials = trials_of(storage / "small-search")
     unfinished = [trial.user_attrs["run"] for trial in trials if trial.state.name == "RUNNING"]
-    assert unfinished == progress.started_trials
+    assert unfinished == listener.started_trials
 
 
 @pytest.mark.slow
 def test_an_interrupted_search_leaves_nothing_on_its_cluster(scenes: Path, tmp_path: Path) -> None:
     """The first trial trains, the second may still start."""
-    progress = Interrupter()
-    check_interruption(scenes, tmp_path, progress)
-    assert progress.started_trials == ["trial-0000", "trial-0001"]
-    assert progress.stopped_trials[progress.evaluated_trial].startswith(" with a checkpoint at step ")
+    listener = Interrupter()
+    check_interruption(scenes, tmp_path, listener)
+    assert listener.started_trials == ["trial-0000", "trial-0001"]
+    assert listener.stopped_trials[listener.evaluated_trial].startswith(" with a checkpoint at step ")
 
 
 @pytest.mark.slow
@@ -343,11 +343,11 @@ def test_a_trial_that_cannot_stop_does_not_keep_an_interrupted_search(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own process is stopped, and hears nothing."""
-    monkeypatch.setattr("pixelcontrast.cluster.tune.search._STOP_S", 5.0)
-    progress = Interrupter("ImplicitFunc")
-    check_interruption(scenes, tmp_path, progress, max_concurrent=1)
-    assert progress.started_trials == ["trial-0000"]
-    assert not progress.stopped_trials
+    monkeypatch.setattr("pixelcontrast.cluster.tune.running._STOP_S", 5.0)
+    listener = Interrupter("ImplicitFunc")
+    check_interruption(scenes, tmp_path, listener, max_concurrent=1)
+    assert listener.started_trials == ["trial-0000"]
+    assert not listener.stopped_trials
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
@@ -103,3 +105,12 @@ def test_first_cause_is_the_earliest_exception_with_its_traceback():
     assert str(cause) == "worker 1 failed: KeyError: 'label'"
     assert cause.worker_traceback == "early"
     assert cause.__notes__ == ["early"]
+
+
+def test_an_error_keeps_finding_and_remedy_apart_also_between_processes():
+    error = LaunchError("no place. It is full", "Add nodes.", worker_traceback="trace", final=True)
+    for found in (error, pickle.loads(pickle.dumps(error))):
+        assert (found.finding, found.remedy) == ("no place. It is full", "Add nodes.")
+        assert str(found) == "no place. It is full. Add nodes."
+        assert (found.worker_traceback, found.final, found.__notes__) == ("trace", True, ["trace"])
+    assert str(LaunchError("a worker died")) == "a worker died"

@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from pixelcontrast.cluster.train.progress import Progress, table
+from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
 
 TRAIN = {
     "kind": "train",
@@ -31,7 +31,7 @@ EVAL = {
 
 def shown(*rows: dict, terminal: bool = False) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
-    with Progress(console) as progress:
+    with TrainingProgress(console) as progress:
         for row in rows:
             progress.row(row)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ def test_terminal_shows_the_same_numbers_live():
 
 def test_table_is_plain_and_fits_80_columns_when_piped():
     console = Console(file=io.StringIO(), width=80)
-    table(EVAL, console)
+    print_evaluation(EVAL, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = [line.split() for line in text.splitlines()]
     assert all(character.isprintable() or character == "\n" for character in text)
@@ -92,8 +92,8 @@ def test_table_is_plain_and_fits_80_columns_when_piped():
 
 def test_a_real_terminal_gets_one_line_that_is_redrawn():
     rows = f"[{TRAIN!r}, {TRAIN | {'step': 60}!r}, {TRAIN | {'step': 80}!r}]"
-    code = "from pixelcontrast.cluster.train.progress import Progress\n"
-    code += f"with Progress() as progress:\n    for row in {rows}: progress.row(row)"
+    code = "from pixelcontrast.cluster.train.progress import TrainingProgress\n"
+    code += f"with TrainingProgress() as progress:\n    for row in {rows}: progress.row(row)"
     master, slave = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     subprocess.run([sys.executable, "-c", code], stdout=slave, stderr=slave, env=environment, check=True)

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from pixelcontrast import Data, Experiment, Optim, Run, Search, choice, config, integers, loguniform, uniform
 from pixelcontrast.cluster.signals import Noted
-from pixelcontrast.cluster.tune.search import _End, _Running
+from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Choice, Range, arms_of, check_space
 from pixelcontrast.search.trials import Proposal, Trials
@@ -335,7 +335,7 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
 
 
 class Lines:
-    """A search's progress as (event, trial) pairs, an end with its state and error."""
+    """A search's events as (event, trial) pairs, an end with its state and error."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, ...]] = []
@@ -359,8 +359,8 @@ def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(expe
     known = ({"model.decoder": "deeplabv3", "optim.batch_size": 1}, {"optim.batch_size": 2})
     search = Search(space=space, trials=2, known=known)
     check_space(search, experiment)
-    driver, progress = Driver(experiment, search), Lines()
-    running = _Running(experiment, search, driver.folder, driver.trials, progress)
+    driver, listener = Driver(experiment, search), Lines()
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener)
     trial = running.propose("tune's id")
     assert trial is not None
     settings = config.from_json(trial["experiment"])
@@ -369,7 +369,7 @@ def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(expe
     assert states(driver.trials.all()) == ["FAIL", "RUNNING"]
     error = driver.trials.all()[0].user_attrs["error"]
     assert error.startswith("model.decoder is deeplabv3 and optim.batch_size 1")
-    assert progress.lines == [
+    assert listener.lines == [
         ("started", "trial-0000"),
         ("failed", "trial-0000", error),
         ("started", "trial-0001"),
@@ -388,9 +388,9 @@ class Request:
         self.signals.append(signal)
 
 
-def running_trials(experiment: Experiment, driver: Driver, progress: Lines) -> tuple[_Running, Request]:
+def running_trials(experiment: Experiment, driver: Driver, listener: Lines) -> tuple[RunningTrials, Request]:
     """Three of the five trials that are asked for, as Tune sees them: a, b and c."""
-    running = _Running(experiment, Search(space=SPACE, trials=5), driver.folder, driver.trials, progress)
+    running = RunningTrials(experiment, Search(space=SPACE, trials=5), driver.folder, driver.trials, listener)
     running.request = request = Request()  # type: ignore[assignment]
     for tune_id in "abc":
         assert running.propose(tune_id) is not None
@@ -401,9 +401,9 @@ def test_what_runs_when_a_search_is_stopped_stays_unfinished_and_goes_on_first(
     experiment: Experiment,
 ) -> None:
     """One leaves a checkpoint, one's process dies meanwhile, one has got no place yet."""
-    driver, progress, noted = Driver(experiment, Search(space=SPACE, trials=5)), Lines(), Noted()
-    running, request = running_trials(experiment, driver, progress)
-    end = _End(running, noted)
+    driver, listener, noted = Driver(experiment, Search(space=SPACE, trials=5)), Lines(), Noted()
+    running, request = running_trials(experiment, driver, listener)
+    end = Deadline(running, noted)
     assert not end.reached()
     assert not running.stopping
 
@@ -418,7 +418,7 @@ def test_what_runs_when_a_search_is_stopped_stays_unfinished_and_goes_on_first(
     assert end.reached()
     assert request.signals == [signal.SIGTERM]
     assert states(driver.trials.all()) == ["RUNNING"] * 3
-    assert progress.lines[3:] == [("stopped", "trial-0000", " with a checkpoint at step 7")]
+    assert listener.lines[3:] == [("stopped", "trial-0000", " with a checkpoint at step 7")]
 
     driver.die()
     trials = Driver(experiment, Search(space=SPACE, trials=5)).trials
@@ -432,7 +432,7 @@ def test_a_trial_that_fails_for_good_or_finishes_while_the_search_stops_is_recor
     driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
     running, _ = running_trials(experiment, driver, Lines())
     noted.signal = signal.SIGINT
-    assert not _End(running, noted).reached()
+    assert not Deadline(running, noted).reached()
     running.report("a", {"finished": False, "failures": ["the loss of step 2 is nan"]})
     assert states(driver.trials.all()) == ["FAIL", "RUNNING", "RUNNING"]
 
@@ -443,8 +443,8 @@ def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
     driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
     running, _ = running_trials(experiment, driver, Lines())
     noted.signal = signal.SIGINT
-    end = _End(running, noted)
+    end = Deadline(running, noted)
     assert not end.reached()
-    monkeypatch.setattr("pixelcontrast.cluster.tune.search._STOP_S", 0.0)
+    monkeypatch.setattr("pixelcontrast.cluster.tune.running._STOP_S", 0.0)
     assert end.reached()
     assert states(driver.trials.all()) == ["RUNNING"] * 3

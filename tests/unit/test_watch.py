@@ -4,7 +4,8 @@ import re
 import threading
 import time
 
-from pixelcontrast.cluster.train.heartbeat import Beat, Heartbeat
+from pixelcontrast.cluster.train.events import Beat
+from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.cluster.train.watch import Bounds, Watch
 
 BOUNDS = Bounds(silent_s=60, still_s=300)

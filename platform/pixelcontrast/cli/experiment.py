@@ -51,20 +51,20 @@ def run(experiment: Experiment) -> None:
     """
     from pixelcontrast import training
     from pixelcontrast.cluster.train.launch import launch
-    from pixelcontrast.cluster.train.progress import Progress, table
+    from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
     from pixelcontrast.training.run_folder import open_storage
 
     with failures_told(resume="The same command goes on from the newest checkpoint."):
         result = training.check(experiment)
         if result is None:
             print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
-            with Progress() as progress, messages_shown():
+            with TrainingProgress() as progress, messages_shown():
                 launch(experiment, on_row=progress.row)
             result = training.check(experiment)
         else:
             print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")
     assert result is not None, "a run that ended without an error has a result"
-    table(result)
+    print_evaluation(result)
     folder = open_storage(experiment)
     print(f"\nresult       {(folder / 'result.json').location}")
     print(f"predictions  {(folder / result['overlays']).location}")

@@ -34,7 +34,7 @@ def search_space(experiment: Experiment, search: Search) -> None:
             f"{', '.join(search.space)}."
         )
         _say(_describe_stopping(search, experiment))
-        folder = run_search(experiment, search, progress=_Lines())
+        folder = run_search(experiment, search, listener=_Lines())
     show_best(folder.trials(), folder.storage)
     _close(folder)
 
@@ -49,7 +49,7 @@ def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -
         training.check_inputs(experiment)
         seeds = ", ".join(map(str, search.seeds))
         _say(f"{len(arms)} arms ({', '.join(arms)}) on seeds {seeds}, {experiment.optim.steps} steps each.")
-        folder = run_search(experiment, search, arms=arms, progress=_Lines())
+        folder = run_search(experiment, search, arms=arms, listener=_Lines())
     show_arms(folder.storage.location)
     _close(folder)
 

@@ -1,5 +1,5 @@
-"""The only Ray code: connect to a cluster or start a local one, launch a training, follow its progress.
+"""The only Ray code: ``train`` one run, ``tune`` a search, ask the ``doctor`` whether a cluster is ready.
 
-Importing this package does not import Ray, as the local instance needs its environment set before; of its
-modules only those do that say so.
+Importing this package does not import Ray, as a local instance needs its environment set first. The modules
+that import Ray say so. ``ray_internals`` alone uses its private names.
 """

@@ -78,8 +78,9 @@ def _joined(address: str) -> Iterator[Connection]:
 
     if "://" in address:
         raise LaunchError(
-            f"RAY_ADDRESS is {address}: Ray's client cannot carry a training. Use HOST:PORT of the head node "
-            "from a machine of the cluster, or hand the script over with `ray job submit`."
+            f"RAY_ADDRESS is {address}: Ray's client cannot carry a training",
+            "Use HOST:PORT of the head node from a machine of the cluster, or submit the script with "
+            "`ray job submit`.",
         )
     _warn_of_open_token()
     try:
@@ -87,8 +88,8 @@ def _joined(address: str) -> Iterator[Connection]:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise LaunchError(
-            f"RAY_ADDRESS is {address}, but connecting failed: {error}. If a cluster runs there, give "
-            "its token in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token."
+            f"RAY_ADDRESS is {address}, but connecting failed: {error}",
+            "If a cluster runs there, give its token in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token.",
         ) from error
     try:
         with daemons_logged(), sigterm_interrupts():

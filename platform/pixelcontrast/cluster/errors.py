@@ -4,30 +4,38 @@ from pixelcontrast.cluster.ray_internals import cause_of_death
 
 
 class LaunchError(RuntimeError):
-    """A training that could not start or go on; its text is one paragraph for the user.
+    """A training that could not start or resume; as text, one paragraph for the user.
 
     Attributes:
+        finding: what is wrong, without a full stop at its end.
+        remedy: what to do about it, in whole sentences; empty if nothing is known.
         worker_traceback: the traceback of the worker that failed first, if one raised. An uncaught error
             shows it below the message; who prints ``str(error)`` may print it too.
-        final: the same would happen again.
+        final: a retry would fail in the same way.
     """
 
-    def __init__(self, message: str, worker_traceback: str | None = None, *, final: bool = False):
-        super().__init__(message)
+    def __init__(
+        self, finding: str, remedy: str = "", *, worker_traceback: str | None = None, final: bool = False
+    ):
+        super().__init__(finding, remedy)
+        self.finding, self.remedy = finding, remedy
         self.worker_traceback, self.final = worker_traceback, final
         if worker_traceback:
             self.add_note(worker_traceback.rstrip())
 
+    def __str__(self) -> str:
+        return f"{self.finding}. {self.remedy}" if self.remedy else self.finding
+
 
 class WorkerError(Exception):
-    """An exception of one worker as text: it crosses processes even if the exception itself could not.
+    """An exception of one worker as text: it crosses processes even if the exception itself cannot.
 
     Attributes:
         rank: the worker's rank.
         reason: type and message of the exception.
         trace: its traceback.
-        at: when it was raised, in seconds since the epoch; of several, the earliest is the cause.
-        final: the same would happen again (wrong data, wrong values): another attempt has no point.
+        at: when it was raised, in seconds since the epoch; the earliest of several is the cause.
+        final: a retry would fail in the same way (wrong data, wrong values).
     """
 
     def __init__(self, rank: int, reason: str, trace: str, at: float, final: bool):
@@ -39,10 +47,10 @@ class WorkerError(Exception):
 
 
 def first_cause(failures: dict[int, Exception]) -> LaunchError:
-    """The failure that made the others, of Ray's ``rank → exception``.
+    """The failure that caused the others, from Ray's ``rank → exception``.
 
-    A worker that died said nothing itself, and what the others say then (a closed connection) follows from
-    it; so a death comes first, then the earliest exception.
+    A worker that died reported nothing itself, and what the others report then (a closed connection) follows
+    from its death. So a death comes first, then the earliest exception.
     """
     raised = []
     for rank, failure in sorted(failures.items()):
@@ -50,4 +58,4 @@ def first_cause(failures: dict[int, Exception]) -> LaunchError:
             return LaunchError(f"worker {rank} died: {cause_of_death(failure)}")
         raised.append(failure)
     earliest = min(raised, key=lambda failure: failure.at)
-    return LaunchError(str(earliest), earliest.trace, final=earliest.final)
+    return LaunchError(str(earliest), worker_traceback=earliest.trace, final=earliest.final)

@@ -8,13 +8,13 @@ from pixelcontrast.config import Experiment
 
 
 def check_job_paths(experiment: Experiment) -> None:
-    """``check_job_path`` of ``run.storage`` and ``data.root``."""
+    """Check ``run.storage`` and ``data.root`` with ``check_job_path``."""
     check_job_path("run.storage", experiment.run.storage, "a URI (s3://bucket/runs) or an absolute path")
     check_job_path("data.root", experiment.data.root, "an absolute path")
 
 
 def check_job_path(key: str, path: str, allowed: str) -> None:
-    """Refuse a relative path in a job, where it would lead into a copy that Ray deletes when the job ends.
+    """Refuse a relative path in a job: it would lead into a copy that Ray deletes when the job ends.
 
     Raises:
         ValueError: ``path`` is relative, and this process is a job's driver.
@@ -27,7 +27,7 @@ def check_job_path(key: str, path: str, allowed: str) -> None:
 
 
 def absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs stay as they are.
+    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs are unchanged.
 
     Raises:
         ValueError: relative paths in a job.
@@ -44,5 +44,5 @@ def absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def absolute_path(path: str) -> str:
-    """A folder's absolute path; a URI stays as it is."""
+    """The absolute path of a folder; a URI is unchanged."""
     return path if "://" in path else str(Path(path).expanduser().absolute())

@@ -1,4 +1,4 @@
-"""Can the cluster hold the workers? Looked at before anything starts."""
+"""Check that the cluster can hold the workers, before anything starts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ Resources = Mapping[str, float]
 
 
 def takes_gpus(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> bool:
-    """Whether each worker gets a GPU: as ``run.device`` says, or on ``auto`` where the cluster has any.
+    """Whether each worker gets a GPU: as ``run.device`` says, or with ``auto`` if the cluster has any.
 
     Args:
         nodes: the resources of every living node.
@@ -28,7 +28,7 @@ def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | No
         growth: the most that an autoscaled cluster can grow to, in total; None for one of fixed size.
 
     Raises:
-        LaunchError: they never fit; it names what is asked, what there is, and the key to change.
+        LaunchError: they never fit; the text names what is asked, what there is, and the key to change.
     """
     asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
     if growth is not None and workers_in(growth, asked) >= run.workers.min:
@@ -37,7 +37,8 @@ def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | No
     if fitting < run.workers.min:
         raise LaunchError(
             f"{describe_request(run, asked)}, but the cluster has {_describe_nodes(nodes, asked)}, where "
-            f"{fitting or 'none'} would fit. {_remedy(asked)}"
+            f"{fitting or 'none'} would fit",
+            _remedy(asked),
         )
 
 
@@ -56,10 +57,10 @@ def concurrency(run: Run, nodes: Sequence[Resources], growth: Resources | None =
 def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: bool) -> None:
     """Check that ``size`` bytes of embeddings fit into every worker's part of its node's memory.
 
-    With a GPU, where they lie, its memory is known to the worker only, which checks it before the first step.
+    With a GPU the embeddings lie in its memory: each worker checks that before the first step.
 
     Raises:
-        ValueError: naming both sizes and the keys to change.
+        ValueError: the memory is too large; the text names both sizes and the keys to change.
     """
     from pixelcontrast.training.contrast import check_memory
 
@@ -72,12 +73,12 @@ def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: b
 
 
 def worker_resources(run: Run, *, gpu: bool) -> dict[str, float]:
-    """What one worker reserves, by Ray's names."""
+    """The resources that one worker reserves, by Ray's names."""
     return {"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if gpu else {})
 
 
 def describe_request(run: Run, asked: Resources) -> str:
-    """What the run asks for, with its keys."""
+    """The run's request in words, with the keys that set it."""
     gpu = f" and {_count(asked['GPU'], 'GPU')} (run.device is {run.device})" if "GPU" in asked else ""
     least = "at least " if run.workers.max > run.workers.min else ""
     return (
@@ -87,7 +88,7 @@ def describe_request(run: Run, asked: Resources) -> str:
 
 
 def workers_in(resources: Resources, asked: Resources) -> int:
-    """How many workers that ask for so much fit into a node's resources."""
+    """How many workers, each asking for ``asked``, fit into a node's resources."""
     return int(min((resources.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
 
 

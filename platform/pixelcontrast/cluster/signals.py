@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Raise ``Interrupted`` on SIGTERM while inside; in other threads than the main one do nothing."""
+    """Raise ``Interrupted`` on SIGTERM while inside; outside the main thread do nothing."""
     with _handling({signal.SIGTERM: _interrupt}):
         yield
 
@@ -30,7 +30,7 @@ class Noted:
 
 @contextmanager
 def signals_noted() -> Iterator[Noted]:
-    """The first SIGINT or SIGTERM is only noted, the next one raises ``Interrupted``."""
+    """Note the first SIGINT or SIGTERM; the next one raises ``Interrupted``."""
     noted = Noted()
 
     def note(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Is everything there that a run needs? Looked at on this machine, or on every node of a cluster."""
+"""Check that this machine, or every node of a cluster, has what a run needs."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ from pixelcontrast.cluster.ray_internals import draining_nodes
 from pixelcontrast.config import Layout, Run
 
 ANSWER_S = 120.0
-"""How long a node may take to answer; the first answer includes the start of a process with torch in it."""
+"""How long a node may take to answer; the first answer includes the start of a process that loads torch."""
 _ROUNDS = 5
 
 
@@ -27,9 +27,9 @@ class Wanted:
     """What a run would ask for.
 
     Attributes:
-        storage: a folder or URI; None: not looked at.
-        data: the data set's folder; None: not looked at.
-        layout: its layout; None: only that the folder is there, and has the same entries, is looked at.
+        storage: a folder or URI; None: not checked.
+        data: the data set's folder; None: not checked.
+        layout: its layout; None: check only that the folder is there, with the same entries everywhere.
         run: workers and what each of them reserves.
     """
 
@@ -40,10 +40,10 @@ class Wanted:
 
 
 def diagnose(wanted: Wanted) -> list[Finding]:
-    """Look at the cluster in RAY_ADDRESS, or at this machine where none is named; starts no Ray.
+    """Check the cluster in RAY_ADDRESS, or this machine if none is named; starts no Ray.
 
     Returns:
-        One row for each thing that was looked at.
+        One finding per check.
 
     Raises:
         ValueError: a relative path in a job.
@@ -58,12 +58,11 @@ def diagnose(wanted: Wanted) -> list[Finding]:
         with connect():
             return _diagnose_cluster(wanted)
     except LaunchError as error:
-        finding, _, remedy = str(error).partition(". ")
-        return [Finding("cluster", finding, remedy or "look at what RAY_ADDRESS names")]
+        return [Finding("cluster", error.finding, error.remedy or "look at what RAY_ADDRESS names")]
 
 
 class _Asked(Protocol):
-    """Machines that can be asked, all at once."""
+    """Machines that are asked all at once."""
 
     def ask(self, method: str, *args: Any) -> dict[str, Any]:
         """Machine → its answer, or the exception that came instead."""
@@ -115,7 +114,7 @@ class _Nodes:
         return found
 
     def drop(self, names: set[str]) -> None:
-        """Ask the others only from now on."""
+        """Do not ask these machines any more."""
         self._probes = {name: probe for name, probe in self._probes.items() if name not in names}
 
 
@@ -183,7 +182,7 @@ def _judge(
 
 
 def _try_storage(location: str, names: list[str], asked: _Asked) -> Finding:
-    """Every machine writes a file, then every machine reads them all."""
+    """Let every machine write a file, then let every machine read all files."""
     from pixelcontrast.training.storage import Storage
 
     folder = (Storage(location) / f".doctor-{secrets.token_hex(4)}").location
@@ -210,7 +209,7 @@ def _offsets(asked: _Asked) -> dict[str, tuple[float, float]]:
 
 
 def _folders(wanted: Wanted) -> list[str]:
-    """Whose free space matters, beside that for temporary files."""
+    """Folders whose free space matters, beside that of temporary files."""
     return [] if wanted.storage is None or "://" in wanted.storage else [wanted.storage]
 
 

@@ -1,4 +1,4 @@
-"""What the doctor makes of what machines say. No Ray here: facts in, findings out."""
+"""What follows from the facts of all machines: facts in, findings out. Imports no Ray."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from pixelcontrast.cluster.placement import (
 from pixelcontrast.config import Run
 
 LEAST_FREE = 5 * 10**9
-"""Bytes that should be free: checkpoints of a large network are 1 GB each, and Ray spills to its folder."""
+"""Bytes that should be free: a large network's checkpoint has 1 GB, and Ray spills to its own folder."""
 LARGEST_SKEW_S = 1.0
-"""Between two clocks: the first of several workers' errors is told by its time."""
+"""Largest difference of two clocks: the times of several workers' errors tell which came first."""
 
 Machines = Mapping[str, Facts]
 
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def versions(machines: Machines) -> Finding:
-    """Are they the same on all machines?"""
+    """Whether all machines have the same versions of Python, packages and the platform's source."""
     first = next(iter(machines.values())).versions
     different = [
         f"{package} {_by({name: facts.versions.get(package) for name, facts in machines.items()}, machines)}"
@@ -45,21 +45,22 @@ def versions(machines: Machines) -> Finding:
 
 
 def token(machines: Machines) -> Finding:
-    """Must whoever connects to Ray know a token, and is its file the owner's alone?"""
+    """Whether Ray demands a token, and only its owner can read the token's file."""
     open_to_all = [name for name, facts in machines.items() if facts.token_required is False]
     if open_to_all:
         finding = f"not required on {_list(open_to_all)}: whoever reaches Ray's ports runs code there"
         remedy = "`ray get-auth-token --generate`, and start the cluster with RAY_AUTH_MODE=token"
         return Finding("token", finding, remedy)
     readable = {
-        name: f"{facts.token_file[0]} has mode {facts.token_file[1]:04o}"
+        name: facts.token_file
         for name, facts in machines.items()
         if facts.token_file and facts.token_file[1] & 0o077
     }
     if readable:
-        paths = " ".join(dict.fromkeys(text.partition(" has mode ")[0] for text in readable.values()))
+        paths = " ".join(dict.fromkeys(path for path, _ in readable.values()))
+        modes = {name: f"{path} has mode {mode:04o}" for name, (path, mode) in readable.items()}
         remedy = f"chmod 600 {paths}, and a new token if others may have read it"
-        return Finding("token", _by(readable, machines), remedy)
+        return Finding("token", _by(modes, machines), remedy)
     if any(facts.token_required is None for facts in machines.values()):
         return Finding("token", "no Ray is running here; a local instance makes one of its own, mode 0600")
     files = any(facts.token_file for facts in machines.values())
@@ -67,13 +68,13 @@ def token(machines: Machines) -> Finding:
 
 
 def processors(machines: Machines) -> Finding:
-    """CPUs, as they decide whether bits can be repeated."""
+    """The CPUs: only on equal ones does a repeated run end with the same bits."""
     found = {name: f"{facts.cores} × {facts.processor}" for name, facts in machines.items()}
     return Finding("CPUs", _by(found, machines))
 
 
 def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Finding]:
-    """Can torch use the GPUs that Ray hands out, and by one version of NCCL?"""
+    """Whether torch can use the GPUs that Ray assigns, with one version of NCCL."""
     found = {name: ", ".join(facts.gpus) or "none" for name, facts in machines.items()}
     blind = [
         name for name, facts in machines.items() if resources.get(name, {}).get("GPU", 0) > len(facts.gpus)
@@ -90,7 +91,7 @@ def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Finding
 
 
 def disk(machines: Machines) -> Finding:
-    """Is there room for Ray's own files and, on a local storage, for checkpoints?"""
+    """Whether there is room for Ray's own files and, on a local storage, for checkpoints."""
     free = {
         f"{folder} on {name}": size for name, facts in machines.items() for folder, size in facts.disk.items()
     }
@@ -103,7 +104,7 @@ def disk(machines: Machines) -> Finding:
 
 
 def data(machines: Machines, root: str) -> Finding:
-    """Is it there, and the same, on every machine?"""
+    """Whether every machine has the same data set."""
     errors = {name: facts.data_error for name, facts in machines.items() if facts.data_error}
     if errors:
         remedy = f"put the data set under {root} on every node, or on a file system that all share"
@@ -118,11 +119,11 @@ def data(machines: Machines, root: str) -> Finding:
 def storage(
     location: str, written: Mapping[str, Exception | None], unseen: Mapping[str, Sequence[str] | Exception]
 ) -> Finding:
-    """Can every machine write there, and read what the others wrote?
+    """Whether every machine can write to the storage, and read what the others wrote.
 
     Args:
-        written: machine → what came of writing.
-        unseen: machine → those whose files it does not see, or what came of reading.
+        written: machine → None, or the error of writing.
+        unseen: machine → the machines whose files it does not see, or the error of reading.
     """
     failed = {name: str(error) for name, error in written.items() if error is not None}
     if failed:
@@ -141,10 +142,10 @@ def storage(
 
 
 def clocks(offsets: Mapping[str, tuple[float, float]]) -> Finding:
-    """Do they agree?
+    """Whether the clocks agree.
 
     Args:
-        offsets: machine → (seconds that its clock is ahead of this process's, how far that may be off).
+        offsets: machine → (seconds that its clock is ahead of this process's, uncertainty in seconds).
     """
     ahead = [offset for offset, _ in offsets.values()]
     skew, unsure = max(ahead) - min(ahead), 2 * max(error for _, error in offsets.values())
@@ -156,18 +157,17 @@ def clocks(offsets: Mapping[str, tuple[float, float]]) -> Finding:
 
 
 def placement(run: Run, nodes: Sequence[Resources], growth: Resources | None) -> Finding:
-    """Would the workers get a place on an idle cluster?"""
+    """Whether the workers fit on the cluster when it is idle."""
     try:
         check_placement(run, nodes, growth)
     except LaunchError as error:
-        finding, _, remedy = str(error).rpartition(". ")  # the last sentence says what to do
-        return Finding("workers", finding, remedy)
+        return Finding("workers", error.finding, error.remedy)
     asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
     return Finding("workers", f"{describe_request(run, asked)}: they fit")
 
 
 def silent(failures: Mapping[str, Exception]) -> list[Finding]:
-    """Machines that did not answer."""
+    """One finding for each machine that did not answer."""
     found = []
     for name, error in failures.items():
         missing = "No module named" in str(error)
@@ -187,7 +187,7 @@ def _last_line(error: Exception) -> str:
 
 
 def _by(found: Mapping[str, object], machines: Mapping[str, object]) -> str:
-    """``2.14.1 on a, b; 2.13.0 on c``; without names what is the same on all machines."""
+    """``2.14.1 on a, b; 2.13.0 on c``; a value that all machines share is given without their names."""
     return "; ".join(
         f"{value}" if len(names) == len(machines) else f"{value} on {_list(names)}"
         for value, names in _groups(found).items()

@@ -1,4 +1,4 @@
-"""What one machine says of itself: run there as a Ray actor, or in this process. Imports no Ray itself."""
+"""Collects the facts of one machine, as a Ray actor there or in this process. Imports no Ray itself."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Of one machine.
+    """The facts of one machine.
 
     Attributes:
         versions: of Python and packages, and of the package's source.
@@ -46,17 +46,17 @@ class Facts:
 
 
 class Probe:
-    """Asked for one thing after the other.
+    """Answers questions about the machine that it runs on.
 
     Args:
-        name: of the machine, and of its file in the storage.
+        name: the machine's name, and that of its file in the storage.
     """
 
     def __init__(self, name: str):
         self._name = name
 
     def look(self, data: str | None, layout: Layout | None, folders: list[str]) -> Facts:
-        """Facts of this machine; the free space in ``folders`` matters, beside that in Ray's own."""
+        """The facts of this machine, with the free space in ``folders`` and in Ray's own."""
         import torch
         from torch.cuda import nccl
 
@@ -86,13 +86,13 @@ class Probe:
         _open(storage).write(self._name, self._name.encode())
 
     def read(self, storage: str, names: list[str]) -> list[str]:
-        """Of these machines those whose files are not to be seen here as they were written."""
+        """The machines among ``names`` whose files are missing here, or are not as they were written."""
         folder = _open(storage)
         found = {name: folder.read(name) for name in folder.names()}
         return [name for name in names if found.get(name) != name.encode()]
 
     def clean(self, storage: str) -> None:
-        """Delete the folder of files; where it is shared, another machine may have done so."""
+        """Delete the folder of files, unless another machine that shares it already has."""
         folder = _open(storage)
         if folder.exists():
             folder.fs.delete_dir(folder.path())
@@ -105,7 +105,7 @@ def _open(location: str) -> "Storage":
 
 
 def _look_at_data(root: str, layout: Layout | None) -> tuple[str, str]:
-    """What lies there, or what is wrong with it."""
+    """The data's fingerprint and "", or "" and what is wrong with the data."""
     from pixelcontrast.datasets.segmentation import build_dataset, check_data
 
     try:
@@ -119,14 +119,14 @@ def _look_at_data(root: str, layout: Layout | None) -> tuple[str, str]:
 
 
 def _token_required() -> bool | None:
-    """As the Ray in this process has it."""
+    """Whether this process's Ray demands a token; None if it runs none."""
     if not _has_ray():
         return None
     return ray_internals.token_required()
 
 
 def _temporary() -> str:
-    """Where Ray keeps logs and what it spills, here or in an instance that would be started here."""
+    """The folder of Ray's logs and spilled objects, or the one that a local instance would use."""
     if not _has_ray():
         return tempfile.gettempdir()
     from pixelcontrast.cluster.nodes import session_folder
@@ -146,7 +146,7 @@ def _token_file() -> tuple[str, int] | None:
 
 
 def _free(folder: str) -> int:
-    """Where it is not there yet, of the folder that it would come to lie in."""
+    """Bytes free on the file system of a folder, which need not exist yet."""
     path = Path(folder)
     while not path.exists():
         path = path.parent

@@ -17,9 +17,9 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.placement import describe_request, workers_in
 from pixelcontrast.cluster.ray_internals import draining_nodes
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
-from pixelcontrast.cluster.train.launcher import Event, Launcher, Plan
+from pixelcontrast.cluster.train import events
+from pixelcontrast.cluster.train.launcher import Launcher, Plan
 from pixelcontrast.cluster.train.watch import Bounds, Watch
-from pixelcontrast.cluster.train.worker import Row
 from pixelcontrast.config import COMMIT_VARIABLE
 
 _POLL_S = 0.5
@@ -29,14 +29,14 @@ _END_TIMEOUT_S = 20.0
 logger = logging.getLogger(__name__)
 
 
-class Following:
+class Driver:
     """Follows a plan to the end of its training, through failures, drained nodes and changes of size."""
 
     def __init__(
         self,
         plan: Plan,
         *,
-        on_row: Callable[[Row], None],
+        on_row: Callable[[events.Row], None],
         bounds: Bounds,
         stopped_by: Callable[[], int | None],
     ):
@@ -44,12 +44,12 @@ class Following:
         self._stopped_by = stopped_by
         self._run = plan.experiment.run
         self._handles: list[Any] = []
-        """Of all workers ever started."""
+        """Handles of all workers ever started."""
         self._size, self._resize_s = 0, bounds.resize_s
-        """Workers at the last stop for more of them, and how long after a start the next one may come."""
+        """Workers at the last stop to add more, and how long after a start the next such stop may come."""
 
     def follow(self) -> None:
-        """Start the launcher, and trainings until one reaches its end; stop what is left.
+        """Start the launcher, and trainers until one reaches the training's end; stop what is left.
 
         Raises:
             LaunchError: the first cause, or what is missing.
@@ -69,14 +69,14 @@ class Following:
             _wait_for_end(self._handles)
 
     def _fit(self, noted: Noted) -> bool:
-        """One trainer of Ray's; False if its workers were stopped, with a checkpoint, to start again."""
+        """Run one trainer of Ray's; False if its workers were stopped, with a checkpoint, to be restarted."""
         self._failures: list[LaunchError] = []
         self._stopped_at: int | None = None
         self._wait_for_workers()
         # Ray would resume a name that it knows; resuming is ours.
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         fit = self._launcher.fit.remote(self._plan, name)
-        while self._handle(ray.get(self._launcher.take.remote(_POLL_S))):
+        while self._handle_all(ray.get(self._launcher.take.remote(_POLL_S))):
             if (number := noted.signal or self._stopped_by()) is not None:
                 self._stop_for(number)
             if self._waiting_since is not None:
@@ -84,47 +84,48 @@ class Following:
             else:
                 self._end_hanging()
                 self._look_for_change()
-            # Fails, other than with a last event, when the process lacks what the plan is made of.
+            # Fails, instead of sending a last event, if the process lacks what the plan is made of.
             if ray.wait([fit], timeout=0)[0]:
                 ray.get(fit)
         if self._stopped_at is None:
             return True
         if (number := noted.signal or self._stopped_by()) is not None:
             raise Interrupted(number, f" with a checkpoint at step {self._stopped_at}")
-        logger.warning("%s: checkpoint at step %d, starting again", self._stop_reason, self._stopped_at)
+        logger.warning("%s: checkpoint at step %d, restarting", self._stop_reason, self._stopped_at)
         return False
 
-    def _handle(self, events: list[Event]) -> bool:
-        """False after the last event."""
-        for kind, content in events:
-            match kind:
-                case "row":
-                    self._on_row(content)
-                case "started":
-                    self._started(*content)
-                case "beat":
-                    rank, beat = content
-                    if self._is_current(rank, beat.worker):
-                        self._watch.beat(rank, beat, time.monotonic())
-                case "left":
-                    if self._is_current(*content):
-                        self._watch.left(content[0])
-                case "message":
-                    rank, name, level, text = content
-                    logging.getLogger(name).log(level, "worker %d: %s", rank, text)
-                case "restart":
-                    self._restart(content)
-                case "stopped":
-                    self._stopped_at = content
-                case "finished":
-                    if content is not None:
-                        raise self._final(content)
-                    return False
+    def _handle_all(self, heard: list[events.Event]) -> bool:
+        """Handle events in order; False after the last one of the training."""
+        for event in heard:
+            if isinstance(event, events.Finished):
+                if event.failure is not None:
+                    raise self._final(event.failure)
+                return False
+            self._handle(event)
         return True
 
+    def _handle(self, event: events.Event) -> None:
+        match event:
+            case events.Metrics(row):
+                self._on_row(row)
+            case events.Started():
+                self._started(event)
+            case events.Alive(rank, beat):
+                if self._is_current(rank, beat.worker):
+                    self._watch.beat(rank, beat, time.monotonic())
+            case events.LoopEnded(rank, worker):
+                if self._is_current(rank, worker):
+                    self._watch.left(rank)
+            case events.Message():
+                logging.getLogger(event.logger).log(event.level, "worker %d: %s", event.rank, event.text)
+            case events.Retry(cause):
+                self._retry(cause)
+            case events.Stopped(step):
+                self._stopped_at = step
+
     def _wait_for_workers(self) -> None:
-        self._workers: dict[int, tuple[Any, str, str]] = {}
-        """Of this start: rank → handle, actor's id and node."""
+        self._workers: dict[int, events.Started] = {}
+        """The workers of this start, by rank."""
         self._watch = Watch(self._bounds)
         self._ended: list[str] = []
         self._stop_reason: str | None = None
@@ -132,45 +133,45 @@ class Following:
         self._waiting_since: float | None = time.monotonic()
         self._launcher.ask_to_stop.remote(False)
 
-    def _started(self, rank: int, handle: Any, worker: str, node: str) -> None:
-        if rank in self._workers:  # Ray has started them again for a reason of its own
+    def _started(self, event: events.Started) -> None:
+        if event.rank in self._workers:  # Ray has restarted them for a reason of its own
             self._wait_for_workers()
-        self._workers[rank] = (handle, worker, node)
-        self._handles.append(handle)
+        self._workers[event.rank] = event
+        self._handles.append(event.handle)
         self._waiting_since = None
         self._looked_at = self._started_at = time.monotonic()
 
     def _is_current(self, rank: int, worker: str) -> bool:
-        """Not one of a start before, whose last events come late."""
-        return rank in self._workers and self._workers[rank][1] == worker
+        """Whether the worker belongs to this start: the last events of an earlier one may come late."""
+        return rank in self._workers and self._workers[rank].worker == worker
 
-    def _restart(self, failure: LaunchError) -> None:
-        """Note the first cause of a failure: of the death of a worker that was ended here, why it was."""
-        self._failures.append(LaunchError("; ".join(self._ended)) if self._ended else failure)
+    def _retry(self, cause: LaunchError) -> None:
+        """Note the cause of a failure; if a worker was ended here, the reason for that."""
+        self._failures.append(LaunchError("; ".join(self._ended)) if self._ended else cause)
         attempt, most = len(self._failures), self._run.max_failures
         if attempt <= most:
-            logger.warning("%s; starting again (%d of %d)", self._failures[-1], attempt, most)
+            logger.warning("%s; retry %d of %d", self._failures[-1], attempt, most)
         self._wait_for_workers()
 
     def _final(self, failure: LaunchError) -> LaunchError:
-        """What is told in the end: the first failure of all, and the last one where it is different."""
+        """The error to raise in the end: the first failure of all, and the last one if it is different."""
         if failure.final or not self._failures:
             return failure
         first, last, attempts = self._failures[0], self._failures[-1], len(self._failures)
-        if attempts <= self._run.max_failures:  # another one may not be tried: there is no place
-            return LaunchError(f"{failure} Before that, {first}.")
+        if attempts <= self._run.max_failures:  # retries are left, but there is no room
+            return LaunchError(f"{failure.finding}. Before that, {first}", failure.remedy)
         if attempts == 1:
             return first
-        rest = "in each" if str(first) == str(last) else f"first; {last}, last"
+        others = "each" if str(first) == str(last) else f"the first; the last: {last}"
         trace = first.worker_traceback or last.worker_traceback
-        return LaunchError(f"{first} ({attempts} attempts, {rest})", trace)
+        return LaunchError(f"{first} (of {attempts} attempts {others})", worker_traceback=trace)
 
     def _stop_for(self, signal: int) -> None:
-        """Ask for a checkpoint; raise at once where there is nothing to keep, or when it takes too long."""
+        """Ask for a checkpoint; raise at once if there is nothing to save, or when it takes too long."""
         if self._waiting_since is not None:
             raise Interrupted(signal)
         if self._stop_asked_at is None:
-            logger.warning("Stopping with a checkpoint. The next Ctrl-C or SIGTERM stops without.")
+            logger.warning("Stopping with a checkpoint. Press Ctrl-C or send SIGTERM again to stop without.")
             self._ask_to_stop("a signal")
         elif time.monotonic() - self._stop_asked_at > self._bounds.stop_s:
             took = f"it took more than {self._bounds.stop_s:g} seconds"
@@ -181,31 +182,31 @@ class Following:
         self._launcher.ask_to_stop.remote(True)
 
     def _check_waiting(self, since: float) -> None:
-        """Ray bounds the wait of a fixed number of workers, but an elastic run would wait for ever."""
+        """Bound the wait for a place: Ray does so for a fixed number of workers, not for an elastic run."""
         if time.monotonic() - since > self._bounds.placement_s:
             free = ray.available_resources()
             there = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self._plan.resources)
             raise LaunchError(
                 f"{describe_request(self._run, self._plan.resources)}; they got no place in "
-                f"{self._bounds.placement_s:g} seconds. The cluster has {there} free now: others may hold "
-                "the rest, or a node left."
+                f"{self._bounds.placement_s:g} seconds. The cluster has {there} free now",
+                "Others may hold the rest, or a node left: wait for them, or add nodes.",
             )
 
     def _end_hanging(self) -> None:
-        """End the workers that keep the others waiting; Ray then starts all again, as after a death."""
+        """End the workers that keep the others waiting; Ray then restarts all, as after a death."""
         if self._ended:
             return
         for rank, reason in self._watch.hanging(time.monotonic()).items():
             self._ended.append(reason)
-            ray.kill(self._workers[rank][0])
+            ray.kill(self._workers[rank].handle)
 
     def _look_for_change(self) -> None:
-        """Stop the workers, to start again, for a node that leaves or for room for more of them."""
+        """Stop the workers, to be restarted, if one of their nodes leaves or there is room for more."""
         now = time.monotonic()
         if self._stop_asked_at is not None or now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        leaving = draining_nodes() & {node for _, _, node in self._workers.values()}
+        leaving = draining_nodes() & {worker.node for worker in self._workers.values()}
         more = self._run.workers.max - len(self._workers)
         if leaving:
             self._ask_to_stop(f"{len(leaving)} of the workers' nodes will be taken away")
@@ -213,7 +214,7 @@ class Following:
             free = nodes.free_resources()
             room = min(more, sum(workers_in(node, self._plan.resources) for node in free))
             if room:
-                # Room that could not be had the last time is asked for half as often.
+                # If the last stop did not bring more workers, wait twice as long for the next.
                 grew = len(self._workers) > self._size
                 self._resize_s = self._bounds.resize_s if grew else 2 * self._resize_s
                 self._size = len(self._workers)
@@ -241,7 +242,7 @@ def _start_launcher(bounds: Bounds) -> Any:
 
 
 def _wait_for_end(workers: list[Any]) -> None:
-    """Wait until the workers are gone: the same run, started again at once, must not meet them."""
+    """Wait until the workers are gone: the same run, if restarted at once, must not meet them."""
     give_up = time.monotonic() + _END_TIMEOUT_S
     for worker in workers:
         while time.monotonic() < give_up:

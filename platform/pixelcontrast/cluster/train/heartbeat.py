@@ -3,37 +3,21 @@
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
+
+from pixelcontrast.cluster.train.events import Beat, LoopEnded
 
 INTERVAL_S = 1.0
 _ANSWER_TIMEOUT_S = 30.0
 _PACKAGE = str(Path(__file__).parents[2])
 _WAITING = ("torch/distributed/", "torch/autograd/graph.py", "pixelcontrast/distributed.py")
-"""Where a loop stands that waits for other ranks: in a collective, or in DDP's within the backward pass."""
-
-
-@dataclass(frozen=True)
-class Beat:
-    """Where a worker's loop stands.
-
-    Attributes:
-        worker: id of Ray's actor: another one has the same rank after a restart.
-        place: file, line and function, innermost of the platform's own, and innermost of all.
-        waiting: the innermost place of all is one where a rank waits for others.
-        since_s: how long the loop has not moved from there, in seconds.
-    """
-
-    worker: str
-    place: str
-    waiting: bool
-    since_s: float
+"""Files in which a loop waits for other ranks: in a collective, or in DDP's within the backward pass."""
 
 
 class Heartbeat:
-    """Beats in a thread of its own while inside; made in the thread of the loop.
+    """Sends a beat per second from its own thread while inside; construct it in the thread of the loop.
 
     Attributes:
         stop: the driver wants the training to stop.
@@ -54,7 +38,7 @@ class Heartbeat:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._launcher.put.remote("left", (self._rank, self._worker))
+        self._launcher.put.remote(LoopEnded(self._rank, self._worker))
 
     def _run(self) -> None:
         import ray

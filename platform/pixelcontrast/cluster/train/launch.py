@@ -11,13 +11,14 @@ from pixelcontrast.cluster.placement import (
     worker_resources,
 )
 from pixelcontrast.cluster.signals import sigterm_interrupts
+from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.watch import Bounds
-from pixelcontrast.cluster.train.worker import Loop, Row, train
+from pixelcontrast.cluster.train.worker import Loop, train
 from pixelcontrast.config import Experiment
 
 
 def _never() -> int | None:
-    """No signal."""
+    """No signal: there is no other process to ask."""
     return None
 
 
@@ -26,25 +27,24 @@ def launch(
 ) -> None:
     """Train on the cluster in RAY_ADDRESS, or on a local instance; returns when the training has finished.
 
-    Nothing that happens to workers or nodes loses more than the steps since the last checkpoint, and what is
-    known beforehand loses none:
+    A failed worker or node costs at most the steps since the last checkpoint; an announced end costs none:
 
-    - A worker that dies, raises, or hangs (``Bounds``) is named, and all workers start again, up to
-      ``run.max_failures`` times; not so after a ``ValueError``, which would come again.
-    - Workers on a node that is being drained (a preemption notice) write a checkpoint and start again
-      elsewhere. With a range of workers, so they do when there is room for more of them.
+    - A worker that dies, raises, or hangs (``Bounds``) is named, and all workers are restarted, up to
+      ``run.max_failures`` times; not after a ``ValueError``, which a retry would meet again.
+    - Workers on a node that is being drained (a preemption notice) write a checkpoint and are restarted
+      elsewhere. An elastic run (a range of workers) does the same when there is room for more workers.
     - On the first Ctrl-C or SIGTERM they write a checkpoint and end; the second one ends them at once.
 
     Args:
-        on_row: called in this thread with every row of metrics, in order and once each, as training goes on.
-        stopped_by: asked in this thread, twice a second; the signal that another process got for this one,
-            which gets none itself, or None. It stops the training as the first signal to this process would.
+        on_row: called in this thread with every row of metrics, in order and once each, as the training runs.
+        stopped_by: called in this thread twice a second; returns a signal that another process received on
+            behalf of this one, or None. A signal stops the training as the first one to this process would.
 
     Raises:
         ValueError: the memory of the contrast does not fit on a node, or a path is relative in a job.
-        LaunchError: the workers do not fit on the cluster, got no place in time, or failed for good; the text
-            is the first cause.
-        Interrupted: by a signal; the same call goes on from the checkpoint.
+        LaunchError: the workers do not fit on the cluster, got no place in time, or failed in every retry;
+            the text is the first cause.
+        Interrupted: by a signal; the same call resumes from the checkpoint.
     """
     from pixelcontrast.training import memory_bytes
 
@@ -65,7 +65,7 @@ def _launch(
     run, bounds = experiment.run, bounds or Bounds()
     with connect(min_cpus=run.workers.max * run.cpus_per_worker), sigterm_interrupts():
         from pixelcontrast.cluster import nodes
-        from pixelcontrast.cluster.train.driver import Following
+        from pixelcontrast.cluster.train.driver import Driver
         from pixelcontrast.cluster.train.launcher import Plan
         from pixelcontrast.training.run_folder import open_storage
 
@@ -79,7 +79,7 @@ def _launch(
             resources=worker_resources(run, gpu=gpu),
             loopback=nodes.on_loopback(),
             storage=(open_storage(experiment) / ".ray").location,
-            # One more than fit into the time: the driver gives up first, and knows what is missing.
+            # One more than fits into the time: the driver, which knows what is missing, gives up first.
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )
-        Following(plan, on_row=on_row, bounds=bounds, stopped_by=stopped_by).follow()
+        Driver(plan, on_row=on_row, bounds=bounds, stopped_by=stopped_by).follow()

@@ -1,7 +1,7 @@
 """The actor between driver and trainer: it calls ``fit`` and collects the workers' events for the driver.
 
-It is the owner of Train's controller, which owns the workers; when it is killed, or when the driver dies,
-they all go. So stopping a training needs no hook into the controller. This module imports Ray.
+It owns Train's controller, which owns the workers: when it is killed, or when the driver dies, they all end.
+So stopping a training needs no hook into the controller. This module imports Ray.
 """
 
 import os
@@ -26,29 +26,25 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
 from pixelcontrast.cluster.ray_internals import loopback_backend
-from pixelcontrast.cluster.train.heartbeat import Beat
+from pixelcontrast.cluster.train.events import Alive, Beat, Event, Finished, Retry
 from pixelcontrast.cluster.train.worker import Loop, run_worker
 from pixelcontrast.config import Experiment, to_json
 
-Event = tuple[str, Any]
-"""started (rank, handle, worker, node), beat (rank, Beat), left (rank, worker), row (dict), message (rank,
-logger, level, text), restart (LaunchError), stopped (step), or finished (LaunchError or None), the last."""
-
 COLLECTIVE_TIMEOUT_S = 600
-"""Longest that one worker may keep the others waiting in a collective operation."""
+"""The longest time that a worker may keep the others waiting in a collective operation."""
 _NEVER_S = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a trainer is built from.
+    """What Ray's trainer is built from.
 
     Attributes:
         experiment: with absolute paths.
         loop: the training.
         resources: of one worker, by Ray's names.
         loopback: all workers are on this machine and must listen on 127.0.0.1 only.
-        storage: where Ray keeps its own files; a folder or URI.
+        storage: a folder or URI for Ray's own files.
         placement_attempts: how often Ray tries to place the workers before it gives up.
     """
 
@@ -67,17 +63,17 @@ class Launcher:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stop = False
 
-    def put(self, kind: str, content: Any) -> None:
+    def put(self, event: Event) -> None:
         """Add an event."""
-        self._events.put((kind, content))
+        self._events.put(event)
 
     def beat(self, rank: int, beat: Beat) -> bool:
-        """Take a worker's heartbeat; True if it shall write a checkpoint and end."""
-        self.put("beat", (rank, beat))
+        """Take a worker's heartbeat; True asks it to write a checkpoint and end."""
+        self.put(Alive(rank, beat))
         return self._stop
 
     def ask_to_stop(self, stop: bool) -> None:
-        """What the next heartbeats are answered."""
+        """Set the answer to the next heartbeats."""
         self._stop = stop
 
     def take(self, timeout_s: float) -> list[Event]:
@@ -91,20 +87,20 @@ class Launcher:
         return events
 
     def fit(self, plan: Plan, name: str) -> None:
-        """Train; the last event is ``finished`` with what went wrong, or None.
+        """Train; the last event is ``Finished``.
 
         Args:
-            name: of the run as Ray sees it, a new one in every call.
+            name: of the run as Ray sees it; a new one in every call.
         """
         try:
             build_trainer(plan, name, ray.get_runtime_context().current_actor).fit()
         except TrainingFailedError as error:
-            self.put("finished", _failure(error))
+            self.put(Finished(_failure(error)))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            self.put("finished", LaunchError(f"Ray could not start the training: {reason}"))
+            self.put(Finished(LaunchError(f"Ray could not start the training: {reason}")))
         else:
-            self.put("finished", None)
+            self.put(Finished(None))
 
 
 def build_trainer(plan: Plan, name: str, launcher: Any) -> TorchTrainer:
@@ -119,7 +115,7 @@ def build_trainer(plan: Plan, name: str, launcher: Any) -> TorchTrainer:
             num_workers=workers.min if workers.min == workers.max else (workers.min, workers.max),
             use_gpu="GPU" in plan.resources,
             resources_per_worker=dict(plan.resources),
-            # Ray would end the workers without a checkpoint to make room for more: the driver does it better.
+            # Ray would end the workers without a checkpoint to add more; the driver stops them with one.
             elastic_resize_monitor_interval_s=_NEVER_S,
         ),
         torch_config=(_LoopbackConfig if plan.loopback else TorchConfig)(
@@ -143,7 +139,7 @@ def _threads(count: int) -> dict[str, str]:
 
 
 def _interfaces(loopback: bool) -> dict[str, str]:
-    """gloo and NCCL would listen on the interface of the machine's name."""
+    """Variables that keep gloo and NCCL on loopback, instead of the interface of the machine's name."""
     if not loopback:
         return {}
     name = "lo0" if os.uname().sysname == "Darwin" else "lo"
@@ -151,7 +147,7 @@ def _interfaces(loopback: bool) -> dict[str, str]:
 
 
 class _Failures(UserCallback):
-    """In Train's controller: tells the driver of a restart, or ends the run where one is of no use."""
+    """In Train's controller: tells the driver of a retry, or ends the run if a retry cannot help."""
 
     def __init__(self, launcher: Any):
         self._launcher = launcher
@@ -162,7 +158,7 @@ class _Failures(UserCallback):
         for failure in worker_exceptions.values():
             if isinstance(failure, WorkerError) and failure.final:
                 raise failure
-        self._launcher.put.remote("restart", first_cause(worker_exceptions))
+        self._launcher.put.remote(Retry(first_cause(worker_exceptions)))
 
 
 def _failure(error: TrainingFailedError) -> LaunchError:

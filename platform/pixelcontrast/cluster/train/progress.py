@@ -1,29 +1,27 @@
-"""The progress of a training on the terminal, and the table of its evaluation. Knows no Ray."""
+"""The progress of a training on the terminal, and the table of its evaluation. Imports no Ray."""
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-Row = dict[str, Any]
+from pixelcontrast.cluster.train.events import Row
 
 
-class Progress:
+class TrainingProgress:
     """Shows rows as they come: a live bar on a terminal, else one plain line per row.
 
-    Used as a context manager. Train rows have step, steps, loss, ce, contrast (without in the plain network),
-    auxiliary (with an auxiliary head), gradient_norm, lr, images_per_second and attempt, and where steps may
-    be left out skipped, with losses of None if all were; eval rows step, miou, pixel_accuracy and iou.
+    Used as a context manager. Train rows have step, steps, loss, ce, gradient_norm, lr, images_per_second and
+    attempt; contrast with the contrastive term, auxiliary with an auxiliary head, skipped if steps may be
+    left out (losses are None if all were). Eval rows have step, miou, pixel_accuracy and iou.
     """
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console()
         self._live = self._console.is_terminal
-        self._bar = Bar(
+        self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=12),
@@ -35,7 +33,7 @@ class Progress:
         self._miou: float | None = None
         self._pace = _Pace()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "TrainingProgress":
         self._bar.start()
         return self
 
@@ -77,7 +75,7 @@ class Progress:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def table(row: Row, console: Console | None = None) -> None:
+def print_evaluation(row: Row, console: Console | None = None) -> None:
     """Print an evaluation in percent: IoU of every class ("-" if it never occurs), mIoU, pixel accuracy.
 
     Args:

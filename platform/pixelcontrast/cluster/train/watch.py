@@ -1,24 +1,24 @@
-"""How long what may take, and which workers hang, by their heartbeats. Knows no Ray."""
+"""Time limits of a launch, and which workers hang, judged by their heartbeats. Imports no Ray."""
 
 from dataclasses import dataclass
 
-from pixelcontrast.cluster.train.heartbeat import Beat
+from pixelcontrast.cluster.train.events import Beat
 
 _PAUSE_S = 10.0
-"""A longer time between two looks means that this process, or the whole machine, was paused."""
+"""If two looks are further apart than this, this process or the whole machine was paused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """How long a launch waits for what, in seconds.
+    """Time limits of a launch, in seconds.
 
     Attributes:
-        placement_s: workers for a place, at the start and after each failure; an autoscaler needs minutes.
-        placement_attempt_s: one of Ray's attempts; after it, a range of workers makes do with fewer.
-        silent_s: without a heartbeat for so long, a worker is stopped or its machine out of reach.
-        still_s: so long a worker may keep the others waiting, or not move itself.
+        placement_s: until the workers have a place, at the start or after a failure; autoscalers are slow.
+        placement_attempt_s: of one attempt of Ray's to place them; an elastic run then starts with fewer.
+        silent_s: without a heartbeat; then the worker is stopped, or its machine is out of reach.
+        still_s: a worker may keep the others waiting, or stay at one place.
         resize_s: between two looks for room for more workers.
-        stop_s: for the checkpoint that the workers write when they are asked to stop.
+        stop_s: until the workers have written the checkpoint that they are asked for.
     """
 
     placement_s: float = 600.0
@@ -30,7 +30,7 @@ class Bounds:
 
 
 class Watch:
-    """Of the workers of one start."""
+    """Watches the workers of one start."""
 
     def __init__(self, bounds: Bounds):
         self._bounds = bounds
@@ -46,7 +46,7 @@ class Watch:
         self._beats.pop(rank, None)
 
     def hanging(self, now: float) -> dict[int, str]:
-        """Rank → what is wrong, of each worker that must be ended for the others to go on."""
+        """Rank → what is wrong, for each worker that must be ended so that the others can continue."""
         self._forgive_pause(now)
         silent = {
             rank: f"worker {rank} gave no sign of life for {now - heard:.0f} seconds; it was at {beat.place}"
@@ -60,7 +60,7 @@ class Watch:
         longest = max((beat.since_s for beat in beats.values()), default=0.0)
         if longest <= self._bounds.still_s:
             return {}
-        # Those that wait for others are not to blame, unless all wait.
+        # A worker that waits for others is not to blame, unless all wait.
         to_blame = [rank for rank, beat in beats.items() if not beat.waiting] or list(beats)
         waiting = [f"; worker {rank} waits at {beats[rank].place}" for rank in beats if rank not in to_blame]
         return {
@@ -69,7 +69,7 @@ class Watch:
         }
 
     def _forgive_pause(self, now: float) -> None:
-        """Nothing was heard while nobody listened."""
+        """Move the last beats forward by a pause of this process, in which it heard nothing."""
         if self._looked_at is not None and now - self._looked_at > _PAUSE_S:
             pause = now - self._looked_at
             self._beats = {rank: (heard + pause, beat) for rank, (heard, beat) in self._beats.items()}

@@ -1,4 +1,4 @@
-"""What runs on a Train worker: the loop, its rows sent to the driver, its exception turned into text."""
+"""What runs on a worker: the training's loop, whose rows and exceptions are sent to the driver."""
 
 import errno
 import logging
@@ -8,23 +8,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pixelcontrast.cluster.errors import WorkerError
+from pixelcontrast.cluster.train.events import Message, Metrics, Row, Started, Stopped
 from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
 
 if TYPE_CHECKING:
     import torch
 
-Row = dict[str, Any]
 Report = Callable[[Row], None]
 
 _LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-"""No room, or none for us: what the system says until somebody has changed that."""
+"""Errors of a full or read-only disk, which a retry meets again until somebody has made room."""
 
 
 class Loop(Protocol):
     """The training itself: plain torch in an initialised process group, the same call on every rank.
 
-    Returns None at its end, or the step of the checkpoint that it left because ``stop()`` was true on a rank.
+    Returns None at its end, or the step of the checkpoint that it wrote as ``stop()`` was true on a rank.
     """
 
     def __call__(
@@ -42,7 +42,7 @@ def train(
 
 
 def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
-    """Train's loop per worker.
+    """Run the loop on one worker of Ray Train.
 
     Args:
         config: ``experiment``, as JSON; Ray shows it as the run's configuration.
@@ -62,7 +62,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     torch.set_num_threads(experiment.run.cpus_per_worker)
     context = ray.get_runtime_context()
     actor = context.get_actor_id() or ""
-    launcher.put.remote("started", (rank, context.current_actor, actor, context.get_node_id()))
+    launcher.put.remote(Started(rank, context.current_actor, actor, context.get_node_id()))
     rows = _Rows(launcher, first=rank == 0)
     messages = _Messages(launcher, rank)
     platform_logger = logging.getLogger("pixelcontrast")
@@ -74,7 +74,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
             stopped_at = loop(experiment, device=device, report=rows, stop=lambda: heart.stop)
         rows.flush()
         if rank == 0 and stopped_at is not None:
-            ray.get(launcher.put.remote("stopped", stopped_at))
+            ray.get(launcher.put.remote(Stopped(stopped_at)))
     except Exception as error:
         rows.flush()
         reason = f"{type(error).__name__}: {error}"
@@ -85,7 +85,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
 
 
 class _Rows:
-    """Rank 0's rows on their way to the driver, in order and each once.
+    """Sends rank 0's rows to the driver, in order and each once.
 
     Not by ``ray.train.report``: its queue of one row is emptied every two seconds by the controller's poll,
     so a run that reports more often would wait for it.
@@ -98,7 +98,7 @@ class _Rows:
         if self._first:
             # The launcher has several threads and keeps no order between calls: one at a time does.
             self.flush()
-            self._sent = self._launcher.put.remote("row", row)
+            self._sent = self._launcher.put.remote(Metrics(row))
 
     def flush(self) -> None:
         """Wait until the last row has arrived."""
@@ -110,11 +110,12 @@ class _Rows:
 
 
 class _Messages(logging.Handler):
-    """What the platform's loggers say, for the driver to show: Ray's log files go with the instance."""
+    """Sends what the platform's loggers say to the driver: Ray deletes its log files with the instance."""
 
     def __init__(self, launcher: Any, rank: int):
         super().__init__(logging.INFO)
         self._launcher, self._rank = launcher, rank
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._launcher.put.remote("message", (self._rank, record.name, record.levelno, record.getMessage()))
+        text = record.getMessage()
+        self._launcher.put.remote(Message(self._rank, record.name, record.levelno, text))

@@ -1,4 +1,4 @@
-"""Tune's three hooks, which hand everything on to the search. Their own state is nothing to save.
+"""The three objects that Tune calls: they pass everything on to the running trials, and have no state.
 
 This module imports Ray.
 """
@@ -15,7 +15,7 @@ from pixelcontrast.cluster.ray_internals import stop_waiting_trials
 
 
 class Running(Protocol):
-    """The search, by Tune's ids of trials."""
+    """What the hooks need of ``RunningTrials``, by Tune's ids."""
 
     def propose(self, tune_id: str) -> dict[str, Any] | None: ...
     def report(self, tune_id: str, result: Mapping[str, Any]) -> bool: ...
@@ -26,7 +26,7 @@ class Running(Protocol):
 
 
 class _Stateless:
-    """Tune copies and pickles its hooks; a copy here is the same object, a pickle empty."""
+    """Tune copies and pickles its hooks: here a copy is the same object, and a pickle is empty."""
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self
@@ -36,7 +36,7 @@ class _Stateless:
 
 
 class Proposals(_Stateless, Searcher):
-    """Asks the search what to try."""
+    """Tune's searcher: asks for the next proposal."""
 
     def __init__(self, running: Running):
         super().__init__()
@@ -56,7 +56,7 @@ class Proposals(_Stateless, Searcher):
 
 
 class Judge(_Stateless, FIFOScheduler):
-    """Tells the search of results, and Tune which trial to stop."""
+    """Tune's scheduler: passes results on, and tells Tune which trial to stop."""
 
     def __init__(self, running: Running):
         super().__init__()
@@ -68,7 +68,7 @@ class Judge(_Stateless, FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """None once the search stops; those that still wait, or wait again, are ended before they start."""
+        """None once the search stops; waiting trials are then ended before they start."""
         if not self._running.stopping:
             return super().choose_trial_to_run(tune_controller)
         stop_waiting_trials(tune_controller, before=self._running.withdraw)
@@ -76,7 +76,7 @@ class Judge(_Stateless, FIFOScheduler):
 
 
 class Interruption(_Stateless, Stopper):
-    """Ends the search, and what is left of its trials, once ``over`` says so; it is asked at every turn."""
+    """Tune's stopper: ends the search and the trials that are left once ``over`` returns True."""
 
     def __init__(self, over: Callable[[], bool]):
         self._over = over

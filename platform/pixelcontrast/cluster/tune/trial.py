@@ -1,4 +1,4 @@
-"""A trial of a search, as Tune runs it: one training, from its newest checkpoint to its end."""
+"""One trial of a search, in a process of Tune's: one training, resumed from its newest checkpoint."""
 
 import logging
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from pixelcontrast import config
 from pixelcontrast.cluster.environment import environment
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.signals import Interrupted
+from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.launch import launch
-from pixelcontrast.cluster.train.worker import Row
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 
 MEMORY = 50 * 2**20
@@ -19,15 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 def run_trial(trial: dict[str, Any]) -> None:
-    """Train; every evaluation goes to Tune as ``step`` and ``miou``, at last ``finished`` and ``failures``.
+    """Train, and report to Tune: ``step`` and ``miou`` of every evaluation, then how the trial ends.
 
-    A training that fails is started again as long as that may help, and goes on from its checkpoint. One that
-    the search's driver asks to stop goes to Tune as ``stopped``, which says where its checkpoint is.
+    The last report has ``finished`` and ``failures``; if the search's driver asked the trial to stop, it has
+    ``stopped`` instead, which says where the checkpoint is. A training that fails is retried as long as that
+    may help, and resumes from its checkpoint.
 
     Args:
-        trial: ``experiment``, as JSON, with its own name and storage; ``max_failures``; ``stop``, the
-            name of the search's ``StopRequest``; ``commit``, of the search's driver: what is set there with a
-            job's command does not reach this process.
+        trial: ``experiment``, as JSON, with its own name and storage; ``max_failures``; ``stop``, the name of
+            the search's ``StopRequest``; ``commit``, of the search's driver, whose environment does not reach
+            this process.
     """
     from ray import tune
 
@@ -39,7 +40,7 @@ def run_trial(trial: dict[str, Any]) -> None:
 
 
 def _train(trial: dict[str, Any]) -> dict[str, Any]:
-    """As ``run_trial``, but for the last report, which it returns."""
+    """Train with retries, and report the evaluations; returns the last report."""
     from ray import tune
 
     experiment, request = config.from_json(trial["experiment"]), StopRequest(trial["stop"])
@@ -65,7 +66,7 @@ def _train(trial: dict[str, Any]) -> dict[str, Any]:
 def _attempt(
     experiment: config.Experiment, report: Any, stopped_by: Callable[[], int | None]
 ) -> tuple[str | None, bool]:
-    """What went wrong, if anything, and whether the same would happen again."""
+    """Run one attempt; returns what went wrong, if anything, and whether a retry would fail likewise."""
     from pixelcontrast import training
 
     try:
@@ -74,7 +75,7 @@ def _attempt(
     except ValueError as error:
         return str(error), True
     except LaunchError as error:
-        if not error.final and (number := stopped_by()) is not None:  # the next driver tries again
+        if not error.final and (number := stopped_by()) is not None:  # the next driver retries
             raise Interrupted(number, f" without a new checkpoint: {error}") from error
         return str(error), error.final
     return None, False

@@ -1,0 +1,180 @@
+"""The trials that run now: between Tune, which runs them, and the study, which records how each one ends."""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from pixelcontrast import config
+from pixelcontrast.cluster.signals import Noted
+from pixelcontrast.cluster.train.watch import Bounds
+from pixelcontrast.cluster.tune.stop_request import StopRequest
+from pixelcontrast.config import Experiment
+from pixelcontrast.search.artifacts import attach
+from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.settings import Search
+from pixelcontrast.search.summary import summarize
+from pixelcontrast.search.trials import Proposal, Trials
+
+_STOP_S = Bounds().stop_s + 30.0
+"""Longest wait for trials that were asked to stop. They give up before that, unless they hang."""
+
+logger = logging.getLogger(__name__)
+
+
+class SearchListener(Protocol):
+    """Hears what happens in a search, in the thread that runs it."""
+
+    def began(self, *, remaining: int, concurrent: int) -> None:
+        """Trials are about to start: how many in all, and how many at a time."""
+
+    def started(self, proposal: Proposal) -> None:
+        """Tune has been given a trial."""
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
+        """A trial's network has been evaluated before its last step."""
+
+    def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
+        """A trial is complete, pruned or failed; ``found`` as of ``search.summary``, with ``error``."""
+
+    def stopped(self, proposal: Proposal, where: str) -> None:
+        """A trial was running when the search was stopped; ``where`` is its checkpoint, in words."""
+
+
+class RunningTrials:
+    """Knows every running trial by Tune's id and by its number in the study.
+
+    A trial ends in one of three ways: ``report`` records it as complete, failed or pruned; ``died`` records
+    it as failed; ``withdraw`` leaves it unfinished, for the next driver to resume.
+
+    Attributes:
+        request: to the trials' processes, to stop.
+        stopping: no other trial may start, and what does not end by itself stays unfinished.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        search: Search,
+        folder: SearchFolder,
+        trials: Trials,
+        listener: SearchListener,
+    ):
+        self.request = StopRequest(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+        self.stopping = False
+        self._experiment, self._search, self.folder = experiment, search, folder
+        self.trials, self._listener = trials, listener
+        self._proposals: dict[str, Proposal] = {}
+        """Running trials by Tune's ids."""
+
+    def propose(self, tune_id: str) -> dict[str, Any] | None:
+        """The argument of the next ``run_trial``; None if no other trial shall start."""
+        while not self.stopping and (proposal := self.trials.next()) is not None:
+            places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
+            self._catch_up(proposal)
+            self._listener.started(proposal)
+            try:
+                experiment = config.replace(self._experiment, proposal.overrides | places)
+            except ValueError as error:  # each value is allowed, but not together
+                self._end(proposal, finished=False, failures=[config.explain(error)])
+                continue
+            self._proposals[tune_id] = proposal
+            return {
+                "experiment": config.to_json(experiment),
+                "max_failures": self._search.max_failures,
+                "stop": self.request.name,
+                "commit": os.environ.get(config.COMMIT_VARIABLE),
+            }
+        return None
+
+    def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+        """Take a report of ``run_trial``; True if Tune shall stop the trial."""
+        proposal = self._proposals[tune_id]
+        if "finished" in result:
+            del self._proposals[tune_id]
+            self._end(proposal, finished=result["finished"], failures=result["failures"])
+            return False
+        if "stopped" in result:
+            self.withdraw(tune_id)
+            self.folder.sync()
+            self._listener.stopped(proposal, result["stopped"])
+            return False
+        self._listener.evaluated(proposal, result["step"], result["miou"])
+        if not self.trials.report(proposal.number, result["step"], result["miou"]):
+            return False
+        del self._proposals[tune_id]
+        found = self._note(proposal, {})
+        self.trials.prune(proposal.number)
+        self._tell("pruned", proposal, found)
+        return True
+
+    def died(self, tune_id: str) -> None:
+        """The trial's process died, and Tune has no retry left."""
+        if self.stopping:
+            self.withdraw(tune_id)
+        if tune_id in self._proposals:
+            proposal = self._proposals.pop(tune_id)
+            self._end(proposal, finished=False, failures=["the trial's process died"])
+
+    def withdraw(self, tune_id: str) -> None:
+        """The trial runs no more; the study keeps it as running, for the next driver to resume."""
+        self._proposals.pop(tune_id, None)
+
+    def stop(self, signal: int) -> None:
+        """Ask all running trials to stop."""
+        self.stopping = True
+        self.request.ask(signal)
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether no trial runs or waits to."""
+        return not self._proposals
+
+    def _catch_up(self, proposal: Proposal) -> None:
+        """Record the evaluations of a resumed run that its dead driver did not."""
+        for row in self.folder.evaluations(proposal.name):
+            self.trials.report(proposal.number, row["step"], row["miou"])
+
+    def _end(self, proposal: Proposal, *, finished: bool, failures: list[str]) -> None:
+        found = self._note(proposal, {"failures": failures} if failures else {})
+        self._catch_up(proposal)
+        if finished:
+            scores = {"miou": found["last_miou"], "seconds_per_step": found["seconds_per_step"]}
+            self.trials.complete(proposal.number, scores)  # type: ignore[arg-type]
+            self._tell("complete", proposal, found)
+        else:
+            self.trials.fail(proposal.number, failures[-1])
+            self._tell("failed", proposal, {**found, "error": failures[-1]})
+
+    def _note(self, proposal: Proposal, more: dict[str, Any]) -> dict[str, Any]:
+        found = summarize(self.folder.run(proposal.name)) | more
+        self.trials.note(proposal.number, found)
+        attach(self.trials.study, proposal.number, self.folder)
+        return found
+
+    def _tell(self, state: str, proposal: Proposal, found: dict[str, Any]) -> None:
+        self.folder.sync()
+        self._listener.ended(proposal, state, found)
+
+
+class Deadline:
+    """When a search that a signal has stopped ends: after its trials, but not later than ``_STOP_S``."""
+
+    def __init__(self, running: RunningTrials, noted: Noted):
+        self._running, self._noted = running, noted
+        self._asked_at: float | None = None
+
+    def reached(self) -> bool:
+        """Whether the wait is over; the first call after the signal asks the trials to stop."""
+        if self._noted.signal is None:
+            return False
+        if self._asked_at is None:
+            logger.warning(
+                "Stopping all trials with a checkpoint. Press Ctrl-C or send SIGTERM again to stop without."
+            )
+            self._asked_at = time.monotonic()
+            self._running.stop(self._noted.signal)
+        return self._running.all_ended or time.monotonic() - self._asked_at > _STOP_S
