@@ -264,7 +264,7 @@ def rows_of(outcome: Outcome) -> list[Row]:
 
 
 def _step_seconds(committed: Sequence[dict[str, Any]]) -> list[float]:
-    """One time for every row. The first of an attempt has the start of the loader in it, and counts as the median."""
+    """One time for every row; the first of an attempt, with the start of the loader, counts as the median."""
     size = experiment(Path()).optim.batch_size
     taken = [size / found["images_per_second"] for found in committed]
     attempts = [0, *(found["attempt"] for found in committed)]
