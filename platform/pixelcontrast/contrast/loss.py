@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +138,10 @@ class PixelContrast(nn.Module):
         _require(lambda value: value > 0, "must be above 0", above_0)
         _require(lambda value: value >= 0, "must not be below 0", at_least_0)
         _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
+        if memory_max_age is not None:
+            _require(lambda value: value > 0, "must be above 0", {"memory_max_age": memory_max_age})
+        if memory_term not in get_args(Term):
+            raise ValueError(f"memory_term is {memory_term!r}; there are {', '.join(get_args(Term))}")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
