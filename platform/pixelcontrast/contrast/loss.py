@@ -225,8 +225,9 @@ class PixelContrast(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             loss, standard = self._loss(own, anchors)
         if self.training:
+            near = boundaries(labels, self.ignore_index) if self.boundary_share else None
             known = labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels
-            self._remember(embeddings.detach(), known, positions, image_ids, project, standard)
+            self._remember(embeddings.detach(), known, near, positions, image_ids, project, standard)
         if not (self.deferred and self.training):
             self.keep()
         return loss
@@ -291,6 +292,7 @@ class PixelContrast(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
+        near_boundary: Tensor | None,
         positions: Tensor,
         image_ids: Tensor | None,
         project: Projection | None,
@@ -307,8 +309,7 @@ class PixelContrast(nn.Module):
         )
         step = int(self.steps)
         if self.memory.pixel is not None:
-            near = boundaries(labels, self.ignore_index) if self.boundary_share else None
-            share = {"preferred": near, "preferred_share": self.boundary_share}
+            share = {"preferred": near_boundary, "preferred_share": self.boundary_share}
             entries = draw(per_image=self.pixels_per_image, **share)
             rows = unit(_rows(embeddings, entries.indices, project), standard)
             entering = self._gather(rows, entries.labels)
