@@ -253,7 +253,6 @@ class PixelContrast(nn.Module):
             positives=no_blocks,
             negatives=no_blocks,
             temperature=self.temperature,
-            sharded=self.shard.of > 1,
             group=self.group,
         )
         in_batch = torch.bincount(anchors.labels, minlength=self.num_classes)
@@ -285,6 +284,7 @@ class PixelContrast(nn.Module):
             comparison,
             positives=partial(self.positive_miner.positives, examples=examples),
             negatives=partial(self.negative_miner.negatives, examples=examples, in_batch=others),
+            sharded=self.shard.of > 1,
         )
 
     @torch.no_grad()
