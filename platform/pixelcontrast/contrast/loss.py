@@ -227,6 +227,8 @@ class PixelContrast(nn.Module):
         if self.training:
             near = boundaries(labels, self.ignore_index) if self.boundary_share else None
             known = labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels
+            if self._too_few(anchors):
+                known = torch.full_like(known, self.ignore_index)
             self._remember(embeddings.detach(), known, near, positions, image_ids, project, standard)
         if not (self.deferred and self.training):
             self.keep()
@@ -240,8 +242,8 @@ class PixelContrast(nn.Module):
 
     def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, Standardization | None]:
         """The term of this rank's anchors, whose embeddings are given as they come [a, D]."""
-        if len(anchors.labels) == 0:
-            return own.sum(), None
+        if self._too_few(anchors):
+            return 0 * own.sum(), None
         rows = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
         standard = Standardization.of(rows) if self.standardize else None
         batch = unit(rows, standard)
@@ -268,6 +270,10 @@ class PixelContrast(nn.Module):
         own_labels, hard = anchors.labels[anchors.here], anchors.hard[anchors.here]
         self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, met))
         return loss, standard
+
+    def _too_few(self, anchors: Anchors) -> bool:
+        """Whether there is nothing to contrast: no anchor, or one that would be standardised to 0."""
+        return len(anchors.labels) <= int(self.standardize)
 
     def _mean(self, batch: Tensor, comparison: Meeting, valid: Tensor) -> tuple[Tensor, Met]:
         """Eq. 3, its mean over the ranks being that over the valid anchors of all, counted by class."""
