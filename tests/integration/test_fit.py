@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from object_store import CANARY, ObjectStore
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model, replace, training
+from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.training import checkpoint, loop
 from pixelcontrast.training.evaluate import evaluate
@@ -158,6 +159,29 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(
     fit(settings)
     assert_same_run(settings, reference)
     assert [row["attempt"] for row in metrics(settings)][-1] == 2
+
+
+def test_the_memory_is_emptied_once_also_by_a_run_that_resumes_in_that_step(
+    finished: tuple[Experiment, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warm-up's last step is 2, counted from 0, and there is a checkpoint right after it."""
+    reference, _ = finished
+    settings = replace(reference, {"run.storage": str(tmp_path)})
+    emptied, clear = [], Memory.clear
+
+    def seen(memory: Memory) -> None:
+        assert memory.pixel is not None
+        emptied.append(int(memory.pixel.written.max()))
+        clear(memory)
+
+    monkeypatch.setattr(Memory, "clear", seen)
+    fit_until(3, settings, monkeypatch)
+    assert emptied == [2], "rows of an untrained head"
+    fit_until(4, settings, monkeypatch)
+    assert emptied == [2, 2], "the interrupted step is done anew"
+    fit(settings)
+    assert emptied == [2, 2], "the rows of steps 3 to 5 stay"
+    assert_same_run(settings, reference)
 
 
 def test_a_run_that_goes_on_under_other_conditions_says_so(

@@ -16,6 +16,11 @@ Pixel = tuple[int, int, int]
 """(image, row, column)"""
 
 
+class Entered(NamedTuple):
+    step: int
+    row: Tensor
+
+
 class Stored(NamedTuple):
     label: int
     slot: int
@@ -37,16 +42,24 @@ class Reference:
     region_memory_size: int = 1000
     num_images: int | None = None
     memory_dtype: torch.dtype = torch.float64
-    positive_mining: str = "semi-hard"
-    negative_mining: str = "semi-hard"
+    memory_term: str = "separate"
+    memory_weight: float = 1.0
+    memory_max_age: int | None = None
+    only_correct: bool = False
+    standardize: bool = False
+    positive_mining: str = "random"
+    negative_mining: str = "random"
     num_positives: int = 1024
     num_negatives: int = 2048
     semi_hard_share: float = 0.1
+    negative_margin: float = 0.0
     seed: int = 0
-    pixels: dict[int, list[Tensor]] = field(default_factory=dict)
+    now: int = 0
+    """The number of the step."""
+    pixels: dict[int, list[Entered]] = field(default_factory=dict)
     """Per class, all pixels that ever entered, in order."""
-    regions: dict[int, list[Tensor]] = field(default_factory=dict)
-    region_of_image: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    regions: dict[int, list[Entered]] = field(default_factory=dict)
+    region_of_image: dict[tuple[int, int], Entered] = field(default_factory=dict)
     """(class, image) → the newest region."""
     seen: dict[int, int] = field(default_factory=dict)
     """Pixels of each class in all batches so far."""
@@ -54,13 +67,19 @@ class Reference:
     def step(
         self, embeddings: Tensor, labels: Tensor, wrong: Tensor, positions: Tensor, image_ids: Tensor
     ) -> tuple[Tensor, int]:
-        """Loss of a global batch at the embedding's size, and its number of valid anchors; then enqueue."""
+        """Loss of a global batch at the embedding's size, and its number of valid anchors; then enqueue.
+
+        Embeddings may have any length.
+        """
         for c in labels[labels < self.num_classes].tolist():
             self.seen[c] = self.seen.get(c, 0) + 1
         anchors = self._anchors(labels, wrong, positions)
+        if self.standardize and anchors:
+            embeddings = _standardized(embeddings, anchors)
+        embeddings = embeddings / embeddings.square().sum(dim=1, keepdim=True).sqrt()
         memory = self._memory()
         keys = self._example_keys(memory, min((int(positions[b]) for b, _, _ in anchors), default=0))
-        losses = []
+        batch_losses, memory_losses, joint_losses = [], [], []
         for anchor in anchors:
             vector, label = embeddings[anchor[0], :, anchor[1], anchor[2]], int(labels[anchor])
             others = [other for other in anchors if other != anchor]
@@ -69,12 +88,27 @@ class Reference:
             negatives = [rows[other] for other in others if labels[other] != label]
             same = [entry for entry in memory if entry.label == label]
             rest = [entry for entry in memory if entry.label != label]
-            positives += self._mined(vector, same, keys, hard_is_near=False)
-            negatives += self._mined(vector, rest, keys, hard_is_near=True)
+            stored_positives = self._mined(vector, same, keys, hard_is_near=False)
+            stored_negatives = self._mined(vector, rest, keys, hard_is_near=True)
+            if self.negative_mining == "filtered" and positives:
+                limit = (torch.stack(positives) @ vector).mean() + self.negative_margin
+                stored_negatives = [row for row in stored_negatives if row @ vector < limit]
             if positives:
-                losses.append(self._eq3(vector, positives, negatives))
-        self._enqueue(embeddings.detach(), labels, positions, image_ids)
-        return (torch.stack(losses).mean() if losses else 0.0 * embeddings.sum()), len(losses)
+                batch_losses.append(self._eq3(vector, positives, negatives))
+            if stored_positives:
+                memory_losses.append(self._eq3(vector, stored_positives, stored_negatives))
+            if positives + stored_positives:
+                rows_of_both = positives + stored_positives, negatives + stored_negatives
+                joint_losses.append(self._eq3(vector, *rows_of_both))
+        known = torch.where(wrong, self.num_classes, labels) if self.only_correct else labels
+        self._enqueue(embeddings.detach(), known, positions, image_ids)
+        self.now += 1
+        nothing = 0.0 * embeddings.sum()
+        if self.memory_term == "joint":
+            loss = _mean(joint_losses, nothing)
+        else:
+            loss = _mean(batch_losses, nothing) + self.memory_weight * _mean(memory_losses, nothing)
+        return loss, len(joint_losses)
 
     def _eq3(self, anchor: Tensor, positives: list[Tensor], negatives: list[Tensor]) -> Tensor:
         total = torch.zeros((), dtype=anchor.dtype)
@@ -96,7 +130,7 @@ class Reference:
             candidates = [candidates[i] for i in order]
         if mining == "semi-hard":
             candidates = candidates[: math.ceil(self.semi_hard_share * len(candidates))]
-        if mining in ("random", "semi-hard"):
+        if mining in ("random", "filtered", "semi-hard"):
             candidates = sorted(candidates, key=lambda entry: keys[entry.slot])
         return [entry.row for entry in (candidates if mining == "all" else candidates[:num])]
 
@@ -130,16 +164,28 @@ class Reference:
 
     @property
     def _has_slots(self) -> bool:
-        return self.num_images is not None and self.num_images <= self.region_memory_size
+        fits = self.num_images is not None and self.num_images <= self.region_memory_size
+        return fits and self.memory_max_age is None
 
     def _memory(self) -> list[Stored]:
-        memory = _newest(self.pixels, self.pixel_queue_size, first_slot=0)
+        memory = self._newest(self.pixels, self.pixel_queue_size, first_slot=0)
         first = self.num_classes * self.pixel_queue_size
         if not self._has_slots:
-            return memory + _newest(self.regions, self.region_memory_size, first_slot=first)
+            return memory + self._newest(self.regions, self.region_memory_size, first_slot=first)
         assert self.num_images is not None
-        regions = self.region_of_image.items()
-        return memory + [Stored(c, first + c * self.num_images + image, row) for (c, image), row in regions]
+        return memory + [
+            Stored(c, first + c * self.num_images + image, entered.row)
+            for (c, image), entered in self.region_of_image.items()
+        ]
+
+    def _newest(self, entered: dict[int, list[Entered]], size: int, *, first_slot: int) -> list[Stored]:
+        """Of every class the last ``size``, without those that are too old."""
+        memory = []
+        for c, rows in entered.items():
+            for number, (step, row) in list(enumerate(rows))[max(len(rows) - size, 0) :]:
+                if self.memory_max_age is None or self.now - step <= self.memory_max_age:
+                    memory.append(Stored(c, first_slot + c * size + number % max(size, 1), row))
+        return memory
 
     def _enqueue(self, embeddings: Tensor, labels: Tensor, positions: Tensor, image_ids: Tensor) -> None:
         keys = self._pixel_keys(ENTRY, labels, positions)
@@ -154,17 +200,21 @@ class Reference:
                     self.regions.setdefault(c, []).append(self._stored(region))
                     self.region_of_image[c, int(image_ids[b])] = self._stored(region)
 
-    def _stored(self, row: Tensor) -> Tensor:
-        return row.to(self.memory_dtype).to(row.dtype)
+    def _stored(self, row: Tensor) -> Entered:
+        return Entered(self.now, row.to(self.memory_dtype).to(row.dtype))
+
+
+def _standardized(embeddings: Tensor, anchors: list[Pixel]) -> Tensor:
+    """BatchNorm whose statistics, with gradient, are those of the anchors: mean 0, variance 1."""
+    rows = [embeddings[b, :, y, x] for b, y, x in anchors]
+    mean = sum(rows, torch.zeros_like(rows[0])) / len(rows)
+    variance = sum(((row - mean) ** 2 for row in rows), torch.zeros_like(mean)) / len(rows)
+    return (embeddings - mean[:, None, None]) / torch.sqrt(variance + 1e-5)[:, None, None]
+
+
+def _mean(losses: list[Tensor], otherwise: Tensor) -> Tensor:
+    return torch.stack(losses).mean() if losses else otherwise
 
 
 def _pixels_of(labels: Tensor, c: int) -> list[Pixel]:
     return [(b, y, x) for b, y, x in torch.nonzero(labels == c).tolist()]
-
-
-def _newest(entered: dict[int, list[Tensor]], size: int, *, first_slot: int) -> list[Stored]:
-    memory = []
-    for c, rows in entered.items():
-        for number, row in list(enumerate(rows))[max(len(rows) - size, 0) :]:
-            memory.append(Stored(c, first_slot + c * size + number % max(size, 1), row))
-    return memory

@@ -161,6 +161,65 @@ def test_shards_hold_every_row_once_and_go_to_any_number_of_ranks(ranks: int) ->
         assert all(torch.equal(again[name], tensor) for name, tensor in memory.state_dict().items())
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("max_age", [1, 2, 100, None])
+def test_a_step_sees_the_rows_that_are_young_enough_across_the_ring_s_end(
+    max_age: int | None, ranks: int
+) -> None:
+    """A ring of five, into which now nothing comes and now more than it holds; rows name their step."""
+    queues = [Queue(2, 5, 1, max_age=max_age, shard=Shard(rank, ranks)) for rank in range(ranks)]
+    entered: list[tuple[int, float]] = []
+    wraps = 0
+    for step, count in enumerate([2, 1, 0, 3, 2, 7, 0, 0, 0, 1, 4, 2]):
+        want = [row for then, row in entered[-5:] if max_age is None or step - then <= max_age]
+        stored = [Memory(queue, None).examples(seed=0, key=0, step=step) for queue in queues]
+        seen = [part.rows(torch.arange(len(part))).flatten() for part in stored]
+        assert sorted(torch.cat(seen).tolist()) == sorted(want)
+        assert all(torch.cat([part.labels for part in stored]) == 1)
+        keys = torch.cat([part._keys for part in stored])
+        assert len(keys.unique()) == len(keys), "no slot is drawn as another"
+        for queue in queues:
+            assert queue.usable(step).tolist() == [0, len(want)]
+            assert queue.filled.tolist() == [0, min(len(entered), 5)]
+        wraps += len(queues[0].spans(step)[1]) == 2
+        new = [step + number / 10 for number in range(count)]
+        for queue in queues:
+            queue.enqueue(torch.tensor(new)[:, None], torch.ones(count).long(), step=step)
+        entered += [(step, float(torch.tensor(row))) for row in new]
+    assert wraps > 0 or max_age is None
+
+
+def test_a_cleared_memory_is_as_new() -> None:
+    used = filled_memory()
+    used.clear()
+    assert len(used.examples(seed=0, key=0, step=9)) == 0
+    assert used.mean_age(9) is None
+    assert used.state_of_classes(9)["pixel_fill"] == [0, 0, 0]
+    new = Memory(Queue(3, 10, 1), Slots(3, 4, 1))
+    for memory in (used, new):
+        assert memory.pixel is not None
+        assert isinstance(memory.region, Slots)
+        memory.pixel.enqueue(torch.tensor([[7.0], [8.0]]), torch.tensor([2, 2]), step=9)
+        memory.region.store(torch.tensor([[9.0]]), torch.tensor([1]), torch.tensor([3]), step=9)
+    for name in ("pixel.written", "pixel.pointer", "region.written", "region.slot"):
+        assert torch.equal(used.state_dict()[name], new.state_dict()[name]), name
+    rows = [memory.examples(seed=0, key=0, step=10).rows(torch.arange(3)).tolist() for memory in (used, new)]
+    assert rows[0] == rows[1] == [[7.0], [8.0], [9.0]]
+
+
+def test_mean_age_is_over_the_rows_that_are_used() -> None:
+    memory = Memory(Queue(2, 4, DIM, max_age=3), Queue(2, 4, DIM))
+    assert isinstance(memory.pixel, Queue)
+    assert isinstance(memory.region, Queue)
+    assert memory.mean_age(0) is None
+    memory.pixel.enqueue(numbered(1, 2), torch.tensor([0, 0]), step=1)
+    memory.region.enqueue(numbered(3), torch.tensor([1]), step=3)
+    assert memory.mean_age(4) == (3 + 3 + 1) / 3
+    memory.pixel.enqueue(numbered(4), torch.tensor([0]), step=4)
+    assert memory.mean_age(5) == (1 + 2) / 2, "the first two rows are too old"
+    assert Memory(None, None).mean_age(5) is None
+
+
 def test_state_of_classes() -> None:
     state = filled_memory().state_of_classes(step=4)
     assert state["pixel_fill"] == [1.0, 0.0, pytest.approx(0.7)]

@@ -174,3 +174,13 @@ def test_poly_schedule() -> None:
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
             [rate, rate, 2 * rate, 2 * rate]
         )
+
+
+def test_the_rate_rises_to_the_schedule_s_over_the_warmup_steps() -> None:
+    optim = Optim(steps=10, lr=0.1, power=0.9, lr_warmup_steps=4)
+    optimizer = SGD([{"params": [nn.Parameter(torch.zeros(1))], "initial_lr": 0.1}], lr=0.1)
+    poly = [0.1 * (1 - step / 10) ** 0.9 for step in range(10)]
+    want = [poly[0] / 4, poly[1] / 2, poly[2] * 3 / 4, *poly[3:]]
+    assert [set_rate(optimizer, step, optim) for step in range(10)] == pytest.approx(want)
+    set_rate(optimizer, 1, optim)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(poly[1] / 2)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +138,10 @@ class PixelContrast(nn.Module):
         _require(lambda value: value > 0, "must be above 0", above_0)
         _require(lambda value: value >= 0, "must not be below 0", at_least_0)
         _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
+        if memory_max_age is not None:
+            _require(lambda value: value > 0, "must be above 0", {"memory_max_age": memory_max_age})
+        if memory_term not in get_args(Term):
+            raise ValueError(f"memory_term is {memory_term!r}; there are {', '.join(get_args(Term))}")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
         self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
@@ -221,8 +225,11 @@ class PixelContrast(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             loss, standard = self._loss(own, anchors)
         if self.training:
+            near = boundaries(labels, self.ignore_index) if self.boundary_share else None
             known = labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels
-            self._remember(embeddings.detach(), known, positions, image_ids, project, standard)
+            if self._too_few(anchors):
+                known = torch.full_like(known, self.ignore_index)
+            self._remember(embeddings.detach(), known, near, positions, image_ids, project, standard)
         if not (self.deferred and self.training):
             self.keep()
         return loss
@@ -235,8 +242,8 @@ class PixelContrast(nn.Module):
 
     def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, Standardization | None]:
         """The term of this rank's anchors, whose embeddings are given as they come [a, D]."""
-        if len(anchors.labels) == 0:
-            return own.sum(), None
+        if self._too_few(anchors):
+            return 0 * own.sum(), None
         rows = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
         standard = Standardization.of(rows) if self.standardize else None
         batch = unit(rows, standard)
@@ -248,7 +255,6 @@ class PixelContrast(nn.Module):
             positives=no_blocks,
             negatives=no_blocks,
             temperature=self.temperature,
-            sharded=self.shard.of > 1,
             group=self.group,
         )
         in_batch = torch.bincount(anchors.labels, minlength=self.num_classes)
@@ -283,6 +289,7 @@ class PixelContrast(nn.Module):
             comparison,
             positives=partial(self.positive_miner.positives, examples=examples),
             negatives=partial(self.negative_miner.negatives, examples=examples, in_batch=others),
+            sharded=self.shard.of > 1,
         )
 
     @torch.no_grad()
@@ -290,6 +297,7 @@ class PixelContrast(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
+        near_boundary: Tensor | None,
         positions: Tensor,
         image_ids: Tensor | None,
         project: Projection | None,
@@ -306,8 +314,7 @@ class PixelContrast(nn.Module):
         )
         step = int(self.steps)
         if self.memory.pixel is not None:
-            near = boundaries(labels, self.ignore_index) if self.boundary_share else None
-            share = {"preferred": near, "preferred_share": self.boundary_share}
+            share = {"preferred": near_boundary, "preferred_share": self.boundary_share}
             entries = draw(per_image=self.pixels_per_image, **share)
             rows = unit(_rows(embeddings, entries.indices, project), standard)
             entering = self._gather(rows, entries.labels)

@@ -30,6 +30,8 @@ class Output(NamedTuple):
     """[B, C, ⌈H/s⌉, ⌈W/s⌉], s the model's ``stride``: what ``projection`` embeds; None without a head."""
     auxiliary: Tensor | None = None
     """The auxiliary head's logits, like ``logits``; None in evaluation, and without such a head."""
+    uncropped: Tensor | None = None
+    """The tensor that ``features`` is a part of, which the logits are made of, too; None without a head."""
 
 
 class SegmentationModel(nn.Module):
@@ -80,6 +82,7 @@ class SegmentationModel(nn.Module):
             _upsample(logits, padded, size),
             None if self.projection is None else self._crop(features, size),
             None if auxiliary is None else _upsample(auxiliary, padded, size),
+            None if self.projection is None else features,
         )
 
     def _cells(self, size: Sequence[int]) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def fit(
                 clip_norm=optim.clip_norm,
                 autocast=autocast,
                 skip_non_finite=optim.non_finite == "skip",
-                measure_gradients=(state.step + 1) % experiment.run.report_interval == 0,
+                measure_gradients=_reports(experiment, state.step + 1),
             )
             state.step += 1
             recorder.after_step(losses, rate)
@@ -112,6 +112,11 @@ def contrast_schedule(experiment: Experiment, step: int) -> ContrastSchedule:
     ramp = settings.ramp * steps
     gradient = 1.0 if ramp == 0 else min((step - begin + 1) / ramp, 1.0)
     return ContrastSchedule(gradient, step == begin > 0)
+
+
+def _reports(experiment: Experiment, step: int) -> bool:
+    """Whether the gradients on the features are measured; compiled, the network hides them."""
+    return step % experiment.run.report_interval == 0 and not experiment.run.compile
 
 
 def _distribute(model: nn.Module, device: torch.device, *, compiled: bool) -> nn.Module:

@@ -77,7 +77,8 @@ def train_step(
         assert output.features is not None
         features = scale_gradient(output.features, contrast_gradient)
         if measure_gradients and features.requires_grad:
-            gradients = _FeatureGradients(output.features, features, contrast_gradient)
+            assert output.uncropped is not None
+            gradients = _FeatureGradients(output.uncropped, features, contrast_gradient)
         with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
             term = _contrast(network, contrast, batch, features, output.logits)
         total = total + contrast_weight * term
@@ -141,20 +142,22 @@ class _FeatureGradients:
     """Records, in the backward pass, the gradients that the losses have on the features.
 
     Args:
-        features: [B, C, h, w], what the decoder and the contrast are made of.
-        scaled: the same behind ``scale_gradient``, from which the contrast is made.
+        uncropped: [B, C, H, W], what the decoder and the contrast are made of.
+        scaled: its part [B, C, h, w] behind ``scale_gradient``, which the contrast is made of.
         factor: of the scaling.
     """
 
-    def __init__(self, features: Tensor, scaled: Tensor, factor: float):
+    def __init__(self, uncropped: Tensor, scaled: Tensor, factor: float):
         self._factor, self._grads = factor, dict[str, Tensor]()
-        features.register_hook(partial(self._grads.__setitem__, "all"))
+        uncropped.register_hook(partial(self._grads.__setitem__, "all"))
         scaled.register_hook(partial(self._grads.__setitem__, "contrast"))
 
     def products(self) -> Tensor:
         """``Losses.feature_gradients``, after backward."""
-        contrast = self._grads["contrast"].flatten().double() * self._factor
-        others = self._grads["all"].flatten().double() - contrast
+        contrast, every = self._grads["contrast"].double() * self._factor, self._grads["all"].double()
+        padding = (0, every.shape[3] - contrast.shape[3], 0, every.shape[2] - contrast.shape[2])
+        contrast = F.pad(contrast, padding).flatten()
+        others = every.flatten() - contrast
         return torch.stack([contrast @ contrast, others @ others, contrast @ others])
 
 

@@ -1,0 +1,293 @@
+"""What keeps the contrast from collapsing: separate terms, standardised embeddings, young, right rows."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.contrast.maps import Standardization, pixel_rows, unit
+from processes import run_ranks
+
+CLASSES, DIM = 3, 4
+
+
+def make(**settings: Any) -> PixelContrast:
+    defaults: dict[str, Any] = {"num_classes": CLASSES, "embedding_dim": DIM, "pixel_queue_size": 8}
+    defaults |= {"region_memory_size": 0, "positive_mining": "all", "negative_mining": "all"}
+    return PixelContrast(**defaults | settings)
+
+
+def maps(*shape: int, seed: int = 0) -> Tensor:
+    """Embeddings [B, D, h, w] of any length, which have a mean in common."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) + 0.5
+
+
+def class_maps(*shape: int) -> Tensor:
+    return torch.randint(CLASSES, shape, generator=torch.Generator().manual_seed(0))
+
+
+def logits_for(predictions: Tensor) -> Tensor:
+    return F.one_hot(predictions, CLASSES).permute(0, 3, 1, 2).float()
+
+
+def queued(contrast: PixelContrast, label: int) -> Tensor:
+    """The rows of a class in the pixel queue."""
+    queue = contrast.memory.pixel
+    assert queue is not None
+    return queue.rows[label, : queue.filled[label]]
+
+
+def region_rows(contrast: PixelContrast, label: int) -> Tensor:
+    regions = contrast.memory.region
+    assert regions is not None
+    return regions.rows[label, : regions.filled[label]]
+
+
+def losses_of(contrast: PixelContrast, labels: Tensor, *steps: Tensor) -> Tensor:
+    """The loss of every step, each with the same labels, all predicted as class 0."""
+    logits = logits_for(torch.zeros_like(labels))
+    return torch.stack([contrast(embeddings, labels, logits) for embeddings in steps])
+
+
+def test_rows_of_any_length_give_the_loss_and_the_memory_of_unit_rows() -> None:
+    labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
+    raw, normalised = (make(region_memory_size=4) for _ in range(2))
+    losses = losses_of(raw, labels, *(embeddings * 7 for embeddings in steps))
+    assert losses.min() > 0
+    torch.testing.assert_close(losses, losses_of(normalised, labels, *(F.normalize(e, dim=1) for e in steps)))
+    torch.testing.assert_close(raw.memory.state_dict(), normalised.memory.state_dict())
+
+
+def test_separate_terms_are_the_batch_s_loss_plus_the_weighted_memory_s() -> None:
+    labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
+    batch_only = losses_of(make(pixel_queue_size=0), labels, *steps)
+    weights = (0.0, 1.0, 2.5)
+    without, once, more = (losses_of(make(memory_weight=weight), labels, *steps) for weight in weights)
+    torch.testing.assert_close(without, batch_only)
+    assert once[0] == batch_only[0], "the memory is empty in the first step"
+    assert once[1] > batch_only[1]
+    torch.testing.assert_close(more[1] - batch_only[1], 2.5 * (once[1] - batch_only[1]))
+
+
+def test_standardised_rows_have_mean_0_and_variance_1() -> None:
+    rows = maps(50, DIM) * torch.tensor([0.1, 1.0, 10.0, 100.0]) + 3
+    standard = Standardization.of(rows).apply(rows)
+    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(DIM), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standard.var(dim=0, correction=0), torch.ones(DIM), rtol=0, atol=2e-3)
+    as_map = rows.T.reshape(1, DIM, 5, 10)
+    torch.testing.assert_close(unit(as_map, Standardization.of(rows))[0].flatten(1).T, F.normalize(standard))
+
+
+def test_standardised_embeddings_may_be_shifted_and_scaled_by_any_channel() -> None:
+    labels, embeddings = class_maps(2, 6, 6), maps(2, DIM, 6, 6)
+    changed = embeddings * torch.tensor([2.0, 3.0, 5.0, 7.0])[:, None, None] + 4
+    one, other = (losses_of(make(standardize=True), labels, each) for each in (embeddings, changed))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
+    plain, shifted = (losses_of(make(), labels, each) for each in (embeddings, changed))
+    assert (plain - shifted).abs() > 0.1
+
+
+def test_what_enters_the_memory_is_standardised_as_the_anchors_are() -> None:
+    """A few pixels are anchors; all of class 0 enter the queue, and their mean the regions."""
+    labels, embeddings, seen = class_maps(1, 6, 6), maps(1, DIM, 6, 6), list[Tensor]()
+    settings = {"anchors_per_class": 4, "pixel_queue_size": 36, "pixels_per_image": 36}
+    sampled, mapped = (make(standardize=True, region_memory_size=2, **settings) for _ in range(2))
+
+    def project(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        return rows
+
+    sampled(embeddings, labels, logits_for(labels), project=project)
+    mapped(embeddings, labels, logits_for(labels))
+    anchors, pixels = seen[0], embeddings[0, :, labels[0] == 0].T
+    assert len(anchors) == 4 * CLASSES
+    std = (anchors.var(dim=0, correction=0) + 1e-5).sqrt()
+    want = F.normalize((pixels - anchors.mean(dim=0)) / std, dim=1)
+    for contrast in (sampled, mapped):
+        torch.testing.assert_close(in_order(queued(contrast, 0)), in_order(want))
+        torch.testing.assert_close(region_rows(contrast, 0)[0], F.normalize(want.mean(dim=0), dim=0))
+
+
+def in_order(rows: Tensor) -> Tensor:
+    return rows[rows[:, 0].argsort()]
+
+
+def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
+    """A pixel's embedding names its column; classes 0 and 1 are right in one column each, class 2 in none."""
+    labels = torch.tensor([[[0, 0, 1, 1, 2]]])
+    predicted = torch.tensor([[[0, 1, 1, 0, 0]]])
+    codes = torch.eye(5).T[None, :, None]
+    settings = {"embedding_dim": 5, "only_correct": True, "region_memory_size": 3}
+    contrast = make(**settings)
+    assert contrast(codes, labels, logits_for(predicted)) > 0, "wrong pixels are anchors all the same"
+    for rows in (queued, region_rows):
+        assert [rows(contrast, label).tolist() for label in range(CLASSES)] == [
+            [codes[0, :, 0, 0].tolist()],
+            [codes[0, :, 0, 2].tolist()],
+            [],
+        ]
+
+
+def test_a_boundary_to_a_wrong_pixel_is_a_boundary_where_only_right_pixels_enter() -> None:
+    """Of columns 0 0 0 1 1 1, of which the first 1 is taken for a 0: column 2 lies at the boundary."""
+    labels, predicted = torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 0, 0, 1, 1]]])
+    contrast = make(embedding_dim=6, only_correct=True, boundary_share=1.0, pixels_per_image=1)
+    for _ in range(5):
+        contrast(torch.eye(6)[None, :, None], labels, logits_for(predicted))
+    assert queued(contrast, 0).argmax(dim=1).tolist() == [2] * 5
+
+
+@pytest.mark.parametrize("term", ["separate", "joint"])
+def test_negatives_that_are_all_filtered_leave_a_finite_loss(term: Any) -> None:
+    labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
+    steps[1].requires_grad_()
+    contrast = make(negative_mining="filtered", negative_margin=-3.0, memory_term=term)
+    loss = losses_of(contrast, labels, *steps)[1]
+    loss.backward()
+    assert loss.isfinite()
+    assert steps[1].grad is not None
+    assert steps[1].grad.isfinite().all()
+    batch_only = losses_of(make(pixel_queue_size=0), labels, steps[1])[0]
+    if term == "separate":
+        torch.testing.assert_close(loss, batch_only, msg="positives alone teach nothing")
+
+
+def test_a_lone_anchor_has_all_negatives_of_the_memory() -> None:
+    """It has no positive in the batch, so no similarity to filter by."""
+    labels = torch.tensor([[[0, 0, 1]]])
+    lone = torch.tensor([[[0, 255, 255]]])
+    filtered, drawn = (
+        make(negative_mining=mining, negative_margin=-3.0) for mining in ("filtered", "random")
+    )
+    steps = [maps(1, DIM, 1, 3, seed=seed) for seed in range(2)]
+    for contrast in (filtered, drawn):
+        losses_of(contrast, labels, steps[0])
+    loss = losses_of(filtered, lone, steps[1])
+    assert loss > 0
+    assert torch.equal(loss, losses_of(drawn, lone, steps[1]))
+
+
+def test_rows_of_the_step_before_are_the_oldest_at_max_age_1() -> None:
+    labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(3)]
+    size: dict[str, Any] = {"pixel_queue_size": 100, "memory_term": "joint"}
+    without_the_first = losses_of(make(**size), labels, *steps[1:])[1]
+    last = {}
+    for max_age in (1, None):
+        contrast = make(memory_max_age=max_age, **size)
+        for step, embeddings in zip((0, 0, 1), steps, strict=True):
+            positions = torch.arange(2) + 2 * step
+            logits = logits_for(torch.zeros_like(labels))
+            last[max_age] = contrast(embeddings, labels, logits, positions=positions)
+    torch.testing.assert_close(last[1], without_the_first)
+    assert last[None] > last[1] + 0.01, "the more rows, the more negatives"
+
+
+@pytest.mark.parametrize("max_age", [None, 1])
+def test_a_queue_smaller_than_what_a_batch_brings_holds_the_last_of_it(max_age: int | None) -> None:
+    labels = torch.zeros(2, 2, 3, dtype=torch.int64)
+    contrast = make(pixel_queue_size=4, memory_max_age=max_age, pixels_per_image=6)
+    for seed in range(3):
+        embeddings = maps(2, DIM, 2, 3, seed=seed)
+        loss = losses_of(contrast, labels, embeddings)
+        last_image = F.normalize(embeddings[1].flatten(1).T, dim=1)
+        assert loss.isfinite()
+        for row in queued(contrast, 0):
+            assert (row - last_image).abs().amax(dim=1).min() < 1e-6
+    assert contrast.memory.pixel is not None
+    assert contrast.memory.pixel.usable(3).tolist() == [4, 0, 0]
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_channels_last_maps_of_any_dtype_are_read_pixel_by_pixel(
+    dtype: torch.dtype, standardize: bool
+) -> None:
+    labels, results, embeddings = class_maps(2, 5, 7), [], torch.zeros(())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        contrast, loss = make(region_memory_size=3, standardize=standardize), torch.zeros(())
+        for seed in range(2):
+            embeddings = maps(2, DIM, 5, 7, seed=seed).to(dtype).to(memory_format=layout).requires_grad_()
+            loss = losses_of(contrast, labels, embeddings)[0]
+            loss.backward()
+        assert embeddings.grad is not None
+        results.append([loss.detach(), embeddings.grad.float(), *contrast.memory.state_dict().values()])
+    assert results[0][0].dtype == torch.float32
+    assert results[0][0] > 0
+    torch.testing.assert_close(results[0], results[1])
+    pixels = torch.tensor([0, 34, 35, 69, 50])
+    want = embeddings.detach().permute(0, 2, 3, 1).flatten(0, 2)[pixels]
+    assert torch.equal(pixel_rows(embeddings.detach(), pixels), want)
+
+
+EDGES = ("no anchor", "one anchor", "one anchor a class", "one class", "all")
+
+
+def labels_of_edge(name: str) -> Tensor:
+    """Of four images; the first alone is labelled but in the last two cases."""
+    labels = torch.full((4, 4, 4), 255)
+    match name:
+        case "one anchor":
+            labels[0, 1, 2] = 1
+        case "one anchor a class":
+            labels[0, 1, :3] = torch.arange(3)
+        case "one class":
+            labels[:] = 2
+        case "all":
+            labels = class_maps(4, 4, 4)
+    return labels
+
+
+def edge_steps(rank: int, world_size: int, dtype: torch.dtype) -> dict[str, list[Tensor]]:
+    """Two steps fill the memory, then comes the edge; the last rank has no images."""
+    del world_size
+    mine, results = [slice(0, 2), slice(2, 4), slice(4, 4)][rank], {}
+    loss = embeddings = torch.zeros(())
+    for name in EDGES:
+        contrast = make(standardize=True, memory_max_age=2, region_memory_size=3, anchors_per_class=5)
+        for step, labels in enumerate([class_maps(4, 4, 4)] * 2 + [labels_of_edge(name)]):
+            embeddings = maps(4, DIM, 4, 4, seed=step)[mine].to(dtype).requires_grad_()
+            logits = torch.zeros(4, CLASSES, 4, 4)[mine]
+            loss = contrast(embeddings, labels[mine], logits, positions=torch.arange(4)[mine] + 4 * step)
+            loss.backward()
+        assert embeddings.grad is not None, "not connected: DDP would wait for this rank"
+        memory, queue = contrast.memory.state_dict(), contrast.memory.pixel
+        assert queue is not None
+        lengths = queue.rows[queue.written >= 0].norm(dim=1)
+        results[name] = [loss.detach(), embeddings.grad.float(), lengths, *memory.values()]
+    return results
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hardly_any_anchor_on_any_rank_gives_finite_losses_that_reach_every_rank(dtype: torch.dtype) -> None:
+    """Three ranks, of which one has no image."""
+    ranks = run_ranks(3, edge_steps, dtype)
+    for name in EDGES:
+        losses, gradients, lengths = zip(*(rank[name][:3] for rank in ranks), strict=True)
+        gradient = torch.cat(gradients)
+        assert len(gradient) == 4
+        assert gradient.isfinite().all()
+        assert torch.stack(losses).isfinite().all()
+        torch.testing.assert_close(lengths[0], torch.ones_like(lengths[0]), msg=f"{name}: a row is no row")
+        for rank in ranks[1:]:
+            assert all(torch.equal(*pair) for pair in zip(rank[name][3:], ranks[0][name][3:], strict=True))
+        if name in ("no anchor", "one anchor"):
+            assert not torch.stack(losses).any()
+            assert not gradient.any()
+        else:
+            assert gradient[0].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("memory_max_age", 0, "memory_max_age is 0; it must be above 0"),
+        ("memory_weight", -1.0, "memory_weight is -1.0; it must not be below 0"),
+        ("memory_term", "both", "memory_term is 'both'; there are separate, joint"),
+    ],
+)
+def test_wrong_remedies_are_named(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**{name: value})

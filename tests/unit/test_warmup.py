@@ -1,0 +1,146 @@
+"""The contrast's warm-up, its ramp, and what is measured of its gradient, in the real training step."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
+from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.models import SegmentationModel, build_model
+from pixelcontrast.training.loop import contrast_schedule
+from pixelcontrast.training.optim import build_optimizer
+from pixelcontrast.training.step import Losses, scale_gradient, train_step
+
+CLASSES, WEIGHT = 3, 0.7
+
+
+def model_of(**settings: Any) -> SegmentationModel:
+    torch.manual_seed(0)
+    model = Model(backbone="hrnet_w18_small", embedding_dim=8, **settings)
+    return build_model(model, num_classes=CLASSES, embedding=True).double()
+
+
+def term() -> PixelContrast:
+    settings: dict[str, Any]
+    settings = {"pixel_queue_size": 20, "region_memory_size": 0, "anchors_per_class": 10}
+    return PixelContrast(num_classes=CLASSES, embedding_dim=8, **settings).double()
+
+
+def batch(size: int = 32) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64)
+    labels = torch.randint(CLASSES, (2, size // 4, size // 4), generator=generator)
+    labels = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return Batch(images, labels, torch.arange(2), torch.arange(2))
+
+
+def step(model: SegmentationModel, contrast: PixelContrast | None, size: int = 32, **settings: Any) -> Losses:
+    optimizer = build_optimizer(model, Optim(lr=0.01))
+    return train_step(model, contrast, optimizer, batch(size), contrast_weight=WEIGHT, **settings)
+
+
+def gradients(model: SegmentationModel, *, of_head: bool) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and name.startswith("projection.") == of_head
+    }
+
+
+@pytest.mark.parametrize("head", [{}, {"embedding_batchnorm": True}], ids=["1×1", "BatchNorm"])
+def test_defect_13_warmup_trains_the_head_and_leaves_the_rest_to_cross_entropy(head: Any) -> None:
+    plain, warming, trained = (model_of(**head) for _ in range(3))
+    step(plain, None)
+    losses = step(warming, term(), contrast_gradient=0.0, measure_gradients=True)
+    step(trained, term())
+    assert losses.contrast is not None
+    assert losses.contrast > 0
+    assert losses.feature_gradients is None, "nothing reaches the features"
+    for kind in (gradients, moved):
+        want, got = (kind(model, of_head=False) for model in (plain, warming))
+        assert got.keys() == want.keys()
+        assert all(torch.equal(got[name], want[name]) for name in want)
+        head_got, head_want = (kind(model, of_head=True) for model in (warming, trained))
+        torch.testing.assert_close(head_got, head_want, msg="the head learns as it does later")
+    weights = [name for name in gradients(warming, of_head=True) if name.endswith("weight")]
+    assert len(weights) >= 2
+    assert all(gradients(warming, of_head=True)[name].any() for name in weights)
+    backbone = "backbone.conv1.weight"
+    assert not torch.equal(
+        gradients(trained, of_head=False)[backbone], gradients(plain, of_head=False)[backbone]
+    )
+
+
+def moved(model: SegmentationModel, *, of_head: bool) -> dict[str, Tensor]:
+    """The weights after the step."""
+    state = model.state_dict().items()
+    return {name: value for name, value in state if name.startswith("projection.") == of_head}
+
+
+def schedule(steps: int, **settings: Any) -> list[tuple[float, bool]]:
+    experiment = Experiment(
+        data=Data(layout="camvid", root=""),
+        contrast=Contrast(**settings),
+        optim=Optim(steps=steps),
+        run=Run(name="a"),
+    )
+    rows = [contrast_schedule(experiment, step) for step in range(steps)]
+    return [(row.gradient, row.starts) for row in rows]
+
+
+def test_the_ramp_grows_from_the_first_step_after_the_warmup_to_one() -> None:
+    factors = [gradient for gradient, _ in schedule(20, warmup=0.1, ramp=0.2)]
+    assert factors == pytest.approx([0, 0, 0.25, 0.5, 0.75] + [1] * 15)
+    assert [gradient for gradient, _ in schedule(10, warmup=0.0, ramp=0.05)] == [1.0] * 10
+    assert [gradient for gradient, _ in schedule(4, warmup=0.0, ramp=0.5)] == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "first"), [(20, 0.1, 2), (10, 0.3, 3), (7, 0.1, 1), (1000, 0.029, 29)]
+)
+def test_the_memory_is_emptied_in_the_first_step_after_the_warmup_alone(
+    steps: int, warmup: float, first: int
+) -> None:
+    rows = schedule(steps, warmup=warmup)
+    assert [step for step, (_, starts) in enumerate(rows) if starts] == [first]
+    assert [step for step, (gradient, _) in enumerate(rows) if gradient == 0] == list(range(first))
+
+
+def test_without_a_warmup_nothing_is_emptied() -> None:
+    assert not any(starts for _, starts in schedule(5, warmup=0.0))
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
+def test_a_scaled_gradient_leaves_the_value_alone(factor: float) -> None:
+    tensor = torch.randn(3, requires_grad=True)
+    scaled = scale_gradient(tensor, factor)
+    assert torch.equal(scaled, tensor)
+    (scaled.square().sum() + tensor.sum()).backward()
+    assert tensor.grad is not None
+    torch.testing.assert_close(tensor.grad, 1 + factor * 2 * tensor.detach())
+
+
+@pytest.mark.parametrize(("factor", "size"), [(0.25, 32), (1.0, 40)])
+def test_feature_gradients_are_those_of_either_loss_alone(factor: float, size: int) -> None:
+    """Images of 40×40 are padded to 64×64: the contrast sees the part of the features that shows them."""
+    model, given = model_of(), batch(size)
+    features: list[Tensor] = []
+    model.decoder.register_forward_hook(lambda _, __, decoded: features.append(decoded.features))
+    output = model(given.images)
+    assert output.features is not None
+    assert output.features.shape[-2:] == (size // 4, size // 4)
+    assert model.projection is not None
+    ce = F.cross_entropy(output.logits, given.labels)
+    contrast = term()(output.features, given.labels, output.logits, project=model.projection.rows)
+    parts = [torch.autograd.grad(loss, features[0], retain_graph=True)[0] for loss in (contrast, ce)]
+    ours, others = WEIGHT * factor * parts[0].flatten(), parts[1].flatten()
+    want = torch.stack([ours @ ours, others @ others, ours @ others])
+    assert want.abs().min() > 0
+    losses = step(model_of(), term(), size, contrast_gradient=factor, measure_gradients=True)
+    assert losses.feature_gradients is not None
+    torch.testing.assert_close(losses.feature_gradients, want, rtol=1e-9, atol=0)
+    assert step(model_of(), term()).feature_gradients is None, "only where asked for"
