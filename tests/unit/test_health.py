@@ -57,7 +57,7 @@ def test_several_causes_at_once_get_a_line_each() -> None:
 
 
 def test_nothing_is_said_in_warm_up() -> None:
-    bad = {"norm": 0.97, "gap": -0.05}
+    bad: Row = {"norm": 0.97, "gap": -0.05}
     assert warnings(rows(end=100, **bad) + rows(begin=120, end=120, **bad) + rows(begin=140)) == []
     longer = EmbeddingWatch(config.replace(EXPERIMENT, {"contrast.warmup": 0.99}))
     assert warnings(rows(**bad), longer) == []
