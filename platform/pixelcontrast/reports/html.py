@@ -106,6 +106,17 @@ def figure(plot: go.Figure, *, name: str, label: str, wide: bool = False) -> str
     return f'<div class="{kind}" role="group" aria-label="{text(label)}"{focus}>{inner}</div>'
 
 
+def grid(plots: Sequence[tuple[str, go.Figure]], *, name: str, label: str) -> str:
+    """Small titled plots side by side, as many in a row as the page has room for: one picture."""
+    cells = [
+        f"<div><h4>{text(title)}</h4>{figure(plot, name=f'{name}-{number}', label=title)}</div>"
+        for number, (title, plot) in enumerate(plots)
+    ]
+    return (
+        f'<div class="plots" id="{text(name)}" role="group" aria-label="{text(label)}">{"".join(cells)}</div>'
+    )
+
+
 def picture(png: bytes, *, label: str) -> str:
     content = base64.b64encode(png).decode()
     return f'<div class="picture"><img alt="{text(label)}" src="data:image/png;base64,{content}"></div>'

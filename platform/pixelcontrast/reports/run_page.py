@@ -1,6 +1,6 @@
 """The report of a single run."""
 
-from pixelcontrast.reports import figures, html, parts
+from pixelcontrast.reports import figures, health, html, parts
 from pixelcontrast.reports.collect import Run, started_at
 from pixelcontrast.reports.words import NOTHING, count, duration, moment, percent
 
@@ -12,6 +12,7 @@ def run_page(run: Run, *, written: float) -> str:
     sections = [
         html.section("Result", _result(run)),
         html.section("Curves", _curves(run)),
+        html.section(health.TITLE, health.embedding(run)),
         html.section("Classes", _classes(run)),
         html.section("Predictions", parts.overlays(run.storage, run.summary.get("overlays"), label=label)),
         html.section("Confusion", parts.confusion(run.storage)),
@@ -70,7 +71,8 @@ def _classes(run: Run) -> str:
     last = run.evaluated[-1]
     words = f"After step {last['step']:,}. Classes that neither occur nor are predicted are left out."
     plot = figures.class_bars(last["iou"])
-    return html.paragraph(words, kind="note") + html.figure(plot, name="classes", label="IoU per class")
+    bars = html.figure(plot, name="classes", label="IoU per class")
+    return html.paragraph(words, kind="note") + bars + health.class_table(run)
 
 
 def _cost(run: Run) -> str:

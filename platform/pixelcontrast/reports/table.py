@@ -17,6 +17,8 @@ _SUMMARY = {
     "seconds_per_step": ("seconds_per_step", pa.float64()),
     "seconds": ("seconds", pa.float64()),
     "worker_seconds": ("worker_seconds", pa.float64()),
+    "gap": ("gap", pa.float64()),
+    "mean_embedding_norm": ("mean_embedding_norm", pa.float64()),
 }
 """Column → key of the summary, type."""
 
@@ -25,7 +27,8 @@ def trials_table(search: SearchRecord) -> pa.Table:
     """The trials by number. What a trial does not have is null.
 
     ``miou`` and ``iou/<class>``, shares from 0 to 1, are of the last evaluation, ``best_miou`` of the one at
-    ``best_step``, whose ``checkpoint`` is named. A searched key's column has the value that was trained.
+    ``best_step``, whose ``checkpoint`` is named; ``gap`` and ``mean_embedding_norm``, the health of the
+    embedding, are of the last training row. A searched key's column has the value that was trained.
     """
     trials = search.trials
     columns: dict[str, pa.Array] = {

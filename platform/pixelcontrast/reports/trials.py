@@ -3,7 +3,7 @@
 from pixelcontrast.reports import figures, html, parts
 from pixelcontrast.reports.collect import SearchRecord, Trial
 from pixelcontrast.reports.table import changed_keys
-from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting
+from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting, signed
 
 
 def trials(search: SearchRecord) -> str:
@@ -15,11 +15,17 @@ def trials(search: SearchRecord) -> str:
     names = ["arm", "seed"] if not is_space else []
     heads = ["trial", "state", *names, "mIoU, %", *(key.replace(".", ".\n") for key in keys)]
     heads += ["best\nmIoU, %", "at\nstep", "steps", "s per\nstep", "time", "worker\ntime"]
+    heads += ["gap", "mean\nnorm"]
     best = search.best if is_space else None
     strong = None if best is None else search.trials.index(best)
     rows = [_row(trial, keys, with_arm=not is_space) for trial in search.trials]
     table = html.table(heads, rows, label="Trials", sortable=True, strong=strong)
-    return table + parts.downloads(search) + _errors(search)
+    words = (
+        "Gap and mean norm are the health of the embedding at the end: how much more similar embeddings are "
+        "to their own class than to others, and the norm of their mean, which is 1 if all are equal."
+    )
+    notes = html.paragraph(words, kind="note") + parts.downloads(search)
+    return table + notes + _errors(search)
 
 
 def _row(trial: Trial, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
@@ -33,6 +39,7 @@ def _row(trial: Trial, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
     row.append(html.number(percent(trial.miou), trial.miou))
     row += [_setting(trial.overrides.get(key)) for key in keys]
     per_step = summary.get("seconds_per_step")
+    norm = summary.get("mean_embedding_norm")
     return [
         *row,
         html.number(percent(summary.get("best_miou")), summary.get("best_miou")),
@@ -41,6 +48,8 @@ def _row(trial: Trial, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
         html.number(NOTHING if per_step is None else f"{per_step:.3g}", per_step),
         html.number(duration(summary.get("seconds")), summary.get("seconds")),
         html.number(duration(summary.get("worker_seconds")), summary.get("worker_seconds")),
+        html.number(signed(summary.get("gap")), summary.get("gap")),
+        html.number(NOTHING if norm is None else f"{norm:.2f}", norm),
     ]
 
 

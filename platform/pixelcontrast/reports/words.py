@@ -27,6 +27,11 @@ def points(share: float | None) -> str:
     return "0.0" if text in ("+0.0", "−0.0") else text
 
 
+def signed(value: float | None) -> str:
+    """A difference of cosines: ``+0.21``."""
+    return NOTHING if value is None or math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
 def duration(seconds: float | None) -> str:
     """``4210`` → ``1 h 10 min``."""
     if seconds is None:

@@ -8,6 +8,8 @@ from pixelcontrast import config
 from pixelcontrast.training.run_folder import Row, read_attempts, read_rows
 from pixelcontrast.training.storage import Storage
 
+_EMBEDDING = ("gap", "mean_embedding_norm")
+
 
 def summarize(run: Storage) -> dict[str, Any]:
     """Plain JSON values; those that a run has no rows for yet are missing.
@@ -15,7 +17,8 @@ def summarize(run: Storage) -> dict[str, Any]:
     ``steps`` trained; ``last_miou``; ``best_miou`` with its ``best_step`` and, of each class that has one,
     ``iou/<class>``; ``seconds_per_step``, the median over the training rows; ``seconds`` from the workers'
     starts to their last rows; ``worker_seconds``, these times the workers; ``started``, seconds since the
-    epoch; ``checkpoint``, the best; ``overlays``, the last; ``attempts``.
+    epoch; ``checkpoint``, the best; ``overlays``, the last; ``attempts``; with contrast, ``gap`` and
+    ``mean_embedding_norm`` of the last training row that has them.
     """
     rows, attempts = read_rows(run), read_attempts(run)
     trained = [row for row in rows if row["kind"] == "train"]
@@ -24,6 +27,7 @@ def summarize(run: Storage) -> dict[str, Any]:
     if trained:
         found["steps"] = trained[-1]["step"]
         found["seconds_per_step"] = _seconds_per_step(trained, run)
+        found |= {key: row[key] for row in trained for key in _EMBEDDING if row.get(key) is not None}
     if evaluated:
         best = max(evaluated, key=lambda row: row["miou"])
         found |= {"best_miou": best["miou"], "best_step": best["step"]}

@@ -14,6 +14,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.training import checkpoint, provenance
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
+from pixelcontrast.training.health import EmbeddingWatch
 from pixelcontrast.training.meter import Meter
 from pixelcontrast.training.run_folder import Row, RunLog, count_attempts, open_storage
 from pixelcontrast.training.state import TrainState
@@ -59,6 +60,8 @@ class Recorder:
             self._log = RunLog(
                 self._run, experiment, step=state.step, attempt=self._describe_attempt(skipped)
             )
+        earlier = distributed.broadcast_object(self._log.rows if self._log else None)
+        self._watch = EmbeddingWatch(experiment, earlier)
         self._meter = Meter(experiment, state, train_set)
 
     def __enter__(self) -> Self:
@@ -173,8 +176,8 @@ class Recorder:
     def _training_row(self) -> Row:
         """The means since the last row."""
         steps = {"step": self._state.step, "steps": self._experiment.optim.steps}
-        row = {"kind": "train", **steps, **self._meter.read()}
-        return row | self._embedding_row()
+        row = {"kind": "train", **steps, **self._meter.read(), **self._embedding_row()}
+        return row | self._warnings(row)
 
     def _embedding_row(self) -> Row:
         """The health of the embedding since the last row, and the memory's age in steps."""
@@ -184,6 +187,14 @@ class Recorder:
         row: Row = contrast.diagnostics.read()
         row["class_gap"] = dict(zip(self._val_set.labels.names, row["class_gap"], strict=True))
         return row | {"memory_age": contrast.memory.mean_age(int(contrast.steps))}
+
+    def _warnings(self, row: Row) -> Row:
+        """What is wrong with the embedding and was not reported before; rank 0 also logs it."""
+        found = self._watch.look(row)
+        if distributed.rank() == 0:
+            for line in found.values():
+                logger.warning("%s", line)
+        return {"warnings": found} if found else {}
 
     def _evaluate(self) -> None:
         self._state.check_finite()

@@ -15,7 +15,14 @@ from pixelcontrast.training.storage import Storage
 
 Row = dict[str, Any]
 """One report: plain JSON values, ``kind`` ("train" or "eval"), ``step``, ``attempt`` and ``time``, in seconds
-since the epoch, among them."""
+since the epoch, among them. A training row may have ``warnings``: cause → one line."""
+
+_EMBEDDING = frozenset(
+    {"hard_anchors", "batch_positive_similarity", "batch_negative_similarity", "memory_positive_similarity"}
+    | {"memory_negative_similarity", "gap", "class_gap", "mean_embedding_norm", "memory_age"}
+    | {"gradient_ratio", "gradient_cosine"}
+)
+"""Training figures that TensorBoard shows together, as ``embedding/gap``."""
 
 
 def open_storage(experiment: Experiment) -> Storage:
@@ -101,8 +108,15 @@ class RunLog:
         self._run.write("metrics.jsonl", _lines(self._rows))
         for key, value in _scalars(row).items():
             if key != "time":
-                self._board.add_scalar(f"{row['kind']}/{key}", value, row["step"], walltime=row["time"])
+                self._board.add_scalar(_tag(row, key), value, row["step"], walltime=row["time"])
+        for cause, line in row.get("warnings", {}).items():
+            self._board.add_text(f"embedding/{cause}", line, row["step"], walltime=row["time"])
         self._flush()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows of the run so far, those of earlier attempts included."""
+        return self._rows
 
     def last(self, kind: str) -> Row:
         """The newest row of a kind."""
@@ -131,10 +145,18 @@ class RunLog:
             self._run.upload(self._events, "tensorboard")
 
 
+def _tag(row: Row, key: str) -> str:
+    """TensorBoard's name of a number."""
+    is_embedding = row["kind"] == "train" and key.partition("/")[0] in _EMBEDDING
+    return f"{'embedding' if is_embedding else row['kind']}/{key}"
+
+
 def _scalars(row: Row) -> dict[str, Any]:
     """The row's numbers, those of a nested dictionary as ``iou/road``."""
     flat = {}
     for key, value in row.items():
+        if key == "warnings":
+            continue
         if isinstance(value, dict):
             flat |= {f"{key}/{name}": number for name, number in value.items() if number is not None}
         elif key != "kind" and value is not None:

@@ -1,0 +1,179 @@
+"""Health of the embedding: what the contrast did in a run, as small plots over its steps."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+
+from pixelcontrast.reports import figures, html
+from pixelcontrast.reports.collect import Run
+from pixelcontrast.reports.words import NOTHING, percent, signed
+from pixelcontrast.training.run_folder import Row
+
+TITLE = "Health of the embedding"
+_OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"
+_HEIGHT = 210
+_HEALTHY = (
+    "What healthy looks like: positives lie above negatives, and the gap between them opens; the mean "
+    "embedding norm stays well below 1."
+)
+_READING = (
+    "Similarity: the mean cosine of an embedding with others of its own class (positives) and of other "
+    "classes (negatives), in the same batch or in the memory. Blue between the lines: positives are more "
+    "similar; red: negatives are. If the gap is open in the batch but not in the memory, the memory's "
+    "rows are too old. Gradient ratio: the size of the contrast's gradient on the features over that of "
+    "the other losses; far above 1 the contrast alone decides what is learnt, far below 1 it changes "
+    "little. A gradient cosine above 0 means that both pull in the same direction."
+)
+
+
+def embedding(run: Run) -> str:
+    """The run's warnings, and the picture with its captions; empty without contrast."""
+    if not any(_known(row, "mean_embedding_norm") for row in run.trained):
+        return ""
+    warnings = [
+        html.paragraph(f"Step {row['step']:,}: {line}", kind="warning")
+        for row in run.trained
+        for line in row.get("warnings", {}).values()
+    ]
+    warmup = run.settings["contrast.warmup"] * run.settings["optim.steps"]
+    reading = _READING
+    if warmup:
+        reading += " Up to the dotted line (warm-up), the contrast trains the projection head alone."
+    grid = html.grid(_plots(run.trained, warmup), name="embedding", label=TITLE)
+    healthy, reading = (html.paragraph(words, kind="note") for words in (_HEALTHY, reading))
+    return "\n".join([*warnings, healthy, grid, reading])
+
+
+def class_table(run: Run) -> str:
+    """IoU and gap of every class; empty without contrast."""
+    row = next((row for row in reversed(run.trained) if "class_gap" in row), None)
+    if row is None:
+        return ""
+    iou, gaps = run.evaluated[-1]["iou"], row["class_gap"]
+    rows = [
+        [
+            html.cell(name),
+            html.number(percent(share), share),
+            html.number(signed(gaps.get(name)), gaps.get(name)),
+        ]
+        for name, share in iou.items()
+    ]
+    words = (
+        "Gap: how much more similar the embeddings of a class are to each other than to those of other "
+        f"classes, in the batches before step {row['step']:,}; {NOTHING} where the class was not met."
+    )
+    table = html.table(("class", "IoU, %", "gap"), rows, label="IoU and gap per class", sortable=True)
+    return html.paragraph(words, kind="note") + table
+
+
+def _plots(rows: Sequence[Row], warmup: float) -> list[tuple[str, go.Figure]]:
+    """Titles and plots of what the rows have values for, all over the same steps."""
+    plots = [
+        ("Similarity in the batch", _similarity(rows, "batch")),
+        ("Similarity with the memory", _similarity(rows, "memory")),
+        ("Mean embedding norm", _norm(rows)),
+        ("Gradient ratio", _ratio(rows)),
+        ("Gradient cosine", _line(rows, "gradient_cosine", level=0.0)),
+        ("Age of the memory, steps", _line(rows, "memory_age", tozero=True)),
+    ]
+    found = [(title, plot) for title, plot in plots if plot is not None]
+    for _, plot in found:
+        plot.update_xaxes(range=[0, max(row["step"] for row in rows)], nticks=5)
+        if warmup:
+            plot.add_vline(x=warmup, line={"dash": "dot", "width": 1, "color": figures.QUIET})
+    return found
+
+
+def _similarity(rows: Sequence[Row], source: str) -> go.Figure | None:
+    """Positives against negatives, with what lies between them shaded."""
+    keys = f"{source}_positive_similarity", f"{source}_negative_similarity"
+    if not any(_known(row, *keys) for row in rows):
+        return None
+    plot = figures.base(height=_HEIGHT, x="step", legend=True)
+    plot.update_yaxes(nticks=6)
+    between = _crossed([(row["step"], row[keys[0]], row[keys[1]]) for row in rows if _known(row, *keys)])
+    for color, is_open in ((_OPEN, True), (_INVERTED, False)):
+        edges = [(step, max(p, n) if is_open else min(p, n), n) for step, p, n in between]
+        plot.add_scatter(
+            x=[step for step, _, _ in edges] + [step for step, _, _ in reversed(edges)],
+            y=[edge for _, edge, _ in edges] + [n for _, _, n in reversed(edges)],
+            fill="toself",
+            fillcolor=color,
+            mode="none",
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    for key, name, color in ((keys[0], "positives", figures.OTHER), (keys[1], "negatives", figures.BEST)):
+        _add_line(plot, rows, key, name=name, color=color)
+    return plot
+
+
+def _crossed(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """(x, a, b) with a point added wherever the lines of a and b cross."""
+    found = list(points[:1])
+    for before, after in pairwise(points):
+        gaps = before[1] - before[2], after[1] - after[2]
+        if gaps[0] * gaps[1] < 0:
+            part = gaps[0] / (gaps[0] - gaps[1])
+            x, y = (before[i] + part * (after[i] - before[i]) for i in (0, 1))
+            found.append((x, y, y))
+        found.append(after)
+    return found
+
+
+def _norm(rows: Sequence[Row]) -> go.Figure | None:
+    plot = _line(rows, "mean_embedding_norm", level=1.0)
+    if plot is not None:
+        plot.update_yaxes(range=[0, 1.12])
+        place: dict[str, Any] = {"x": 1, "xref": "x domain", "xanchor": "right"}
+        plot.add_annotation(text="1: collapsed", y=1, yanchor="bottom", showarrow=False, **place)
+    return plot
+
+
+def _ratio(rows: Sequence[Row]) -> go.Figure | None:
+    """On a logarithmic axis, with ticks at 1, 2 and 5 where it spans few powers of ten."""
+    plot = _line(rows, "gradient_ratio", level=1.0)
+    if plot is not None:
+        values = [row["gradient_ratio"] for row in rows if row.get("gradient_ratio")]
+        is_narrow = bool(values) and max(values) < 100 * min(values)
+        ticks = [
+            digit * 10.0**power for power in range(-6, 7) for digit in ((1, 2, 5) if is_narrow else (1,))
+        ]
+        plot.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    return plot
+
+
+def _line(
+    rows: Sequence[Row], key: str, *, level: float | None = None, tozero: bool = False
+) -> go.Figure | None:
+    """One figure of the rows over the steps, with a line at ``level``; None where no row has it."""
+    if not any(_known(row, key) for row in rows):
+        return None
+    plot = figures.base(height=_HEIGHT, x="step")
+    _add_line(plot, rows, key, name=key.replace("_", " "), color=figures.OTHER)
+    plot.update_yaxes(nticks=6)
+    if tozero:
+        plot.update_yaxes(rangemode="tozero")
+    if level is not None:
+        plot.add_hline(y=level, line={"width": 1, "color": figures.QUIET})
+    return plot
+
+
+def _add_line(plot: go.Figure, rows: Sequence[Row], key: str, *, name: str, color: str) -> None:
+    """Through the rows that have a value: gradients, for one, are not measured for every row."""
+    points = [(row["step"], row[key]) for row in rows if _known(row, key)]
+    plot.add_scatter(
+        x=[step for step, _ in points],
+        y=[value for _, value in points],
+        mode="lines+markers" if len(points) < 15 else "lines",
+        name=name,
+        line={"color": color, "width": 2},
+        marker={"size": 5},
+        hovertemplate=f"{name}, step %{{x:,}}: %{{y:.3g}}<extra></extra>",
+    )
+
+
+def _known(row: Row, *keys: str) -> bool:
+    return all(row.get(key) is not None for key in keys)

@@ -1,0 +1,44 @@
+"""Warnings about the embedding in real, short trainings; the bounds are set so that they are due."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelcontrast import Experiment, config, training
+from pixelcontrast.training import health
+from pixelcontrast.training.run_folder import open_storage, read_rows
+from same_run import learnt
+from searches import experiment
+
+
+def fit(settings: Experiment, *, until: int | None = None) -> list[dict]:
+    """Train to the end, or until a checkpoint of step ``until`` is asked for; the rows as reported."""
+    reported: list[dict] = []
+    steps = iter(range(10**9))
+
+    def stop() -> bool:
+        return next(steps) == until
+
+    training.fit(settings, device=torch.device("cpu"), report=reported.append, stop=stop)
+    return reported
+
+
+def test_a_warning_is_logged_and_recorded_once_across_a_resume(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(health, "COLLAPSED_NORM", 0.0)
+    settings = experiment(scenes, tmp_path)
+    settings = config.replace(settings, {"optim.steps": 7, "run.report_interval": 1, "run.eval_interval": 7})
+    with caplog.at_level(logging.WARNING, logger=health.__name__.rpartition(".")[0]):
+        rows = fit(settings, until=5)
+        rows += fit(settings)
+    assert read_rows(open_storage(settings)) == rows
+    warned = [(row["step"], cause) for row in rows for cause in row.get("warnings", {})]
+    assert warned.count((4, "collapsed")) == 1  # warm-up is 1 step
+    assert [cause for _, cause in warned].count("collapsed") == 1
+    lines = [line for row in rows for line in row.get("warnings", {}).values()]
+    assert [record.getMessage() for record in caplog.records] == lines
+    uninterrupted = config.replace(settings, {"run.name": "whole"})
+    assert learnt(fit(uninterrupted)) == learnt(rows)
