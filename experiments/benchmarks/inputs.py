@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pixelcontrast.contrast.banks import Queue, Shard
 from pixelcontrast.contrast.info_nce import Comparison, info_nce, no_blocks
-from pixelcontrast.contrast.memory import Memory, Queue, Shard
+from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.mining import Miner, Mining
 
 NUM_CLASSES, DIM, TEMPERATURE = 19, 256, 0.1

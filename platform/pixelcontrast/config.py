@@ -135,9 +135,6 @@ class Contrast:
     """Share of the steps in which the term trains the projection head alone; then the memory is emptied."""
     ramp: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the steps after the warm-up over which the term's gradient into the network grows."""
-    standardize: bool = False
-    """Embeddings get mean 0 and variance 1 over the batch's anchors before they get unit length: BatchNorm
-    without parameters, which takes out what all classes have in common."""
     anchors_per_class: Count = 50
     """Anchors drawn per class and global batch."""
     hard_share: Share = 0.5
@@ -298,7 +295,6 @@ PAPER: Mapping[str, Any] = {
     "contrast.weight": 1.0,
     "contrast.temperature": 0.1,
     "contrast.ramp": 0.0,
-    "contrast.standardize": False,
     "contrast.anchors_per_class": 50,
     "contrast.hard_share": 0.5,
     "contrast.memory": "both",

@@ -46,7 +46,6 @@ class Reference:
     memory_weight: float = 1.0
     memory_max_age: int | None = None
     only_correct: bool = False
-    standardize: bool = False
     positive_mining: str = "random"
     negative_mining: str = "random"
     num_positives: int = 1024
@@ -74,8 +73,6 @@ class Reference:
         for c in labels[labels < self.num_classes].tolist():
             self.seen[c] = self.seen.get(c, 0) + 1
         anchors = self._anchors(labels, wrong, positions)
-        if self.standardize and anchors:
-            embeddings = _standardized(embeddings, anchors)
         embeddings = embeddings / embeddings.square().sum(dim=1, keepdim=True).sqrt()
         memory = self._memory()
         keys = self._example_keys(memory, min((int(positions[b]) for b, _, _ in anchors), default=0))
@@ -202,14 +199,6 @@ class Reference:
 
     def _stored(self, row: Tensor) -> Entered:
         return Entered(self.now, row.to(self.memory_dtype).to(row.dtype))
-
-
-def _standardized(embeddings: Tensor, anchors: list[Pixel]) -> Tensor:
-    """BatchNorm whose statistics, with gradient, are those of the anchors: mean 0, variance 1."""
-    rows = [embeddings[b, :, y, x] for b, y, x in anchors]
-    mean = sum(rows, torch.zeros_like(rows[0])) / len(rows)
-    variance = sum(((row - mean) ** 2 for row in rows), torch.zeros_like(mean)) / len(rows)
-    return (embeddings - mean[:, None, None]) / torch.sqrt(variance + 1e-5)[:, None, None]
 
 
 def _mean(losses: list[Tensor], otherwise: Tensor) -> Tensor:

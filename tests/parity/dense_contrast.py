@@ -14,7 +14,7 @@ from pixelcontrast.contrast.sampling import Anchors
 class DenseContrast(PixelContrast):
     """``PixelContrast`` in one process, anchors class by class, every example chosen by a full sort.
 
-    Neither standardised nor filtered; tests/parity/contrast_reference.py has those.
+    Not filtered; tests/parity/contrast_reference.py has that.
     """
 
     def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, None]:

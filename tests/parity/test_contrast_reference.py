@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.memory import Shard, reshard
+from pixelcontrast.contrast.banks import Shard, reshard
 from processes import run_ranks
 
 CLASSES, DIM, IMAGES = 4, 6, 4
@@ -89,7 +89,7 @@ YOUNG: dict[str, Any] = {"pixel_queue_size": 20, "memory_max_age": 2}
 """At most eight rows of a class enter in a step: the young ones go across the ring's end."""
 YOUNG_REGIONS: dict[str, Any] = {"region_memory_size": 7, "num_images": NUM_IMAGES, "memory_max_age": 1}
 """Regions are a queue then, though there would be a slot for every image."""
-REMEDY: dict[str, Any] = {"memory_term": "separate", "memory_weight": 0.7, "standardize": True}
+REMEDY: dict[str, Any] = {"memory_term": "separate", "memory_weight": 0.7}
 EVERY: dict[str, Any] = (
     FILTERED | YOUNG | YOUNG_REGIONS | REMEDY | {"only_correct": True, "memory_max_age": 2}
 )
@@ -105,8 +105,6 @@ REMEDIES = {
         pixel_queue_size=3, pixels_per_image=4, memory_max_age=1, **ALL
     ),
     "only correct": scenario(only_correct=True, **MEMORIES["both"], **ALL),
-    "standardized": scenario(standardize=True, **RANDOM),
-    "standardized, no memory": scenario(standardize=True, pixel_queue_size=0),
     "filtered": scenario(negative_margin=0.1, **FILTERED),
     "filtered strictly": scenario(negative_margin=-0.2, **FILTERED),
     "filtered to nothing": scenario(negative_margin=-3.0, memory_term="separate", **FILTERED),
@@ -126,8 +124,8 @@ SHARDED = {
     "sharded, last images all void": scenario("last", sharded=True, **MEMORIES["both"], **ALL),
     "sharded, all void": scenario("all", sharded=True, **MEMORIES["both"], **ALL),
     "sharded, bfloat16": scenario(sharded=True, memory_dtype=torch.bfloat16, **ALL),
-    "sharded, young, separate and standardized": scenario(sharded=True, **YOUNG, **REMEDY, **ALL),
-    "sharded, young regions, separate and standardized, last images all void": scenario(
+    "sharded, young, separate": scenario(sharded=True, **YOUNG, **REMEDY, **ALL),
+    "sharded, young regions, separate, last images all void": scenario(
         "last", sharded=True, **YOUNG_REGIONS, **REMEDY, **ALL
     ),
 }

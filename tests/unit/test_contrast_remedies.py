@@ -1,4 +1,4 @@
-"""What keeps the contrast from collapsing: separate terms, standardised embeddings, young, right rows."""
+"""What keeps the contrast from collapsing: separate terms, young and right rows."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.maps import Standardization, pixel_rows, unit
+from pixelcontrast.contrast.maps import pixel_rows
 from processes import run_ranks
 
 CLASSES, DIM = 3, 4
@@ -70,49 +70,6 @@ def test_separate_terms_are_the_batch_s_loss_plus_the_weighted_memory_s() -> Non
     assert once[0] == batch_only[0], "the memory is empty in the first step"
     assert once[1] > batch_only[1]
     torch.testing.assert_close(more[1] - batch_only[1], 2.5 * (once[1] - batch_only[1]))
-
-
-def test_standardised_rows_have_mean_0_and_variance_1() -> None:
-    rows = maps(50, DIM) * torch.tensor([0.1, 1.0, 10.0, 100.0]) + 3
-    standard = Standardization.of(rows).apply(rows)
-    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(DIM), rtol=0, atol=1e-5)
-    torch.testing.assert_close(standard.var(dim=0, correction=0), torch.ones(DIM), rtol=0, atol=2e-3)
-    as_map = rows.T.reshape(1, DIM, 5, 10)
-    torch.testing.assert_close(unit(as_map, Standardization.of(rows))[0].flatten(1).T, F.normalize(standard))
-
-
-def test_standardised_embeddings_may_be_shifted_and_scaled_by_any_channel() -> None:
-    labels, embeddings = class_maps(2, 6, 6), maps(2, DIM, 6, 6)
-    changed = embeddings * torch.tensor([2.0, 3.0, 5.0, 7.0])[:, None, None] + 4
-    one, other = (losses_of(make(standardize=True), labels, each) for each in (embeddings, changed))
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
-    plain, shifted = (losses_of(make(), labels, each) for each in (embeddings, changed))
-    assert (plain - shifted).abs() > 0.1
-
-
-def test_what_enters_the_memory_is_standardised_as_the_anchors_are() -> None:
-    """A few pixels are anchors; all of class 0 enter the queue, and their mean the regions."""
-    labels, embeddings, seen = class_maps(1, 6, 6), maps(1, DIM, 6, 6), list[Tensor]()
-    settings = {"anchors_per_class": 4, "pixel_queue_size": 36, "pixels_per_image": 36}
-    sampled, mapped = (make(standardize=True, region_memory_size=2, **settings) for _ in range(2))
-
-    def project(rows: Tensor) -> Tensor:
-        seen.append(rows)
-        return rows
-
-    sampled(embeddings, labels, logits_for(labels), project=project)
-    mapped(embeddings, labels, logits_for(labels))
-    anchors, pixels = seen[0], embeddings[0, :, labels[0] == 0].T
-    assert len(anchors) == 4 * CLASSES
-    std = (anchors.var(dim=0, correction=0) + 1e-5).sqrt()
-    want = F.normalize((pixels - anchors.mean(dim=0)) / std, dim=1)
-    for contrast in (sampled, mapped):
-        torch.testing.assert_close(in_order(queued(contrast, 0)), in_order(want))
-        torch.testing.assert_close(region_rows(contrast, 0)[0], F.normalize(want.mean(dim=0), dim=0))
-
-
-def in_order(rows: Tensor) -> Tensor:
-    return rows[rows[:, 0].argsort()]
 
 
 def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
@@ -200,14 +157,11 @@ def test_a_queue_smaller_than_what_a_batch_brings_holds_the_last_of_it(max_age: 
     assert contrast.memory.pixel.usable(3).tolist() == [4, 0, 0]
 
 
-@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_channels_last_maps_of_any_dtype_are_read_pixel_by_pixel(
-    dtype: torch.dtype, standardize: bool
-) -> None:
+def test_channels_last_maps_of_any_dtype_are_read_pixel_by_pixel(dtype: torch.dtype) -> None:
     labels, results, embeddings = class_maps(2, 5, 7), [], torch.zeros(())
     for layout in (torch.contiguous_format, torch.channels_last):
-        contrast, loss = make(region_memory_size=3, standardize=standardize), torch.zeros(())
+        contrast, loss = make(region_memory_size=3), torch.zeros(())
         for seed in range(2):
             embeddings = maps(2, DIM, 5, 7, seed=seed).to(dtype).to(memory_format=layout).requires_grad_()
             loss = losses_of(contrast, labels, embeddings)[0]
@@ -246,7 +200,7 @@ def edge_steps(rank: int, world_size: int, dtype: torch.dtype) -> dict[str, list
     mine, results = [slice(0, 2), slice(2, 4), slice(4, 4)][rank], {}
     loss = embeddings = torch.zeros(())
     for name in EDGES:
-        contrast = make(standardize=True, memory_max_age=2, region_memory_size=3, anchors_per_class=5)
+        contrast = make(memory_max_age=2, region_memory_size=3, anchors_per_class=5)
         for step, labels in enumerate([class_maps(4, 4, 4)] * 2 + [labels_of_edge(name)]):
             embeddings = maps(4, DIM, 4, 4, seed=step)[mine].to(dtype).requires_grad_()
             logits = torch.zeros(4, CLASSES, 4, 4)[mine]
@@ -273,7 +227,7 @@ def test_hardly_any_anchor_on_any_rank_gives_finite_losses_that_reach_every_rank
         torch.testing.assert_close(lengths[0], torch.ones_like(lengths[0]), msg=f"{name}: a row is no row")
         for rank in ranks[1:]:
             assert all(torch.equal(*pair) for pair in zip(rank[name][3:], ranks[0][name][3:], strict=True))
-        if name in ("no anchor", "one anchor"):
+        if name == "no anchor":
             assert not torch.stack(losses).any()
             assert not gradient.any()
         else:

@@ -100,15 +100,14 @@ def test_interrupted_runs_warn_as_uninterrupted_ones_do(interrupted_at: int) -> 
     [
         (
             HARD,
-            ["positive_mining random", "negative_mining random", "standardize true"],
-            ["memory_term"],  # no more than three
+            ["positive_mining random", "negative_mining random", "warmup above 0.1"],
+            ["weight"],  # no more than three
         ),
-        ({}, ["standardize true", "warmup above 0.1", "weight below 1"], ["mining", "memory_term"]),
-        ({"contrast.standardize": True}, ["warmup above 0.1", "weight below 1"], ["standardize", "mining"]),
-        (HARD | {"contrast.memory": "none"}, ["standardize true"], ["mining", "memory"]),
+        ({}, ["warmup above 0.1", "weight below 1"], ["mining", "memory_term"]),
+        (HARD | {"contrast.memory": "none"}, ["warmup above 0.1", "weight below 1"], ["mining", "memory"]),
         (
             {"contrast.memory_term": "joint", "contrast.warmup": 0.6, "contrast.weight": 0.5},
-            ["standardize true", "memory_term separate", "weight below 0.5"],
+            ["memory_term separate", "weight below 0.5"],
             ["warmup"],
         ),
     ],

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pixelcontrast.contrast.banks import Queue, Shard, Slots, reshard
 from pixelcontrast.contrast.maps import boundaries, region_means
-from pixelcontrast.contrast.memory import Memory, Queue, Shard, Slots, reshard
+from pixelcontrast.contrast.memory import Memory
 
 DIM = 4
 

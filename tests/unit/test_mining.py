@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pixelcontrast.contrast import mining
-from pixelcontrast.contrast.memory import Examples, Span
+from pixelcontrast.contrast.banks import Span
+from pixelcontrast.contrast.memory import Examples
 from pixelcontrast.contrast.mining import ClassSums, Miner
 from pixelcontrast.contrast.sweeps import Block, Classes, classes_of
 

@@ -202,7 +202,7 @@ def test_embedding_batchnorm_does_not_see_the_padding():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_embeddings_are_raw_and_in_the_dtype_of_the_network(dtype):
-    """The contrast standardises and normalises: a head that did so before would hide the common mean."""
+    """Their length is the contrast's to take."""
     model: Any = small().to(dtype)
     output = model(torch.randn(2, 3, 64, 64, dtype=dtype))
     embedding = model.projection(output.features)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
-from pixelcontrast.contrast.memory import WHOLE, Queue, Slots, reshard
+from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.training import checkpoint, memory_bytes
 from pixelcontrast.training.contrast import build_contrast, check_memory
@@ -124,13 +124,12 @@ def test_every_setting_reaches_the_term() -> None:
         memory_weight=0.6,
         memory_max_age=7,
         only_correct=True,
-        standardize=True,
     )
     changed = replace(EXPERIMENT, {f"contrast.{k}": v for k, v in vars(settings).items() if k != "weight"})
     term = build_contrast(changed, num_classes=3, num_images=5)
     assert term is not None
     names = ["temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"]
-    names += ["boundary_share", "memory_term", "memory_weight", "only_correct", "standardize"]
+    names += ["boundary_share", "memory_term", "memory_weight", "only_correct"]
     for name in names:
         assert getattr(term, name) == getattr(settings, name)
     assert term.positive_miner == Miner("random", 5, 0.3)

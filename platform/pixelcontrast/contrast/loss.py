@@ -9,38 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
+from pixelcontrast.contrast.banks import Queue, Shard, Slots
 from pixelcontrast.contrast.diagnostics import Diagnostics
+from pixelcontrast.contrast.enqueue import Entering, Projection, embed
 from pixelcontrast.contrast.info_nce import Compared, Comparison, info_nce, no_blocks
-from pixelcontrast.contrast.maps import (
-    Standardization,
-    at_least_float,
-    boundaries,
-    group_means,
-    labels_at,
-    pixel_rows,
-    predictions_at,
-    region_means,
-    unit,
-)
-from pixelcontrast.contrast.memory import Memory, Queue, Shard, Slots
+from pixelcontrast.contrast.maps import boundaries, labels_at, predictions_at, unit
+from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.mining import ClassSums, Miner, Mining
 from pixelcontrast.contrast.sampling import (
     Anchors,
     anchor_budgets,
     draw_anchors,
-    draw_entries,
     labelled_pixels,
 )
 from pixelcontrast.distributed import Group
 
-Projection = Callable[[Tensor], Tensor]
-"""A head that embeds rows: features [n, C] → [n, D]."""
-
 Term = Literal["separate", "joint"]
 """How batch and memory make up the loss."""
-
-_REGION_PIXELS = 128
-"""Pixels of a class in an image whose mean is its region, where pixels are embedded one by one."""
 
 
 class PixelContrast(nn.Module):
@@ -115,7 +100,6 @@ class PixelContrast(nn.Module):
         memory_weight: float = 1.0,
         memory_max_age: int | None = None,
         only_correct: bool = False,
-        standardize: bool = False,
         positive_mining: Mining = "random",
         negative_mining: Mining = "random",
         num_positives: int = 1024,
@@ -153,7 +137,7 @@ class PixelContrast(nn.Module):
         self.positive_miner = Miner(positive_mining, num_positives, semi_hard_share)
         self.negative_miner = Miner(negative_mining, num_negatives, semi_hard_share, negative_margin)
         self.memory_term, self.memory_weight = memory_term, memory_weight
-        self.only_correct, self.standardize = only_correct, standardize
+        self.only_correct = only_correct
         self.ignore_index, self.seed, self.group = ignore_index, seed, group
         size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
         size |= {"shard": self.shard}
@@ -221,15 +205,12 @@ class PixelContrast(nn.Module):
             ignore_index=self.ignore_index,
             group=self.group,
         )
-        own = at_least_float(_rows(embeddings, anchors.indices, project))
+        own = unit(embed(embeddings, anchors.indices, project))
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss, standard = self._loss(own, anchors)
+            loss = self._loss(own, anchors)
         if self.training:
-            near = boundaries(labels, self.ignore_index) if self.boundary_share else None
-            known = labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels
-            if self._too_few(anchors):
-                known = torch.full_like(known, self.ignore_index)
-            self._remember(embeddings.detach(), known, near, positions, image_ids, project, standard)
+            entering = {"image_ids": image_ids, "project": project, "wrong": wrong}
+            self._remember(embeddings.detach(), labels, positions, **entering)
         if not (self.deferred and self.training):
             self.keep()
         return loss
@@ -240,13 +221,11 @@ class PixelContrast(nn.Module):
             change()
         self._waiting = []
 
-    def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, Standardization | None]:
-        """The term of this rank's anchors, whose embeddings are given as they come [a, D]."""
-        if self._too_few(anchors):
-            return 0 * own.sum(), None
-        rows = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
-        standard = Standardization.of(rows) if self.standardize else None
-        batch = unit(rows, standard)
+    def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
+        """The term of this rank's anchors [a, D]."""
+        if len(anchors.labels) == 0:
+            return own.sum()
+        batch = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
         step = int(self.steps)
         comparison = Comparison(
             labels=anchors.labels,
@@ -272,7 +251,7 @@ class PixelContrast(nn.Module):
             )
         own_labels, hard = anchors.labels[anchors.here], anchors.hard[anchors.here]
         self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, met))
-        return loss, standard
+        return loss
 
     def _mean(self, batch: Tensor, comparison: Comparison, valid: Tensor) -> tuple[Tensor, Compared]:
         """Eq. 3, its mean over the ranks being that over the valid anchors of all, counted by class."""
@@ -292,52 +271,33 @@ class PixelContrast(nn.Module):
             sharded=self.shard.of > 1,
         )
 
-    @torch.no_grad()
     def _remember(
         self,
-        embeddings: Tensor,
+        features: Tensor,
         labels: Tensor,
-        near_boundary: Tensor | None,
         positions: Tensor,
+        *,
         image_ids: Tensor | None,
         project: Projection | None,
-        standard: Standardization | None,
+        wrong: Tensor,
     ) -> None:
-        """Let random pixels of the batch enter the queue, and each class's mean in an image the regions."""
-        draw = partial(
-            draw_entries,
-            labels,
-            positions,
+        """Let the batch enter the memory when it is kept."""
+        entering = Entering(
+            features=features,
+            labels=labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels,
+            positions=positions,
+            image_ids=image_ids,
+            project=project,
+            near_boundary=boundaries(labels, self.ignore_index) if self.boundary_share else None,
             num_classes=self.num_classes,
-            seed=self.seed,
+            pixels_per_image=self.pixels_per_image,
+            boundary_share=self.boundary_share,
             ignore_index=self.ignore_index,
+            seed=self.seed,
+            group=self.group,
         )
-        step = int(self.steps)
-        if self.memory.pixel is not None:
-            share = {"preferred": near_boundary, "preferred_share": self.boundary_share}
-            entries = draw(per_image=self.pixels_per_image, **share)
-            rows = unit(_rows(embeddings, entries.indices, project), standard)
-            entering = self._gather(rows, entries.labels)
-            self._waiting.append(partial(self.memory.pixel.enqueue, *entering, step=step))
-        if self.memory.region is not None:
-            if project is None:
-                rows, classes, images = region_means(unit(embeddings, standard), labels, self.num_classes)
-            else:
-                sample = draw(per_image=_REGION_PIXELS)
-                rows = unit(_rows(embeddings, sample.indices, project), standard)
-                rows, classes, images = group_means(rows, sample.images, sample.labels, self.num_classes)
-            if isinstance(self.memory.region, Slots):
-                assert image_ids is not None
-                entering = self._gather(rows, classes, image_ids[images])
-                self._waiting.append(partial(self.memory.region.store, *entering, step=step))
-            else:
-                entering = self._gather(rows, classes)
-                self._waiting.append(partial(self.memory.region.enqueue, *entering, step=step))
+        self._waiting += entering.changes(self.memory, step=int(self.steps))
         self._waiting.append(partial(self.steps.add_, 1))
-
-    def _gather(self, *tensors: Tensor) -> list[Tensor]:
-        """Each tensor's rows from all ranks, in rank order."""
-        return [distributed.all_gather_rows(tensor, self.group) for tensor in tensors]
 
     @torch.no_grad()
     def _budgets(self, labels: Tensor) -> Tensor:
@@ -374,12 +334,6 @@ class PixelContrast(nn.Module):
             raise ValueError(f"embeddings, labels and logits hold {sizes} images")
         if isinstance(self.memory.region, Slots) and self.training:
             _check_image_ids(image_ids, len(embeddings), self.memory.region.size)
-
-
-def _rows(features: Tensor, indices: Tensor, project: Projection | None) -> Tensor:
-    """Embeddings [n, D], as they come, of the map's pixels at flat indices [n]."""
-    rows = pixel_rows(features, indices)
-    return rows if project is None else project(rows)
 
 
 def _require(allowed: Callable[[float], bool], says: str, values: dict[str, float]) -> None:

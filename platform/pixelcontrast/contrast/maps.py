@@ -1,41 +1,16 @@
 """Maps of labels, logits and embeddings, read at the embedding's resolution."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _EPSILON = 1e-6
 """Below this length a vector is not stretched to 1: its gradient would be of the order of 1/length."""
-_VARIANCE_EPSILON = 1e-5
-"""As in BatchNorm."""
 
 
-class Standardization(NamedTuple):
-    """Subtracts a mean from embeddings and divides them by a standard deviation, both [D]."""
-
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor) -> "Standardization":
-        """Moments of rows [n, D], n > 0, with gradient (BatchNorm without affine parameters)."""
-        variance, mean = torch.var_mean(rows, dim=0, correction=0)
-        return cls(mean, (variance + _VARIANCE_EPSILON).sqrt())
-
-    def apply(self, embeddings: Tensor) -> Tensor:
-        """Embeddings [n, D] or [B, D, h, w], standardised over D."""
-        shape = (1, -1) + (1,) * (embeddings.ndim - 2)
-        return (embeddings - self.mean.view(shape)) / self.std.view(shape)
-
-
-def unit(embeddings: Tensor, standard: Standardization | None = None) -> Tensor:
-    """Embeddings [n, D] or [B, D, h, w], standardised where asked for, at unit length over D."""
-    embeddings = at_least_float(embeddings)
-    if standard is not None:
-        embeddings = standard.apply(embeddings)
-    return F.normalize(embeddings, dim=1, eps=_EPSILON)
+def unit(embeddings: Tensor) -> Tensor:
+    """Embeddings [n, D] or [B, D, h, w] at unit length over D, in at least float32."""
+    return F.normalize(at_least_float(embeddings), dim=1, eps=_EPSILON)
 
 
 def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class ProjectionHead(nn.Module):
     """1×1 convolution, ReLU, 1×1 convolution (Wang et al., ICCV 2021, 3.2): [B, C, h, w] → [B, D, h, w].
 
-    The L2 normalisation that follows is the contrast's, which may standardise the embeddings before it.
+    The L2 normalisation that follows is the contrast's.
 
     Without BatchNorm each pixel is projected on its own, so it may run on those whose embedding is needed.
     The reference has BatchNorm before the ReLU, which ``batchnorm`` adds.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.contrast.memory import WHOLE, reshard
+from pixelcontrast.contrast.banks import WHOLE, reshard
 from pixelcontrast.models import SegmentationModel, build_model
 from pixelcontrast.training.contrast import build_contrast
 from pixelcontrast.training.optim import build_optimizer

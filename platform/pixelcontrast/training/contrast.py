@@ -41,7 +41,6 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
         memory_weight=settings.memory_weight,
         memory_max_age=settings.memory_max_age,
         only_correct=settings.only_correct,
-        standardize=settings.standardize,
         positive_mining=settings.positive_mining,
         negative_mining=settings.negative_mining,
         num_positives=settings.num_positives,

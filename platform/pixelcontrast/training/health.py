@@ -74,8 +74,6 @@ def _changes(settings: Contrast) -> dict[str, str]:
     found = {"weight": f"contrast.weight below {settings.weight:g}"}
     if settings.warmup < 0.5:
         found["warmup"] = f"contrast.warmup above {settings.warmup:g}"
-    if not settings.standardize:
-        found["standardize"] = "contrast.standardize true"
     if settings.memory == "none":
         return found
     for key in ("positive_mining", "negative_mining"):
@@ -139,14 +137,14 @@ _CAUSES = {
     "collapsed": _Cause(
         _is_collapsed,
         _describe_collapsed,
-        ("positive_mining", "negative_mining", "standardize", "memory_term", "warmup", "weight"),
+        ("positive_mining", "negative_mining", "memory_term", "warmup", "weight"),
     ),
     "inverted_gap": _Cause(
         _is_inverted,
         _describe_inverted,
         (
             *("positive_mining", "negative_mining", "memory_term", "memory_max_age"),
-            *("standardize", "warmup", "weight"),
+            *("warmup", "weight"),
         ),
     ),
     "stale_memory": _Cause(

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from pixelcontrast import distributed, draws
 from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.memory import reshard
+from pixelcontrast.contrast.banks import reshard
 from pixelcontrast.models import SegmentationModel, build_model
 from pixelcontrast.training.batchnorm import synchronize_batchnorm
 from pixelcontrast.training.contrast import build_contrast, check_memory
