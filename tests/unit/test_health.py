@@ -100,8 +100,8 @@ def test_interrupted_runs_warn_as_uninterrupted_ones_do(interrupted_at: int) -> 
     [
         (
             HARD,
-            ["positive_mining random", "negative_mining random", "warmup above 0.1"],
-            ["weight"],  # no more than three
+            ["positive_mining random", "negative_mining random", "memory_term separate"],
+            ["warmup"],  # no more than three
         ),
         ({}, ["warmup above 0.1", "weight below 1"], ["mining", "memory_term"]),
         (HARD | {"contrast.memory": "none"}, ["warmup above 0.1", "weight below 1"], ["mining", "memory"]),
