@@ -108,11 +108,12 @@ class Model:
     """The segmentation network; what contrast needs beyond it is dropped at inference."""
 
     backbone: str = "hrnet_w48"
-    """A HRNet (hrnet_w18_small, hrnet_w48, …) or ResNet (resnet50, resnet101s, …) of timm, by timm's name."""
+    """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny."""
     weights: str = "none"
     """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
     decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
-    """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on a ResNet only."""
+    """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on
+    a dilated network (resnet101s, efficientnet_b0, …), not on a HRNet."""
     decoder_kernel: Literal[1, 3] = 1
     """hrnet's first convolution: 1 as in the official code, 3 as in the method's reference; not of others."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
