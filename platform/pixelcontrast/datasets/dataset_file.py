@@ -1,17 +1,19 @@
 """``dataset.toml``: what the folder layout must be told of a user's own images.
 
-images = "images/{split}"    # a folder, or a pattern with * (part of a name) and ** (any folders)
-masks = "masks/{split}"      # likewise; what the stars stand for must be the same as in the image's name
-list = "{split}.txt"         # optional: one image name per line
-split_names = { train = "train", val = "val" }
-mask_values = "ids"          # or "colors"
-reduce_zero_label = false    # true: 0 is ignored, and the classes are numbered from 1
-ignored_ids = [255]
+    images = "images/{split}"    # a folder, or a pattern with * (part of a name) and ** (any folders)
+    masks = "masks/{split}"      # likewise; what the stars stand for must be the same as in the image's name
+    lists = "{split}.txt"        # optional: one image name per line
+    split_names = { train = "train", val = "val" }
+    mask_values = "ids"          # or "colors"
+    reduce_zero_label = false    # true: 0 is ignored, and the classes are numbered from 1
+    ignored_ids = [255]
 
-[[classes]]                  # in the order of training: class 0, class 1, …
-name = "road"
-color = [128, 64, 128]       # for pictures; with mask_values = "colors" also the colour in the masks
-ids = [0]                    # optional: the ids in the masks
+    [[classes]]                  # in the order of training: class 0, class 1, …
+    name = "road"
+    color = [128, 64, 128]       # for pictures; with mask_values = "colors" also the colour in the masks
+    ids = [0]                    # optional: the ids in the masks
+
+Required are ``images``, ``masks`` and ``classes``; a split's name stands for ``{split}``.
 """
 
 import json
@@ -77,7 +79,7 @@ class DatasetFile:
                 raise ValueError(f"{key}: {name!r} leaves the data set's folder; allowed are names in it")
         if "{split}" not in self.images + (self.lists or ""):
             raise ValueError(
-                "images: neither images nor lists has {split} in it, so that train and val would be the same; "
+                "images: neither images nor lists has {split} in it, so that train and val would be one; "
                 'write images = "images/{split}", or lists = "{split}.txt"'
             )
         if len({entry.name for entry in self.classes}) < len(self.classes):

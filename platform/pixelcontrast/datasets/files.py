@@ -204,7 +204,9 @@ def _check_size(image: Image.Image, path: Path) -> None:
 def _check_mode(image: Image.Image, head: bytes, path: Path, kind: _Kind) -> None:
     allowed = f"allowed are 8-bit {', '.join(kind.modes)}"
     remedy = "save it with 8 bits per value, " + (
-        "as a colour or grey image" if kind is _IMAGE else "as a grey or palette PNG of class ids"
+        "as a colour or grey image"
+        if kind is _IMAGE
+        else "as a PNG of class ids; masks of colours: see mask_values in dataset.toml"
     )
     if image.mode not in kind.modes:
         raise FileError(f"{path}: mode {image.mode} is not supported; {allowed}", remedy=remedy)
