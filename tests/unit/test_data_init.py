@@ -85,6 +85,14 @@ def test_without_splits_lists_are_written_and_stay_as_they_are(tmp_path: Path) -
     assert sizes(tmp_path)[0] == 1
 
 
+def test_splits_may_have_the_same_names(tmp_path: Path) -> None:
+    for split, ids in (("train", some_ids(2)), ("val", some_ids(2, first=5))):
+        write_image(tmp_path / f"images/{split}/1.jpg", seed=len(split))
+        write_label(tmp_path / f"masks/{split}/1.png", ids)
+    described, _ = propose(tmp_path)
+    assert [entry.ids for entry in described.classes] == [(0,), (1,), (5,), (6,)]
+
+
 def test_patterns_that_are_given_are_used(tmp_path: Path) -> None:
     write_pairs(tmp_path, "all/{split}_{name}_rgb.jpg", "all/{split}_{name}_ids.png")
     propose(tmp_path, images="all/{split}_*_rgb.jpg", masks="all/{split}_*_ids.png")
@@ -170,6 +178,20 @@ def test_what_cannot_be_proposed_is_said_and_nothing_written(tmp_path: Path, kin
     with pytest.raises(ValueError, match=message):
         propose(tmp_path)
     assert not (tmp_path / "dataset.toml").exists()
+
+
+def test_lists_are_written_only_when_the_masks_can_be_used(tmp_path: Path) -> None:
+    for seed, name in enumerate("abc"):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_image(tmp_path / f"masks/{name}.png", seed=seed)
+    with pytest.raises(ValueError, match=r"different values|more than 1000 colours"):
+        propose(tmp_path)
+    assert not list(tmp_path.glob("*.t*"))
+    for name in "abc":
+        write_label(tmp_path / f"masks/{name}.png", some_ids(2))
+    (tmp_path / "val.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"only one of train\.txt and val\.txt is there"):
+        propose(tmp_path)
 
 
 def test_names_with_quotes_and_unicode_are_written_as_toml(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The user's own images: two patterns, a table of classes, in one ``dataset.toml`` (see ``dataset_file``)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pixelcontrast.datasets.dataset_file import FILE_NAME, DatasetFile, read_dataset_file
@@ -97,9 +97,10 @@ def _fixed(root: Path, pattern: str) -> Path:
     return root / pattern.split("*", maxsplit=1)[0].rpartition("/")[0]
 
 
-def _namer(root: Path, pattern: str):
+def _namer(root: Path, pattern: str) -> Callable[[str], Path]:
+    """Where the mask of a key should be."""
+
     def name(key: str) -> Path:
-        """The mask that an image's key should have."""
         if "*" not in pattern:
             return root / pattern / f"{key}.png"
         filled = re.sub(r"\*\*/|\*", "\0", pattern)

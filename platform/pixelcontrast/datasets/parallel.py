@@ -49,8 +49,8 @@ def in_processes(
                 yield future.result()
     except BrokenProcessPool as error:
         raise ValueError(
-            f"processes: one of {processes} that read files was ended, perhaps for lack of memory; allowed are "
-            "fewer, such as --processes 1"
+            f"processes: one of {processes} that read files was ended, perhaps for lack of memory; allowed "
+            "are fewer, such as --processes 1"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

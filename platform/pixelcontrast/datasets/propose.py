@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -32,12 +32,10 @@ class Plan:
     lists: str | None = None
     train: str = "train"
     val: str = "val"
+    keys: list[str] = field(default_factory=list)
+    """The images that have a mask."""
     notes: list[str] = field(default_factory=list)
     """What a person should know, one sentence each."""
-
-    def pattern(self, pattern: str, split: str) -> str:
-        """A pattern with a split's name put in."""
-        return pattern.replace("{split}", split)
 
 
 def init(
@@ -70,7 +68,7 @@ def init(
     if path.exists():
         raise ValueError(f"{path}: is there already; edit it, or delete it to have it written anew")
     plan = find_files(root, images, masks)
-    paths = _mask_paths(root, plan)
+    paths = sorted(set(_matching(root, plan, plan.masks, (".png",)).values()))
     values = MaskValues()
     chunks = (paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK))
     for found in in_processes(scan_masks, chunks, processes=processes if len(paths) > 2 * _CHUNK else 1):
@@ -78,6 +76,8 @@ def init(
         if on_progress is not None:
             on_progress(values.num_masks, len(paths))
     classes = _classes(plan, values)
+    if plan.lists is not None:
+        _write_lists(root, plan)
     temporary = path.with_name(f".{FILE_NAME}.tmp")
     temporary.write_text(_head(plan, values) + classes, encoding="utf-8")
     temporary.replace(path)
@@ -85,7 +85,7 @@ def init(
 
 
 def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
-    """Where images, masks and splits are; writes lists where there are no splits."""
+    """Where images, masks and splits are; nothing is written."""
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     if (images is None) != (masks is None):
@@ -97,12 +97,14 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
             "trainannot, images and masks; say where they are: --images 'photos/{split}' "
             "--masks 'gt/{split}/*.png'"
         )
-    found, labels = (_matching(root, plan, pattern) for pattern in (plan.images, plan.masks))
+    found = _matching(root, plan, plan.images, IMAGE_ENDINGS)
+    labels = _matching(root, plan, plan.masks, (".png",))
     if not found.keys() & labels.keys():
         plan.masks, labels = _with_suffix(root, plan, found, labels)
+    plan.keys = sorted(found.keys() & labels.keys())
     if "{split}" not in plan.images:
         plan.lists = "{split}.txt"
-        _write_lists(root, plan, sorted(found.keys() & labels.keys()))
+        _check_lists(root, plan)
     return plan
 
 
@@ -136,13 +138,16 @@ def _usual_places(root: Path) -> Iterator[Plan]:
             yield Plan(top[image], top[mask])
 
 
-def _matching(root: Path, plan: Plan, pattern: str) -> dict[str, Path]:
-    """The files of both splits by key."""
-    endings = IMAGE_ENDINGS if pattern is plan.images else (".png",)
+def _matching(root: Path, plan: Plan, pattern: str, endings: Sequence[str]) -> dict[str, Path]:
+    """The files of both splits by key; with the split's name before it, where images are told apart by it."""
     files: dict[str, Path] = {}
-    for split in dict.fromkeys((plan.train, plan.val)):
-        place = plan.pattern(pattern, split)
-        files |= {f"{key}": path for key, path in matching(root, place, endings, expected=place).items()}
+    prefixes = (
+        {f"{split}/": split for split in (plan.train, plan.val)} if "{split}" in plan.images else {"": ""}
+    )
+    for prefix, split in prefixes.items():
+        place = pattern.replace("{split}", split)
+        found = matching(root, place, endings, expected=place)
+        files |= {f"{prefix}{key}": path for key, path in found.items()}
     if not files:
         raise ValueError(f"{root}: no {' or '.join(endings)} files at {pattern}")
     return files
@@ -159,7 +164,7 @@ def _with_suffix(
     for rest, _ in rests.most_common(3):
         if "*" not in plan.masks and sum(f"{name}{rest}" in masks for name in names) == len(names):
             pattern = f"{plan.masks}/**/*{rest}.png"
-            return pattern, _matching(root, plan, pattern)
+            return pattern, _matching(root, plan, pattern, (".png",))
     raise ValueError(
         f"{root}: no mask at {plan.masks} has the name of an image at {plan.images} (the first are "
         f"{next(iter(masks))} and {next(iter(images))}); say how they belong together, as in --images "
@@ -167,31 +172,32 @@ def _with_suffix(
     )
 
 
-def _write_lists(root: Path, plan: Plan, keys: list[str]) -> None:
+def _check_lists(root: Path, plan: Plan) -> None:
+    """Raise ``ValueError`` where lists of the splits can be neither read nor written."""
+    if len({(root / f"{split}.txt").is_file() for split in ("train", "val")}) > 1:
+        raise ValueError(f"{root}: only one of train.txt and val.txt is there; allowed are both or none")
+    if len(plan.keys) < 2:
+        raise ValueError(
+            f"{root}: {len(plan.keys)} image with a mask; at least two are needed, to train and to validate"
+        )
+
+
+def _write_lists(root: Path, plan: Plan) -> None:
     """Lists of the splits, unless they are there."""
     paths = [root / "train.txt", root / "val.txt"]
-    if all(path.is_file() for path in paths):
+    if paths[0].is_file():
         return
-    if any(path.exists() for path in paths):
-        raise ValueError(f"{root}: only one of train.txt and val.txt is there; allowed are both or none")
-    if len(keys) < 2:
-        raise ValueError(
-            f"{root}: {len(keys)} image with a mask; at least two are needed, to train and to validate"
-        )
-    ordered = sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())
+    digests = {key: hashlib.sha256(key.encode()).digest() for key in plan.keys}
+    ordered = sorted(plan.keys, key=digests.__getitem__)
     border = bytes([round(256 * _VAL_SHARE)])
-    val = {key for key in ordered if hashlib.sha256(key.encode()).digest() < border} or {ordered[0]}
-    val -= {ordered[-1]}
-    for path, names in zip(paths, ([key for key in keys if key not in val], sorted(val)), strict=True):
+    val = {key for key in ordered[:-1] if digests[key] < border} or {ordered[0]}
+    train = [key for key in plan.keys if key not in val]
+    for path, names in zip(paths, (train, sorted(val)), strict=True):
         path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     plan.notes.append(
-        f"No splits were found: train.txt has {len(keys) - len(val)} images and val.txt {len(val)}. Images "
-        "that resemble each other, such as the frames of one video, belong in the same list: edit them."
+        f"No splits were found: train.txt has {len(train)} images and val.txt {len(val)}. Images that "
+        "resemble each other, such as the frames of one video, belong in the same list: edit them."
     )
-
-
-def _mask_paths(root: Path, plan: Plan) -> list[Path]:
-    return sorted(set(_matching(root, plan, plan.masks).values()))
 
 
 def _head(plan: Plan, values: MaskValues) -> str:
