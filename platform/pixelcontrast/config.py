@@ -25,7 +25,18 @@ from pydantic_core import core_schema
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Layout = Literal["cityscapes", "camvid"]
+Layout = Literal[
+    "ade20k",
+    "camvid",
+    "camvid-full",
+    "cityscapes",
+    "coco-stuff-10k",
+    "coco-stuff-164k",
+    "folder",
+    "pascal-context-59",
+    "pascal-context-60",
+]
+ClassOrder = Literal["alphabetical", "voc"]
 PositiveMining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 NegativeMining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -81,9 +92,12 @@ class Data:
     """The data set, and how a training crop is cut from an image."""
 
     layout: Layout
-    """How files and labels are laid out; the readers are in pixelcontrast/datasets."""
+    """How files and labels are laid out; folder: your own images, described by a dataset.toml beside them."""
     root: str
     """The data set's folder."""
+    class_order: ClassOrder | None = None
+    """PASCAL-Context only: the order of its classes, and how PNG label files number them. unset: alphabetical
+    with .mat files; with PNG files what VOC's own labels tell, or an error where they are not there."""
     crop_size: tuple[Count, Count] = (512, 1024)
     """Height and width in pixels of a training crop; validation images keep their size."""
     scale_range: tuple[Positive, Positive] = (0.5, 2.0)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pixelcontrast.cli.data import data_command
 from pixelcontrast.cli.experiment import main
 from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import Layout, Run, Workers, explain
@@ -23,7 +24,9 @@ def command() -> None:
     match sys.argv[1:]:
         case ["train", file, *options] if not file.startswith("-"):
             return _train(file, options)
-    commands = (dashboard, doctor, report, reproduce, train, verify)
+        case ["data", *options]:
+            return data_command(options)
+    commands = (dashboard, data, doctor, report, reproduce, train, verify)
     return tyro.extras.subcommand_cli_from_dict(
         {function.__name__: function for function in commands},
         prog="pixelcontrast",
@@ -44,6 +47,11 @@ def dashboard(location: _Location, port: int | None = None) -> None:
         print(describe(pages), flush=True)
         while True:
             time.sleep(3600)
+
+
+def data() -> None:
+    """Describe your own images (data init), look at every file of a data set (data check)."""
+    data_command(["--help"])
 
 
 def doctor(

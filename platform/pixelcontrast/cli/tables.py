@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pixelcontrast.datasets.check import Finding, Report
     from pixelcontrast.training.storage import Storage
 
 _SHOWN = 10
@@ -73,6 +74,49 @@ def show_findings(findings: Sequence[tuple[str, str, str]]) -> None:
     for finding in findings:
         shown.add_row(*(Text(cell) for cell in finding))
     Console().print(shown)
+
+
+def show_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
+    """A row for each finding, problems first; of a sort no more than ``limit``, and how many others there
+    are."""
+    if not findings:
+        return
+    shown = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+    shown.add_column("", no_wrap=True)
+    for name in ("file", "finding", "remedy"):
+        shown.add_column(name, overflow="fold")
+    ordered = sorted(findings, key=lambda found: (found.severity == "note", found.subject))
+    counts: Counter[tuple[str, str]] = Counter()
+    for found in ordered:
+        counts[found.severity, found.subject] += 1
+        if counts[found.severity, found.subject] <= limit:
+            shown.add_row(*(Text(cell) for cell in (found.severity, found.file, found.problem, found.remedy)))
+    console = Console()
+    console.print(shown)
+    for (severity, subject), count in counts.items():
+        if count > limit:
+            _say(
+                console,
+                f"… and {count - limit} more {severity}s of this sort: {subject} (--limit shows them)",
+            )
+    problems = sum(found.severity == "problem" for found in findings)
+    _say(console, f"{problems} problems, {len(findings) - problems} notes")
+
+
+def show_contents(report: "Report") -> None:
+    """The share of each class in both splits, what is ignored, and the images' sizes."""
+    console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
+    shares = {split: found.shares() for split, found in report.splits.items()}
+    for place, name in enumerate((*report.names, "ignored")):
+        images = sum(int(found.class_images[place]) for found in report.splits.values())
+        shown.add_row(name, *(f"{100 * share[place]:.3f}" for share in shares.values()), str(images))
+    console.print("pixels of each class, without the ignored ones; those as a share of all", highlight=False)
+    console.print(shown)
+    for split, found in report.splits.items():
+        sizes = [f"{width}×{height} ({count})" for (width, height), count in found.sizes.most_common(3)]
+        more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
+        _say(console, f"{split}: {found.num_pairs} images of {', '.join(sizes)}{more}")
+    _say(console, "all well")
 
 
 def settings(overrides: Mapping[str, Any]) -> str:

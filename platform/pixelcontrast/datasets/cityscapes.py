@@ -1,10 +1,9 @@
 """Cityscapes (Cordts et al., CVPR 2016): fine annotations, 19 classes. https://www.cityscapes-dataset.com"""
 
 from pathlib import Path
-from typing import Literal
 
-from pixelcontrast.datasets.files import Pair, find_pairs
 from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
+from pixelcontrast.datasets.listing import Listing, Split, pair_folders
 
 _IMAGE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
@@ -41,16 +40,16 @@ LABELS = LabelSpace(
 )
 
 
-def pairs(root: Path, split: Literal["train", "val"]) -> tuple[Pair, ...]:
-    """The images and ``labelIds`` files of a split, sorted by city and name; errors as ``find_pairs``."""
-    return find_pairs(
-        root,
-        images=f"leftImg8bit/{split}/*/*{_IMAGE}",
-        labels=f"gtFine/{split}/*/*{_LABEL}",
-        label_of=_label_of,
-        layout=f"leftImg8bit/{split}/<city>/<name>{_IMAGE} with gtFine/{split}/<city>/<name>{_LABEL}",
+def listing(root: Path, split: Split) -> Listing:
+    """The images and ``labelIds`` files of a split; raises ``ValueError`` where a folder is missing."""
+    expected = f"leftImg8bit/{split}/<city>/<name>{_IMAGE} with gtFine/{split}/<city>/<name>{_LABEL}"
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; expected is {expected}")
+    found = pair_folders(
+        root / "leftImg8bit" / split,
+        root / "gtFine" / split,
+        expected=expected,
+        image_endings=(_IMAGE,),
+        label_ending=_LABEL,
     )
-
-
-def _label_of(image: Path) -> Path:
-    return Path("gtFine", *image.parts[1:-1], image.name.removesuffix(_IMAGE) + _LABEL)
+    return Listing(found=found, labels=LABELS, layout=expected)

@@ -1,4 +1,4 @@
-"""Finding and decoding image and label files; every error names the file or the folder.
+"""Decoding image and label files; every error names the file and says what to do.
 
 Both are decoded with Pillow. torchvision's decoder is deprecated since 0.29; that version ends the process
 with a segmentation fault on a PNG with one wrong bit (measured), and unpacks 4-bit palette masks wrongly.
@@ -6,65 +6,84 @@ It is 10 % faster on a 2048×1024 PNG.
 """
 
 import io
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-_IMAGE_MODES = ("RGB", "RGBA", "L", "P")
-_LABEL_MODES = ("L", "P")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+"""File names that are taken for images, in capitals too."""
+MAX_PIXELS = 80_000_000
+"""Pixels that an image may have, just below where Pillow warns of a decompression bomb."""
+
 _PNG_DEPTH_OFFSET = 24
 """Where a PNG's header holds the bits per value: behind signature, length, type, width and height."""
+_ORIENTATION = 0x0112
+"""EXIF's tag of how a camera was held: 1 upright, 5 to 8 on its side."""
 
 
-class Pair(NamedTuple):
-    """An image and its label map."""
+class FileError(ValueError):
+    """A file that cannot be used as it is.
 
-    image: Path
-    label: Path
-
-
-def find_pairs(
-    root: Path, *, images: str, labels: str, label_of: Callable[[Path], Path], layout: str
-) -> tuple[Pair, ...]:
-    """Pair the images of a split with their labels, sorted by the images' path below the root.
-
-    Args:
-        root: the data set's folder.
-        images: where the images are, as a glob relative to the root such as ``train/*.png``.
-        labels: the same for the labels.
-        label_of: an image's path relative to the root → its label's.
-        layout: what is expected, in words, for the errors.
-
-    Raises:
-        ValueError: a folder is missing, there are no images, or an image has no label.
+    Attributes:
+        remedy: what the user can do about it.
     """
-    expected = f"expected is {layout}"
-    for folder in (root, root / _top(images), root / _top(labels)):
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; {expected}")
-    names = sorted((path.relative_to(root) for path in root.glob(images)), key=Path.as_posix)
-    if not names:
-        raise ValueError(f"{root / _top(images)}: no images found in this folder; {expected}")
-    present = set(root.glob(labels))
-    pairs = tuple(Pair(root / name, root / label_of(name)) for name in names)
-    for pair in pairs:
-        if pair.label not in present:
-            raise ValueError(f"{pair.image}: image without label {pair.label}; {expected}")
-    return pairs
+
+    def __init__(self, message: str, *, remedy: str = ""):
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class Header(NamedTuple):
+    """What a file says of itself before its pixels, which may be missing."""
+
+    width: int
+    """In pixels, as the image is read: after EXIF's turn."""
+    height: int
+    orientation: int
+    """EXIF's; 1 where there is none."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Which files are taken for what."""
+
+    formats: tuple[str, ...]
+    modes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(self.formats)
+
+
+_IMAGE = _Kind(("PNG", "JPEG"), ("RGB", "RGBA", "L", "P"))
+_LABEL = _Kind(("PNG",), ("L", "P"))
+_COLORS = _Kind(("PNG",), ("RGB", "RGBA", "P"))
 
 
 def read_image(path: Path) -> Tensor:
     """Decode an image to uint8 [3, H, W] (a view with the channels last in memory).
 
+    An image whose EXIF orientation says that it lies on its side is turned upright, as viewers show it.
+
     Raises:
-        ValueError: the file cannot be read, is damaged or truncated, or holds no 8-bit picture.
+        FileError: the file cannot be read, is damaged or truncated, holds no 8-bit picture, has transparent
+            pixels or more than ``MAX_PIXELS``, or is neither PNG nor JPEG.
     """
-    image = _decode(path, modes=_IMAGE_MODES, formats=None)
+    return decode_image(read_bytes(path, _IMAGE), path)
+
+
+def decode_image(content: bytes, path: Path) -> Tensor:
+    """Decode an image file's content; as ``read_image``."""
+    image = _decode(content, path, _IMAGE)
+    if image.has_transparency_data:
+        _check_opaque(image, path)
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
@@ -72,36 +91,169 @@ def read_label(path: Path) -> np.ndarray:
     """Decode a label map to its stored ids, uint8 [H, W]: grey values, or the indices of a palette PNG.
 
     Raises:
-        ValueError: the file cannot be read, is damaged or truncated, or is no 8-bit grey or palette PNG.
+        FileError: the file cannot be read, is damaged or truncated, or is no 8-bit grey or palette PNG.
     """
-    return np.asarray(_decode(path, modes=_LABEL_MODES, formats=("PNG",)))
+    return np.asarray(_decode(read_bytes(path, _LABEL), path, _LABEL))
 
 
-def _decode(path: Path, *, modes: tuple[str, ...], formats: tuple[str, ...] | None) -> Image.Image:
+@dataclass(frozen=True)
+class ColorLabels:
+    """Reads label maps whose classes are colours: an RGB PNG, or a palette PNG by its palette's colours.
+
+    Attributes:
+        colors: the colours that may occur, at most 255.
+    """
+
+    colors: tuple[tuple[int, int, int], ...]
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Decode a label map to places in ``colors``, uint8 [H, W].
+
+        Raises:
+            FileError: as ``read_label``, or colours that must not occur.
+        """
+        codes = _codes(path)
+        ids = _color_table(self.colors)[codes]
+        if ids.max(initial=0) == len(self.colors):
+            unknown = codes[ids == len(self.colors)]
+            found = [str(_channels(code)) for code in np.unique(unknown)[:5].tolist()]
+            raise FileError(
+                f"{path}: {unknown.size} pixels of unknown colours, such as {', '.join(found)}; allowed are "
+                f"the {len(self.colors)} colours of the label map",
+                remedy="correct the mask (was it scaled, smoothed or saved as JPEG?), or add the colours",
+            )
+        return ids
+
+
+def color_counts(path: Path) -> dict[tuple[int, int, int], int]:
+    """Colour → pixels of a label map of colours; raises ``FileError`` as ``read_label``."""
+    codes, counts = np.unique(_codes(path), return_counts=True)
+    return {_channels(code): count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)}
+
+
+def read_header(path: Path, content: Literal["image", "ids", "colors"]) -> Header:
+    """Look at a file's header only: kind, mode, size.
+
+    Args:
+        path: the file.
+        content: what it is to be: an image, or a label map of ids or of colours.
+
+    Raises:
+        FileError: as ``read_image``, as far as the header tells.
+    """
+    kind = {"image": _IMAGE, "ids": _LABEL, "colors": _COLORS}[content]
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file, Image.open(file, formats=kind.formats) as image:
+            _check_size(image, path)
+            file.seek(0)
+            _check_mode(image, file.read(_PNG_DEPTH_OFFSET + 1), path, kind)
+            orientation = _orientation(image) if kind is _IMAGE else 1
+            width, height = image.size
+    except FileError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, kind, error) from error
+    turned = orientation >= 5
+    return Header(height if turned else width, width if turned else height, orientation)
+
+
+def read_bytes(path: Path, kind: _Kind = _IMAGE) -> bytes:
+    """A file's content; raises ``FileError`` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, kind, error) from error
+
+
+def _decode(content: bytes, path: Path, kind: _Kind) -> Image.Image:
+    try:
         # Only verify() looks at a PNG's checksums: without it one in eight CamVid labels with a wrong bit
         # decodes to wrong ids without an error (measured).
-        _open(content, formats).verify()
-        image = _open(content, formats)
+        opened = _open(content, kind)
+        _check_size(opened, path)
+        opened.verify()
+        image = _open(content, kind)
         image.load()
+    except FileError:
+        raise
     except Exception as error:  # Pillow's decoders raise a dozen types, and none of them names the file.
-        kind = " or ".join(formats) if formats else "image"
-        raise ValueError(f"{path}: cannot be read as {kind}: {error}") from error
-    if image.mode not in modes:
-        raise ValueError(f"{path}: mode {image.mode} is not supported; allowed are 8-bit {', '.join(modes)}")
-    if modes is _LABEL_MODES and image.mode == "L" and content[_PNG_DEPTH_OFFSET] != 8:
-        # Pillow stretches them to 0 … 255, which changes the ids.
-        raise ValueError(
-            f"{path}: grey values of {content[_PNG_DEPTH_OFFSET]} bits; allowed are 8-bit {', '.join(modes)}"
-        )
+        raise _unreadable(path, kind, error) from error
+    _check_mode(image, content[: _PNG_DEPTH_OFFSET + 1], path, kind)
     return image
 
 
-def _open(content: bytes, formats: tuple[str, ...] | None) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=formats)
+def _open(content: bytes, kind: _Kind) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=kind.formats)
 
 
-def _top(pattern: str) -> str:
-    """The fixed folders that a glob starts with."""
-    return pattern.split("/*", maxsplit=1)[0]
+def _unreadable(path: Path, kind: _Kind, error: Exception) -> FileError:
+    return FileError(
+        f"{path}: cannot be read as {kind}: {error}",
+        remedy=f"copy or download the file again; it must be {kind}",
+    )
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise FileError(
+            f"{path}: {image.width}×{image.height} pixels; allowed are at most {MAX_PIXELS:,}",
+            remedy="cut it, and its mask, into tiles",
+        )
+
+
+def _check_mode(image: Image.Image, head: bytes, path: Path, kind: _Kind) -> None:
+    allowed = f"allowed are 8-bit {', '.join(kind.modes)}"
+    remedy = "save it with 8 bits per value, " + (
+        "as a colour or grey image"
+        if kind is _IMAGE
+        else "as a PNG of class ids; masks of colours: see mask_values in dataset.toml"
+    )
+    if image.mode not in kind.modes:
+        raise FileError(f"{path}: mode {image.mode} is not supported; {allowed}", remedy=remedy)
+    if image.format != "PNG":
+        return
+    depth = head[_PNG_DEPTH_OFFSET]
+    # Pillow takes the high byte of 16 bits, and stretches 1 to 4 grey bits to 0 … 255, which changes ids.
+    if depth == 16 or (depth != 8 and image.mode == "L" and kind is not _IMAGE):
+        values = "grey values" if image.mode == "L" else "values"
+        raise FileError(f"{path}: {values} of {depth} bits; {allowed}", remedy=remedy)
+
+
+def _check_opaque(image: Image.Image, path: Path) -> None:
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    if least != 255:
+        raise FileError(
+            f"{path}: transparent pixels, whose colour is undefined; allowed are opaque images",
+            remedy="flatten the image onto a background, and save it without transparency",
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation. Of a PNG only what stands before its pixels, or all of it once they are decoded."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _codes(path: Path) -> np.ndarray:
+    """Red, green and blue of each pixel as one number, int32 [H, W]."""
+    image = _decode(read_bytes(path, _COLORS), path, _COLORS)
+    if image.mode == "RGBA":
+        _check_opaque(image, path)
+    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+def _channels(code: int) -> tuple[int, int, int]:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+@lru_cache(maxsize=2)
+def _color_table(colors: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    """The place in ``colors`` of every 24-bit code, uint8; their number for all others."""
+    assert len(colors) <= 255
+    table = np.full(1 << 24, len(colors), np.uint8)
+    for place, (red, green, blue) in enumerate(colors):
+        table[red << 16 | green << 8 | blue] = place
+    return table

@@ -1,18 +1,25 @@
 """A split of a data set as pairs of image and label, and how a configuration names one."""
 
 import hashlib
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from pixelcontrast.config import Data
-from pixelcontrast.datasets import camvid, cityscapes
-from pixelcontrast.datasets.files import Pair, read_image, read_label
+from pixelcontrast.datasets import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context
+from pixelcontrast.datasets.files import ColorLabels, FileError, read_header, read_image, read_label
 from pixelcontrast.datasets.labels import LabelSpace
+from pixelcontrast.datasets.listing import Listing, Pair, Split
 
-Split = Literal["train", "val"]
+_HEADERS_S = 1.0
+"""How long the quick look may take, per split: some 3,000 pairs from a local disk."""
+
+__all__ = ["SegmentationSet", "Split", "build_dataset", "check_data", "list_split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +30,10 @@ class SegmentationSet:
     pairs: tuple[Pair, ...]
     """Sorted by the image's path below the root."""
     labels: LabelSpace
+    read_label: Callable[[Path], np.ndarray] = read_label
+    """Decodes a label file to raw ids, uint8 or uint16 [H, W]."""
+    settings: str = ""
+    """What decides the train ids beside the layout's name."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -31,54 +42,147 @@ class SegmentationSet:
         """Decode a pair.
 
         Returns:
-            The image, uint8 [3, H, W], and its train ids, uint8 [H, W], ``IGNORE_INDEX`` where ignored.
+            The image, uint8 [3, H, W], and its train ids, uint8 [H, W], ``IGNORE_INDEX`` where ignored. An
+            image that lies on its side by its EXIF orientation is turned upright: its label must have that
+            size.
 
         Raises:
-            ValueError: a file that is missing, damaged or of the wrong kind, sizes that differ, or label ids
+            FileError: a file that is missing, damaged or of the wrong kind, sizes that differ, or label ids
                 that must not occur; the message names the file.
         """
         pair = self.pairs[index]
-        image, raw = read_image(pair.image), read_label(pair.label)
-        if image.shape[1:] != raw.shape:
-            sizes = _size(image.shape[1:]), _size(raw.shape)
-            raise ValueError(f"{pair.image} has {sizes[0]} pixels but its label {pair.label} has {sizes[1]}")
+        image, raw = read_image(pair.image), self.read_label(pair.label)
+        check_sizes(pair, (image.shape[2], image.shape[1]), (raw.shape[1], raw.shape[0]))
         return image, self.labels.encode(raw, file=pair.label)
 
     def name(self, index: int) -> str:
         """The image's path below the root."""
         return self.pairs[index].image.relative_to(self.root).as_posix()
 
+    def check_headers(self, *, seconds: float) -> int:
+        """Look at the headers of pairs spread over the split, all of them if time allows.
+
+        Args:
+            seconds: when to stop.
+
+        Returns:
+            The number of pairs looked at.
+
+        Raises:
+            FileError: as ``read``, as far as headers tell: missing, empty or of another kind, sizes that
+                differ.
+        """
+        # Steps of the golden section visit every pair once, and any first part of them is spread evenly.
+        step = max(1, round(len(self) * 0.618))
+        while math.gcd(step, len(self)) != 1:
+            step += 1
+        content, end = (
+            "colors" if isinstance(self.read_label, ColorLabels) else "ids",
+            time.monotonic() + seconds,
+        )
+        for count in range(len(self)):
+            if time.monotonic() > end:
+                return count
+            pair = self.pairs[count * step % len(self)]
+            image = read_header(pair.image, "image")
+            if pair.label.suffix.lower() == ".png":
+                label = read_header(pair.label, content)
+                check_sizes(pair, (image.width, image.height), (label.width, label.height))
+        return len(self)
+
     @property
     def fingerprint(self) -> str:
-        """Identifies the list of samples, wherever the root lies: sha256 of the names below it."""
-        names = "\n".join(path.relative_to(self.root).as_posix() for pair in self.pairs for path in pair)
-        return hashlib.sha256(names.encode()).hexdigest()
+        """Identifies the samples and classes, wherever the root lies: sha256 of the names below it and
+        settings."""
+        names = [path.relative_to(self.root).as_posix() for pair in self.pairs for path in pair]
+        return hashlib.sha256("\n".join([*names, *filter(None, [self.settings])]).encode()).hexdigest()
+
+
+def list_split(data: Data, split: Split) -> Listing:
+    """What the configured data set has of a split, and what is wrong with its list; no image is read.
+
+    Raises:
+        ValueError: a folder or file of the layout is missing, or does not tell what it must.
+    """
+    root = Path(data.root).expanduser()
+    if data.class_order is not None and not data.layout.startswith("pascal-context"):
+        raise ValueError(
+            f"data.class_order: {data.class_order}, but data.layout is {data.layout}; allowed is to leave it "
+            "unset with all layouts but pascal-context-59 and pascal-context-60"
+        )
+    match data.layout:
+        case "cityscapes":
+            return cityscapes.listing(root, split)
+        case "camvid":
+            return camvid.listing(root, split)
+        case "camvid-full":
+            return camvid.full_listing(root, split)
+        case "pascal-context-59":
+            return pascal_context.listing(root, split, order=data.class_order, background=False)
+        case "pascal-context-60":
+            return pascal_context.listing(root, split, order=data.class_order, background=True)
+        case "coco-stuff-10k":
+            return coco_stuff.listing_10k(root, split)
+        case "coco-stuff-164k":
+            return coco_stuff.listing_164k(root, split)
+        case "ade20k":
+            return ade20k.listing(root, split)
+        case "folder":
+            return folder.listing(root, split)
 
 
 def build_dataset(data: Data, split: Split) -> SegmentationSet:
     """List a split of the configured data set; no image is read.
 
     Raises:
-        ValueError: a folder or file of the layout is missing; the message names it and the layout.
+        ValueError: a folder or file of the layout is missing, or an image has no label; the message names it
+            and the layout.
     """
-    root = Path(data.root).expanduser()
-    match data.layout:
-        case "cityscapes":
-            return SegmentationSet(root=root, pairs=cityscapes.pairs(root, split), labels=cityscapes.LABELS)
-        case "camvid":
-            return SegmentationSet(root=root, pairs=camvid.pairs(root, split), labels=camvid.LABELS)
+    found = list_split(data, split)
+    if found.found.faults:
+        first, more = found.found.faults[0], len(found.found.faults) - 1
+        others = f" ({more} more such files)" if more else ""
+        raise ValueError(f"{first.file}: {first.problem}{others}; expected is {found.layout}")
+    return SegmentationSet(
+        root=Path(data.root).expanduser(),
+        pairs=found.found.pairs,
+        labels=found.labels,
+        read_label=found.read_label,
+        settings=found.settings,
+    )
+
+
+def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
+    """Raise ``FileError`` if an image and its label differ in (width, height)."""
+    if image == label:
+        return
+    message = f"{pair.image} has {_size(image)} pixels but its label {pair.label} has {_size(label)}"
+    header = read_header(pair.image, "image")
+    if header.orientation >= 5 and image == label[::-1]:
+        raise FileError(
+            f"{message}: EXIF orientation {header.orientation} turns the image, as viewers show it, and the "
+            "label was made for the image as it is stored",
+            remedy="remove the orientation from the image (exiftool -Orientation= FILE), or turn the label",
+        )
+    raise FileError(
+        message, remedy="give image and label the same size; masks are scaled by nearest neighbour"
+    )
 
 
 def check_data(data: Data) -> None:
-    """A quick look before any worker starts: both splits are complete, and the first pair of each decodes.
+    """A quick look before any worker starts: splits, names, the headers of many files, the first pair's
+    pixels.
+
+    ``datasets.check`` is the thorough one.
 
     Raises:
         ValueError: as ``build_dataset`` and ``SegmentationSet.read``.
     """
     for split in ("train", "val"):
-        build_dataset(data, split).read(0)
+        dataset = build_dataset(data, split)
+        dataset.read(0)
+        dataset.check_headers(seconds=_HEADERS_S)
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    """Width × height of [H, W]."""
-    return f"{shape[1]}×{shape[0]}"
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"

@@ -1,0 +1,72 @@
+"""PASCAL-Context with the published settings: HRNet-W48, 60,000 steps of 16 crops of 520×520, SGD at 0.001.
+
+So the method's paper trains it, 59 classes with background ignored. We have not measured this experiment: it
+needs GPUs, and the evaluation here is of one scale without flip, where the published one has several.
+
+`PASCAL_CONTEXT_ROOT` names the folder of `VOC2010` (or `VOCdevkit`) with the official `trainval/*.mat` files,
+or PNGs as mmsegmentation or the method's reference make them. PNGs need the order of their classes, unless
+VOC's own `SegmentationClass` lies beside them:
+
+    PASCAL_CONTEXT_ROOT=/data/pascal python experiments/pascal_context.py --run.workers 8
+    … --data.class-order alphabetical                          # PNGs of mmsegmentation and of the reference
+    … --run.name pascal-60 --data.layout pascal-context-60     # background is a class
+"""
+
+import os
+
+from pixelcontrast import (
+    Contrast,
+    Data,
+    Experiment,
+    Model,
+    Optim,
+    Run,
+    Search,
+    Workers,
+    choice,
+    integers,
+    loguniform,
+    main,
+    uniform,
+)
+
+EXPERIMENT = Experiment(
+    data=Data(
+        layout="pascal-context-59",
+        root=os.environ.get("PASCAL_CONTEXT_ROOT", "pascal_context"),
+        crop_size=(520, 520),
+        loader_processes=4,
+    ),
+    model=Model(backbone="hrnet_w48", weights="timm", decoder_kernel=3, dropout=0.1),
+    contrast=Contrast(weight=1.0, temperature=0.1),
+    optim=Optim(steps=60_000, batch_size=16, lr=0.001, weight_decay=1e-4),
+    run=Run(name="pascal-context", workers=Workers(4), cpus_per_worker=4, precision="bfloat16"),
+)
+
+SEARCH = Search(
+    space={
+        "optim.lr": loguniform(0.003, 0.03),
+        "contrast.weight": loguniform(0.05, 2.0),
+        "contrast.temperature": loguniform(0.03, 0.5),
+        "contrast.warmup": uniform(0.0, 0.3),
+        "contrast.anchors_per_class": integers(10, 200, log=True),
+        "contrast.hard_share": uniform(0.0, 1.0),
+        "contrast.pixel_queue_size": integers(500, 10_000, log=True),
+        "contrast.pixels_per_image": integers(2, 50, log=True),
+        "contrast.positive_mining": choice("random", "semi-hard"),
+        "contrast.negative_mining": choice("random", "semi-hard"),
+        "contrast.num_positives": integers(128, 2048, log=True),
+        "contrast.num_negatives": integers(256, 8192, log=True),
+        "contrast.semi_hard_share": loguniform(0.05, 0.5),
+    },
+    arms={
+        "ce": {"contrast.weight": 0.0},
+        "in-batch": {"contrast.memory": "none"},
+        "pixel": {"contrast.memory": "pixel"},
+        "region": {"contrast.memory": "region"},
+        "both": {},
+    },
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT, search=SEARCH, description=__doc__)

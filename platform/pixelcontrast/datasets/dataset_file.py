@@ -1,0 +1,179 @@
+"""``dataset.toml``: what the folder layout must be told of a user's own images.
+
+    images = "images/{split}"    # a folder, or a pattern with * (part of a name) and ** (any folders)
+    masks = "masks/{split}"      # likewise; what the stars stand for must be the same as in the image's name
+    lists = "{split}.txt"        # optional: one image name per line
+    split_names = { train = "train", val = "val" }
+    mask_values = "ids"          # or "colors"
+    reduce_zero_label = false    # true: 0 is ignored, and the classes are numbered from 1
+    ignored_ids = [255]
+
+    [[classes]]                  # in the order of training: class 0, class 1, …
+    name = "road"
+    color = [128, 64, 128]       # for pictures; with mask_values = "colors" also the colour in the masks
+    ids = [0]                    # optional: the ids in the masks
+
+Required are ``images``, ``masks`` and ``classes``; a split's name stands for ``{split}``.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from pixelcontrast.config import explain
+from pixelcontrast.datasets.files import ColorLabels
+from pixelcontrast.datasets.labels import IGNORE_INDEX, Color, LabelSpace, voc_color
+from pixelcontrast.datasets.listing import Split, escapes
+
+FILE_NAME = "dataset.toml"
+MAX_CLASSES = 254
+_STRICT = ConfigDict(strict=True, extra="forbid")
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Color = tuple[_Byte, _Byte, _Byte]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ClassEntry:
+    """A class of the user's."""
+
+    name: Annotated[str, Field(min_length=1)]
+    color: _Color | None = None
+    """RGB for pictures; unset: PASCAL VOC's colour map."""
+    ids: tuple[_Byte, ...] | None = None
+    """Ids in the masks; unset: the class's place, counted from 1 with reduce_zero_label and else from 0."""
+    mask_colors: tuple[_Color, ...] | None = None
+    """Colours in the masks, with mask_values = "colors"; unset: ``color`` alone."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SplitNames:
+    """What stands for {split}."""
+
+    train: Annotated[str, Field(min_length=1)] = "train"
+    val: Annotated[str, Field(min_length=1)] = "val"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DatasetFile:
+    """A ``dataset.toml``, checked."""
+
+    images: str
+    masks: str
+    classes: Annotated[tuple[ClassEntry, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    lists: str | None = None
+    split_names: SplitNames = Field(default_factory=SplitNames)
+    mask_values: Literal["ids", "colors"] = "ids"
+    reduce_zero_label: bool = False
+    ignored_ids: tuple[_Byte, ...] = ()
+    ignored_colors: tuple[_Color, ...] = ()
+
+    @model_validator(mode="after")
+    def _paths_stay_inside(self) -> "DatasetFile":
+        names = {"images": self.images, "masks": self.masks, "lists": self.lists or ""}
+        for key, name in names.items():
+            if escapes(name):
+                raise ValueError(f"{key}: {name!r} leaves the data set's folder; allowed are names in it")
+        if "{split}" not in self.images + (self.lists or ""):
+            raise ValueError(
+                "images: neither images nor lists has {split} in it, so that train and val would be one; "
+                'write images = "images/{split}", or lists = "{split}.txt"'
+            )
+        if len({entry.name for entry in self.classes}) < len(self.classes):
+            raise ValueError("classes: two have the same name; allowed are different ones")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_of_one_kind(self) -> "DatasetFile":
+        if self.mask_values == "ids" and (self.ignored_colors or any(c.mask_colors for c in self.classes)):
+            raise ValueError('mask_colors, ignored_colors: only with mask_values = "colors"')
+        if self.mask_values == "colors":
+            if self.ignored_ids or self.reduce_zero_label or any(c.ids is not None for c in self.classes):
+                raise ValueError('ids, ignored_ids, reduce_zero_label: only with mask_values = "ids"')
+            for entry in self.classes:
+                if entry.color is None and not entry.mask_colors:
+                    raise ValueError(f"classes: {entry.name} has no color, which its masks are told by")
+        self.raw_ids()
+        return self
+
+    def mask_colors(self) -> tuple[Color, ...]:
+        """The colours in the masks, each at the place that is its raw id."""
+        ours = [color for entry in self.classes for color in _colors_of(entry)]
+        return (*ours, *self.ignored_colors)
+
+    def raw_ids(self) -> dict[int, int]:
+        """Raw id → train id; raises ``ValueError`` where an id or colour has two meanings."""
+        meanings: list[tuple[int, int]] = []
+        if self.mask_values == "colors":
+            owners = [train_id for train_id, entry in enumerate(self.classes) for _ in _colors_of(entry)]
+            owners += [IGNORE_INDEX] * len(self.ignored_colors)
+            colors = self.mask_colors()
+            if len(set(colors)) < len(colors) or len(colors) > 255:
+                raise ValueError(
+                    "classes: a colour in the masks has two meanings, or there are more than 255"
+                )
+            return dict(enumerate(owners))
+        first = 1 if self.reduce_zero_label else 0
+        for train_id, entry in enumerate(self.classes):
+            ids = (train_id + first,) if entry.ids is None else entry.ids
+            meanings += [(raw_id, train_id) for raw_id in ids]
+        ignored = {*self.ignored_ids, *([0] if self.reduce_zero_label else [])}
+        meanings += [(raw_id, IGNORE_INDEX) for raw_id in sorted(ignored)]
+        found: dict[int, int] = {}
+        for raw_id, train_id in meanings:
+            if raw_id in found:
+                raise ValueError(
+                    f"classes: id {raw_id} has two meanings; allowed is one class, or to be ignored"
+                )
+            found[raw_id] = train_id
+        return found
+
+    def label_space(self) -> LabelSpace:
+        """The classes in the order of the file."""
+        return LabelSpace(
+            names=tuple(entry.name for entry in self.classes),
+            colors=tuple(entry.color or voc_color(1 + place) for place, entry in enumerate(self.classes)),
+            train_ids=self.raw_ids(),
+        )
+
+    def color_reader(self) -> ColorLabels:
+        """Reads the masks, with ``mask_values`` of colors."""
+        return ColorLabels(self.mask_colors())
+
+    def split_name(self, split: Split) -> str:
+        """What stands for {split}."""
+        return self.split_names.train if split == "train" else self.split_names.val
+
+
+def read_dataset_file(root: Path) -> DatasetFile:
+    """Read ``dataset.toml`` in a data set's folder.
+
+    Raises:
+        ValueError: there is none, it is no TOML, or a key or value is not allowed; the message names them.
+    """
+    path = root / FILE_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; `pixelcontrast data init {root}` writes one from what is in the folder"
+        )
+    try:
+        # A byte order mark is what some editors put first.
+        tree: Any = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return _adapter.validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as TOML in UTF-8: {error}") from error
+
+
+def _colors_of(entry: ClassEntry) -> tuple[Color, ...]:
+    """A class's colours in the masks."""
+    if entry.mask_colors:
+        return entry.mask_colors
+    return () if entry.color is None else (entry.color,)
+
+
+_adapter = TypeAdapter(DatasetFile)

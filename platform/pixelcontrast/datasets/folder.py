@@ -1,0 +1,123 @@
+"""The user's own images: two patterns, a table of classes, in one ``dataset.toml`` (see ``dataset_file``)."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pixelcontrast.datasets.dataset_file import FILE_NAME, DatasetFile, read_dataset_file
+from pixelcontrast.datasets.files import IMAGE_ENDINGS, read_label
+from pixelcontrast.datasets.listing import (
+    Listing,
+    Pairing,
+    Split,
+    list_files,
+    normalized,
+    pair_all,
+    pair_listed,
+    read_list,
+)
+
+
+def listing(root: Path, split: Split) -> Listing:
+    """The pairs of a split as ``dataset.toml`` describes them.
+
+    Raises:
+        ValueError: a wrong ``dataset.toml``, a folder or list that is missing, or two files of one name.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; expected is a folder with {FILE_NAME}")
+    described = read_dataset_file(root)
+    labels = described.label_space()
+    return Listing(
+        found=find_pairs(root, described, split),
+        labels=labels,
+        layout=f"{described.images} with {described.masks} as in {root / FILE_NAME}",
+        read_label=described.color_reader() if described.mask_values == "colors" else read_label,
+        settings=repr(
+            (labels.names, sorted(labels.train_ids.items()), described.mask_values, described.mask_colors())
+        ),
+    )
+
+
+def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
+    """The images and masks of a split; raises ``ValueError`` where a folder or the list is missing."""
+    name = described.split_name(split)
+    images, masks = (pattern.replace("{split}", name) for pattern in (described.images, described.masks))
+    expected = f"images at {images} with masks at {masks}, as in {root / FILE_NAME}"
+    found = matching(root, images, IMAGE_ENDINGS, expected=expected)
+    labels = matching(root, masks, (".png",), expected=expected)
+    suggestion = _namer(root, masks)
+    if described.lists is None:
+        return pair_all(found, labels, folder=_fixed(root, images), label_of=suggestion, expected=expected)
+    source = root / described.lists.replace("{split}", name)
+    keys = _keys_of_names(root, _fixed(root, images), found)
+    names = [keys.get(entry, entry) for entry in read_list(source)]
+    return pair_listed(names, found, labels, source=source, label_of=suggestion)
+
+
+def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str) -> dict[str, Path]:
+    """The files that a pattern matches, by what its stars stand for.
+
+    Args:
+        root: the data set's folder.
+        pattern: relative to it: a folder, for all files below it, or a path with * and **.
+        endings: which files are taken where the pattern leaves it open.
+        expected: for the errors.
+
+    Raises:
+        ValueError: the folder that the pattern starts with is missing, or two files have the same key.
+    """
+    base = _fixed(root, pattern)
+    inner = pattern if "*" in pattern else f"{pattern.rstrip('/')}/**/*"
+    expression = re.compile(_expression(inner, endings), re.IGNORECASE)
+    files: dict[str, Path] = {}
+    for path in list_files(base, ("",), expected=expected).values():
+        match = expression.fullmatch(normalized(path.relative_to(root).as_posix()))
+        if match is None:
+            continue
+        key = "/".join(filter(None, (part.strip("/") for part in match.groups())))
+        if key in files:
+            raise ValueError(f"{path}: the same name as {files[key]}; allowed is one file of a name")
+        files[key] = path
+    return files
+
+
+def _expression(pattern: str, endings: Sequence[str]) -> str:
+    """A regular expression with a group for each star."""
+    parts = re.split(r"(\*\*/|\*)", normalized(pattern))
+    stars = {"**/": "((?:[^/]+/)*)", "*": "([^/]*?)"}
+    ending = f"(?:{'|'.join(map(re.escape, endings))})" if pattern.endswith("*") else ""
+    return "".join(stars.get(part, re.escape(part)) for part in parts) + ending
+
+
+def _fixed(root: Path, pattern: str) -> Path:
+    """The folder that a pattern starts with."""
+    if "*" not in pattern:
+        return root / pattern
+    return root / pattern.split("*", maxsplit=1)[0].rpartition("/")[0]
+
+
+def _namer(root: Path, pattern: str) -> Callable[[str], Path]:
+    """Where the mask of a key should be."""
+
+    def name(key: str) -> Path:
+        if "*" not in pattern:
+            return root / pattern / f"{key}.png"
+        filled = re.sub(r"\*\*/|\*", "\0", pattern)
+        ending = ".png" if pattern.endswith("*") else ""
+        parts = key.split("/", maxsplit=filled.count("\0") - 1)
+        for part in [*[""] * (filled.count("\0") - len(parts)), *parts]:
+            filled = filled.replace("\0", part, 1)
+        return root / (filled + ending)
+
+    return name
+
+
+def _keys_of_names(root: Path, folder: Path, images: dict[str, Path]) -> dict[str, str]:
+    """What a list may call an image → its key: the path below the root or the images' folder, with its
+    ending."""
+    names = {}
+    for key, path in images.items():
+        for base in (root, folder):
+            names[normalized(path.relative_to(base).as_posix())] = key
+    return names

@@ -1,0 +1,275 @@
+"""Write a ``dataset.toml`` for a folder of images and masks, from what lies there; a person then edits it."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES
+from pixelcontrast.datasets.files import IMAGE_ENDINGS
+from pixelcontrast.datasets.folder import matching
+from pixelcontrast.datasets.labels import Color, voc_color
+from pixelcontrast.datasets.parallel import in_processes
+from pixelcontrast.datasets.scan import MaskValues, scan_masks
+
+_IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos")
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "gtfine")
+_BESIDE = ("annot", "_labels", "_masks", "_label", "_mask", "_annotations", "_gt")
+_TRAIN, _VAL = ("train", "training"), ("val", "validation", "valid")
+_VAL_SHARE = 0.1
+_CHUNK = 32
+
+
+@dataclass
+class Plan:
+    """What a ``dataset.toml`` will say of the files."""
+
+    images: str
+    masks: str
+    lists: str | None = None
+    train: str = "train"
+    val: str = "val"
+    keys: list[str] = field(default_factory=list)
+    """The images that have a mask."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know, one sentence each."""
+
+
+def init(
+    root: Path,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    processes: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[str, ...]:
+    """Write ``dataset.toml`` and, where nothing tells the splits, the lists ``train.txt`` and ``val.txt``.
+
+    Every mask is read for the ids or colours that occur. Without splits, one image in ten is for validation,
+    by a hash of its name: more images do not change the split of those that are there.
+
+    Args:
+        root: the data set's folder.
+        images: a folder or pattern, as in ``dataset.toml``; None: looked for under usual names.
+        masks: likewise.
+        processes: that read at the same time.
+        on_progress: called with the masks read and their number.
+
+    Returns:
+        What a person should know, one sentence each.
+
+    Raises:
+        ValueError: there is a ``dataset.toml`` already, nothing is found, or the masks hold no classes.
+    """
+    path = root / FILE_NAME
+    if path.exists():
+        raise ValueError(f"{path}: is there already; edit it, or delete it to have it written anew")
+    plan = find_files(root, images, masks)
+    paths = sorted(set(_matching(root, plan, plan.masks, (".png",)).values()))
+    values = MaskValues()
+    chunks = (paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK))
+    for found in in_processes(scan_masks, chunks, processes=processes if len(paths) > 2 * _CHUNK else 1):
+        values.add(found)
+        if on_progress is not None:
+            on_progress(values.num_masks, len(paths))
+    classes = _classes(plan, values)
+    if plan.lists is not None:
+        _write_lists(root, plan)
+    temporary = path.with_name(f".{FILE_NAME}.tmp")
+    temporary.write_text(_head(plan, values) + classes, encoding="utf-8")
+    temporary.replace(path)
+    return tuple(plan.notes)
+
+
+def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
+    """Where images, masks and splits are; nothing is written."""
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    if (images is None) != (masks is None):
+        raise ValueError("images, masks: give both, or none to have them looked for")
+    plan = next(_usual_places(root), None) if images is None or masks is None else Plan(images, masks)
+    if plan is None:
+        raise ValueError(
+            f"{root}: no images and masks under usual names, such as images/train and masks/train, train and "
+            "trainannot, images and masks; say where they are: --images 'photos/{split}' "
+            "--masks 'gt/{split}/*.png'"
+        )
+    found = _matching(root, plan, plan.images, IMAGE_ENDINGS)
+    labels = _matching(root, plan, plan.masks, (".png",))
+    if not found.keys() & labels.keys():
+        plan.masks, labels = _with_suffix(root, plan, found, labels)
+    plan.keys = sorted(found.keys() & labels.keys())
+    if "{split}" not in plan.images:
+        plan.lists = "{split}.txt"
+        _check_lists(root, plan)
+    return plan
+
+
+def _usual_places(root: Path) -> Iterator[Plan]:
+    """Folders under usual names, in capitals too; those with splits first."""
+
+    def folders(place: Path) -> dict[str, str]:
+        visible = (entry.name for entry in sorted(place.iterdir()) if entry.is_dir() and entry.name[0] != ".")
+        return {name.lower(): name for name in visible}
+
+    top = folders(root)
+    for train, val in product(_TRAIN, _VAL):
+        if train in top and val in top:
+            inner = folders(root / top[train])
+            for image, mask in product(_IMAGES, _MASKS):
+                if image in inner and mask in inner:
+                    parts = f"{{split}}/{inner[image]}", f"{{split}}/{inner[mask]}"
+                    yield Plan(*parts, train=top[train], val=top[val])
+            for beside in _BESIDE:
+                if train + beside in top:
+                    yield Plan(
+                        "{split}", f"{{split}}{top[train + beside][len(train) :]}", None, top[train], top[val]
+                    )
+    for image, mask in product(_IMAGES, _MASKS):
+        if image in top and mask in top:
+            inner = folders(root / top[image])
+            for train, val in product(_TRAIN, _VAL):
+                if train in inner and val in inner:
+                    parts = f"{top[image]}/{{split}}", f"{top[mask]}/{{split}}"
+                    yield Plan(*parts, train=inner[train], val=inner[val])
+            yield Plan(top[image], top[mask])
+
+
+def _matching(root: Path, plan: Plan, pattern: str, endings: Sequence[str]) -> dict[str, Path]:
+    """The files of both splits by key; with the split's name before it, where images are told apart by it."""
+    files: dict[str, Path] = {}
+    prefixes = (
+        {f"{split}/": split for split in (plan.train, plan.val)} if "{split}" in plan.images else {"": ""}
+    )
+    for prefix, split in prefixes.items():
+        place = pattern.replace("{split}", split)
+        found = matching(root, place, endings, expected=place)
+        files |= {f"{prefix}{key}": path for key, path in found.items()}
+    if not files:
+        raise ValueError(f"{root}: no {' or '.join(endings)} files at {pattern}")
+    return files
+
+
+def _with_suffix(
+    root: Path, plan: Plan, images: Mapping[str, Path], masks: Mapping[str, Path]
+) -> tuple[str, dict[str, Path]]:
+    """The masks' pattern where their names are the images' with something added, such as ``x_mask.png``."""
+    names = sorted(images)[:50]
+    rests = Counter(
+        key[len(name) :] for name in names for key in masks if key.startswith(name) and key != name
+    )
+    for rest, _ in rests.most_common(3):
+        if "*" not in plan.masks and sum(f"{name}{rest}" in masks for name in names) == len(names):
+            pattern = f"{plan.masks}/**/*{rest}.png"
+            return pattern, _matching(root, plan, pattern, (".png",))
+    raise ValueError(
+        f"{root}: no mask at {plan.masks} has the name of an image at {plan.images} (the first are "
+        f"{next(iter(masks))} and {next(iter(images))}); say how they belong together, as in --images "
+        "'photos/*_rgb.jpg' --masks 'photos/*_labels.png'"
+    )
+
+
+def _check_lists(root: Path, plan: Plan) -> None:
+    """Raise ``ValueError`` where lists of the splits can be neither read nor written."""
+    if len({(root / f"{split}.txt").is_file() for split in ("train", "val")}) > 1:
+        raise ValueError(f"{root}: only one of train.txt and val.txt is there; allowed are both or none")
+    if len(plan.keys) < 2:
+        raise ValueError(
+            f"{root}: {len(plan.keys)} image with a mask; at least two are needed, to train and to validate"
+        )
+
+
+def _write_lists(root: Path, plan: Plan) -> None:
+    """Lists of the splits, unless they are there."""
+    paths = [root / "train.txt", root / "val.txt"]
+    if paths[0].is_file():
+        return
+    digests = {key: hashlib.sha256(key.encode()).digest() for key in plan.keys}
+    ordered = sorted(plan.keys, key=digests.__getitem__)
+    border = bytes([round(256 * _VAL_SHARE)])
+    val = {key for key in ordered[:-1] if digests[key] < border} or {ordered[0]}
+    train = [key for key in plan.keys if key not in val]
+    for path, names in zip(paths, (train, sorted(val)), strict=True):
+        path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    plan.notes.append(
+        f"No splits were found: train.txt has {len(train)} images and val.txt {len(val)}. Images that "
+        "resemble each other, such as the frames of one video, belong in the same list: edit them."
+    )
+
+
+def _head(plan: Plan, values: MaskValues) -> str:
+    lines = [
+        "# Written by `pixelcontrast data init`: name the classes, then run `pixelcontrast data check` here.",
+        "# Paths are below this folder: a folder, or a pattern with * and **; {split} stands for the split.",
+        f"images = {_text(plan.images)}",
+        f"masks = {_text(plan.masks)}",
+    ]
+    if plan.lists is not None:
+        lines.append(f"lists = {_text(plan.lists)}")
+    if (plan.train, plan.val) != ("train", "val"):
+        lines.append(f"split_names = {{ train = {_text(plan.train)}, val = {_text(plan.val)} }}")
+    if values.are_colors:
+        lines += ['mask_values = "colors"', "ignored_colors = []  # move colours that no class has here"]
+    else:
+        ignored = "255" if _ignores_255(values) else ""
+        lines.append(f"ignored_ids = [{ignored}]  # move ids that no class has here")
+    return "\n".join(lines) + "\n"
+
+
+def _ignores_255(values: MaskValues) -> bool:
+    """255 is the field's mark for ignored pixels, except in masks of 0 and 255."""
+    return 255 in values.id_pixels and len(values.id_pixels) > 2
+
+
+def _classes(plan: Plan, values: MaskValues) -> str:
+    """The table of classes, in the order of ids or of frequency."""
+    if values.faults:
+        plan.notes.append(
+            f"{len(values.faults)} masks could not be read, the first: {values.faults[0]}. `pixelcontrast "
+            "data check` lists them."
+        )
+    if values.are_mixed:
+        raise ValueError(
+            f"{plan.masks}: {values.num_rgb} of {values.num_masks} masks are RGB and the others grey; "
+            "allowed is one kind"
+        )
+    if values.are_colors:
+        entries = [
+            (f"color_{'_'.join(map(str, color))}", color, None, color)
+            for color, _ in values.color_pixels.most_common()
+        ]
+    else:
+        ids = [raw_id for raw_id in sorted(values.id_pixels) if raw_id != 255 or not _ignores_255(values)]
+        entries = [(f"class_{raw_id}", values.color_of(raw_id), raw_id, raw_id) for raw_id in ids]
+    if not 1 <= len(entries) <= MAX_CLASSES:
+        raise ValueError(
+            f"{plan.masks}: {len(entries)} different values in {values.num_masks} masks; allowed are 1 to "
+            f"{MAX_CLASSES} classes. Are these masks? Pictures, and masks that were scaled or "
+            "saved as JPEG, have more"
+        )
+    if set(values.id_pixels) == {0, 255}:
+        plan.notes.append("The masks hold 0 and 255 only: 255 was taken for a class, not for ignored pixels.")
+    if values.are_colors and values.id_pixels:
+        plan.notes.append(
+            "Palette masks in which one number has several colours: the colours were taken for the classes."
+        )
+    return "".join(_entry(values, *entry) for entry in entries)
+
+
+def _entry(values: MaskValues, name: str, color: Color | None, raw_id: int | None, key: int | Color) -> str:
+    pixels = values.color_pixels[key] if isinstance(key, tuple) else values.id_pixels[key]
+    masks = values.color_masks[key] if isinstance(key, tuple) else values.id_masks[key]
+    comment = (
+        f"# {pixels / max(1, values.num_pixels):.2%} of the pixels, in {masks} of {values.num_masks} masks"
+    )
+    color = color or voc_color(1 + (raw_id or 0))
+    ids = "" if raw_id is None else f"ids = [{raw_id}]\n"
+    return f"\n[[classes]]  {comment}\nname = {_text(name)}\ncolor = {list(color)}\n{ids}"
+
+
+def _text(value: str) -> str:
+    """A TOML string: JSON's escapes are TOML's, too."""
+    return json.dumps(value, ensure_ascii=False)

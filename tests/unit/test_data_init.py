@@ -1,0 +1,211 @@
+"""``pixelcontrast data init``: the dataset.toml it writes can be read, and says what is in the masks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelcontrast.cli.data import data_command
+from pixelcontrast.config import Data
+from pixelcontrast.datasets.check import check
+from pixelcontrast.datasets.dataset_file import DatasetFile, read_dataset_file
+from pixelcontrast.datasets.propose import init
+from pixelcontrast.datasets.segmentation import build_dataset
+from small_sets import some_ids, write_image, write_label
+
+
+def write_pairs(
+    root: Path, images: str, masks: str, names: str = "abcd", ids: np.ndarray | None = None
+) -> None:
+    for split in ("train", "val"):
+        for seed, name in enumerate(names):
+            values = {"split": split, "name": f"{split[0]}{name}"}
+            write_image(root / images.format(**values), seed=seed + 10 * len(split))
+            write_label(root / masks.format(**values), some_ids(3) if ids is None else ids)
+
+
+def propose(root: Path, **options: Any) -> tuple[DatasetFile, tuple[str, ...]]:
+    notes = init(root, processes=1, **options)
+    return read_dataset_file(root), notes
+
+
+def sizes(root: Path) -> tuple[int, int]:
+    data = Data(layout="folder", root=str(root))
+    return len(build_dataset(data, "train")), len(build_dataset(data, "val"))
+
+
+PLACES = [
+    ("images/{split}/{name}.jpg", "masks/{split}/{name}.png", "images/{split}", "masks/{split}"),
+    ("{split}/images/{name}.jpg", "{split}/labels/{name}.png", "{split}/images", "{split}/labels"),
+    ("{split}/{name}.jpg", "{split}annot/{name}.png", "{split}", "{split}annot"),
+    ("Images/{split}ing/{name}.jpg", "GT/{split}ing/{name}.png", None, None),
+    (
+        "images/{split}/{name}.jpg",
+        "masks/{split}/{name}_mask.png",
+        "images/{split}",
+        "masks/{split}/**/*_mask.png",
+    ),
+]
+
+
+@pytest.mark.parametrize(("image", "mask", "images", "masks"), PLACES)
+def test_usual_folders_are_found(tmp_path: Path, image: str, mask: str, images: Any, masks: Any) -> None:
+    write_pairs(tmp_path, image, mask)
+    if images is None:
+        for folder in ("Images", "GT"):
+            (tmp_path / folder / "valing").rename(tmp_path / folder / "validation")
+    described, notes = propose(tmp_path)
+    if images is not None:
+        assert (described.images, described.masks) == (images, masks)
+    assert sizes(tmp_path) == (4, 4)
+    assert notes == ()
+    assert [(entry.name, entry.ids) for entry in described.classes] == [
+        (f"class_{i}", (i,)) for i in range(3)
+    ]
+    assert "33.33% of the pixels, in 8 of 8 masks" in (tmp_path / "dataset.toml").read_text()
+    assert check(Data(layout="folder", root=str(tmp_path)), processes=1).well
+
+
+def test_without_splits_lists_are_written_and_stay_as_they_are(tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(30)]
+    for seed, name in enumerate(names):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_label(tmp_path / f"masks/{name}.png", some_ids(3))
+    _, notes = propose(tmp_path)
+    assert "No splits were found" in notes[0]
+    train, val = ((tmp_path / f"{split}.txt").read_text().split() for split in ("train", "val"))
+    assert sorted(train + val) == names
+    assert 1 <= len(val) <= 8
+    assert sizes(tmp_path) == (len(train), len(val))
+    (tmp_path / "dataset.toml").unlink()
+    (tmp_path / "train.txt").write_text("00\n")
+    assert propose(tmp_path)[1] == ()
+    assert sizes(tmp_path)[0] == 1
+
+
+def test_splits_may_have_the_same_names(tmp_path: Path) -> None:
+    for split, ids in (("train", some_ids(2)), ("val", some_ids(2, first=5))):
+        write_image(tmp_path / f"images/{split}/1.jpg", seed=len(split))
+        write_label(tmp_path / f"masks/{split}/1.png", ids)
+    described, _ = propose(tmp_path)
+    assert [entry.ids for entry in described.classes] == [(0,), (1,), (5,), (6,)]
+
+
+def test_patterns_that_are_given_are_used(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "all/{split}_{name}_rgb.jpg", "all/{split}_{name}_ids.png")
+    propose(tmp_path, images="all/{split}_*_rgb.jpg", masks="all/{split}_*_ids.png")
+    assert sizes(tmp_path) == (4, 4)
+    with pytest.raises(ValueError, match=r"dataset\.toml: is there already; edit it, or delete it"):
+        propose(tmp_path)
+
+
+def test_255_is_ignored_unless_it_is_the_only_other_id(tmp_path: Path) -> None:
+    write_pairs(
+        tmp_path,
+        "images/{split}/{name}.jpg",
+        "masks/{split}/{name}.png",
+        ids=np.array([0, 1, 255])[some_ids(3)],
+    )
+    described, _ = propose(tmp_path)
+    assert described.ignored_ids == (255,)
+    assert len(described.classes) == 2
+    (tmp_path / "dataset.toml").unlink()
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png", ids=255 * some_ids(2))
+    described, notes = propose(tmp_path)
+    assert [entry.ids for entry in described.classes] == [(0,), (255,)]
+    assert "255 was taken for a class" in notes[0]
+
+
+def test_masks_of_colours_become_a_table_of_colours(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
+    colors = np.array([(1, 2, 3), (4, 5, 6), (4, 5, 6)], np.uint8)
+    for path in tmp_path.glob("masks/*/*.png"):
+        Image.fromarray(colors[some_ids(3)]).save(path)
+    described, _ = propose(tmp_path)
+    assert described.mask_values == "colors"
+    assert [entry.color for entry in described.classes] == [(4, 5, 6), (1, 2, 3)]
+    assert set(
+        build_dataset(Data(layout="folder", root=str(tmp_path)), "val").read(0)[1].unique().tolist()
+    ) == {0, 1}
+
+
+def palette(path: Path, colors: list[int]) -> None:
+    label = Image.fromarray(some_ids(2).astype(np.uint8))
+    label.putpalette(colors)
+    label.save(path)
+
+
+def test_palettes_give_colours_and_contradicting_ones_are_the_classes(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
+    paths = sorted(tmp_path.glob("masks/*/*.png"))
+    for path in paths:
+        palette(path, [9, 8, 7, 6, 5, 4])
+    described, _ = propose(tmp_path)
+    assert [(entry.ids, entry.color) for entry in described.classes] == [((0,), (9, 8, 7)), ((1,), (6, 5, 4))]
+    (tmp_path / "dataset.toml").unlink()
+    palette(paths[0], [6, 5, 4, 9, 8, 7])
+    described, notes = propose(tmp_path)
+    assert described.mask_values == "colors"
+    assert "one number has several colours" in notes[0]
+
+
+def pictures(root: Path) -> None:
+    for path in root.glob("masks/*/*.png"):
+        write_image(path)
+
+
+def one_is_rgb(root: Path) -> None:
+    Image.new("RGB", (32, 24)).save(root / "masks/train/ta.png")
+
+
+WRONG = {
+    "pictures": (pictures, r"different values in 8 masks|more than 1000 colours"),
+    "mixed": (one_is_rgb, r"1 of 8 masks are RGB and the others grey"),
+    "no masks": (
+        lambda root: (root / "masks").rename(root / "stuff"),
+        r"no images and masks under usual names",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_cannot_be_proposed_is_said_and_nothing_written(tmp_path: Path, kind: str) -> None:
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
+    make, message = WRONG[kind]
+    make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        propose(tmp_path)
+    assert not (tmp_path / "dataset.toml").exists()
+
+
+def test_lists_are_written_only_when_the_masks_can_be_used(tmp_path: Path) -> None:
+    for seed, name in enumerate("abc"):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_image(tmp_path / f"masks/{name}.png", seed=seed)
+    with pytest.raises(ValueError, match=r"different values|more than 1000 colours"):
+        propose(tmp_path)
+    assert not list(tmp_path.glob("*.t*"))
+    for name in "abc":
+        write_label(tmp_path / f"masks/{name}.png", some_ids(2))
+    (tmp_path / "val.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"only one of train\.txt and val\.txt is there"):
+        propose(tmp_path)
+
+
+def test_names_with_quotes_and_unicode_are_written_as_toml(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 'bil"der/{split}/{name}.jpg', "mäsken/{split}/{name}.png")
+    described, _ = propose(tmp_path, images='bil"der/{split}', masks="mäsken/{split}")
+    assert described.images == 'bil"der/{split}'
+    assert sizes(tmp_path) == (4, 4)
+
+
+def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
+    data_command(["init", str(tmp_path), "--processes", "1"])
+    assert f"then: pixelcontrast data check {tmp_path}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        data_command(["init", str(tmp_path / "nowhere")])
+    assert stop.value.code == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
