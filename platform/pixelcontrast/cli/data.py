@@ -80,7 +80,7 @@ def check(
         limit: findings of a sort that are shown.
         histogram: a PNG file to draw the classes' shares to.
     """
-    from pixelcontrast.cli.tables import show_contents, show_findings
+    from pixelcontrast.cli.tables import show_contents, show_data_findings
     from pixelcontrast.datasets.check import check as look
     from pixelcontrast.datasets.histogram import histogram_picture
     from pixelcontrast.datasets.parallel import default_processes
@@ -91,7 +91,7 @@ def check(
             processes=processes or default_processes(),
             on_progress=tell,
         )
-    show_findings(report.findings, limit=limit)
+    show_data_findings(report.findings, limit=limit)
     if report.well:
         show_contents(report)
         if histogram is not None:

@@ -76,7 +76,7 @@ def show_findings(findings: Sequence[tuple[str, str, str]]) -> None:
     Console().print(shown)
 
 
-def show_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
+def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
     """A row for each finding, problems first; of a sort no more than ``limit``, and how many others there
     are."""
     if not findings:
