@@ -62,6 +62,7 @@ def experiment(folder: Path) -> Experiment:
         model=Model(backbone="hrnet_w18_small", embedding_dim=128),
         contrast=Contrast(
             warmup=0.0,
+            memory="both",
             pixel_queue_size=500,
             region_memory_size=120,
             positive_mining="random",

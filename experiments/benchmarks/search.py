@@ -50,7 +50,11 @@ def experiment(folder: Path) -> Experiment:
         ),
         model=Model(backbone="hrnet_w18_small", embedding_dim=64),
         contrast=Contrast(
-            pixel_queue_size=100, positive_mining="random", negative_mining="random", num_positives=64
+            memory="both",
+            pixel_queue_size=100,
+            positive_mining="random",
+            negative_mining="random",
+            num_positives=64,
         ),
         optim=Optim(steps=STEPS, batch_size=4, weight_decay=1e-4),
         run=Run(

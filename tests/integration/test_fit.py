@@ -34,7 +34,7 @@ def experiment(scenes: Path, storage: Path, **overrides: Any) -> Experiment:
     small = Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=32, dropout=0.1),
-        contrast=Contrast(pixel_queue_size=20, num_positives=15, num_negatives=60, warmup=0.3),
+        contrast=Contrast(memory="both", pixel_queue_size=20, num_positives=15, num_negatives=60, warmup=0.3),
         optim=Optim(steps=STEPS, batch_size=3),
         run=Run(
             name="small", storage=str(storage), report_interval=2, eval_interval=4, checkpoint_interval=3

@@ -73,7 +73,7 @@ def test_network_trains_resumes_and_is_used_without_the_head(
     settings = Experiment(
         data=Data(layout="camvid", root=str(few_images), crop_size=(64, 96)),
         model=Model(backbone=backbone, decoder=decoder, embedding_dim=32, dropout=0.05),
-        contrast=Contrast(pixel_queue_size=40, num_positives=20, num_negatives=80, warmup=0.0),
+        contrast=Contrast(memory="both", pixel_queue_size=40, num_positives=20, num_negatives=80, warmup=0.0),
         optim=Optim(steps=STEPS, batch_size=4),
         run=Run(
             name="whole",

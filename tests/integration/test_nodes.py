@@ -55,7 +55,12 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=32),
         contrast=Contrast(
-            pixel_queue_size=20, positive_mining="all", negative_mining="all", memory_sharded=True, warmup=0.3
+            memory="both",
+            pixel_queue_size=20,
+            positive_mining="all",
+            negative_mining="all",
+            memory_sharded=True,
+            warmup=0.3,
         ),
         optim=Optim(steps=STEPS, batch_size=2, lr=1e-4),
         run=Run(

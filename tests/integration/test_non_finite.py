@@ -30,7 +30,7 @@ def experiment(scenes: Path, storage: Path, overrides: dict[str, Any]) -> Experi
     small = Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=16, dropout=0.1),
-        contrast=Contrast(pixel_queue_size=20, num_positives=15, num_negatives=60),
+        contrast=Contrast(memory="both", pixel_queue_size=20, num_positives=15, num_negatives=60),
         optim=Optim(steps=STEPS, batch_size=BATCH, lr=0.003),
         run=Run(name="a", storage=str(storage), report_interval=1, eval_interval=100, checkpoint_interval=2),
     )

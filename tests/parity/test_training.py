@@ -19,7 +19,9 @@ CLASSES, BATCH, FREE_STEPS, STEPS = 5, 5, 5, 20
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="unused"),
     model=Model(backbone="hrnet_w18_small", embedding_dim=16),
-    contrast=Contrast(pixel_queue_size=40, anchors_per_class=8, num_positives=10, num_negatives=30),
+    contrast=Contrast(
+        memory="both", pixel_queue_size=40, anchors_per_class=8, num_positives=10, num_negatives=30
+    ),
     optim=Optim(steps=STEPS, batch_size=BATCH, clip_norm=5.0),
     run=Run(name="parity"),
 )

@@ -8,7 +8,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from pixelcontrast.training.batchnorm import CpuSyncBatchNorm2d, synchronize_batchnorm
+from pixelcontrast.models.batchnorm import CpuSyncBatchNorm2d, synchronize_batchnorm
 from processes import run_ranks
 
 SIZES = {2: [4, 1], 3: [2, 1, 2]}

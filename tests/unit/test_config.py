@@ -9,7 +9,7 @@ from pixelcontrast import Contrast, Data, Experiment, Optim, Run, Workers, confi
 
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="/data", crop_size=(192, 256)),
-    contrast=Contrast(pixel_queue_size=100),
+    contrast=Contrast(memory="both", pixel_queue_size=100),
     optim=Optim(class_weights=(0.5, 1.0)),
     run=Run(name="test", workers=Workers(1, 4)),
 )

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
+from pixelcontrast.models.batchnorm import synchronize_batchnorm
 from pixelcontrast.models.decoders import DeepLabV3Decoder, HRNetOCRDecoder, ResNetOCRDecoder
 from pixelcontrast.models.decoders.deeplabv3 import ASPP
-from pixelcontrast.training.batchnorm import synchronize_batchnorm
 from pixelcontrast.training.step import cross_entropy
 from processes import run_ranks
 

@@ -17,7 +17,7 @@ def experiment(optimizer: Any) -> Experiment:
     return Experiment(
         data=Data(layout="camvid", root=""),
         model=Model(backbone="hrnet_w18_small", embedding_dim=8),
-        contrast=Contrast(pixel_queue_size=20, memory="pixel"),
+        contrast=Contrast(memory="pixel", pixel_queue_size=20),
         optim=Optim(optimizer=optimizer, steps=8, batch_size=2, lr=0.01),
         run=Run(name="a"),
     )

@@ -25,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, T
     experiment = Experiment(
         data=Data(layout="camvid", root="/nowhere"),
         model=Model(backbone="hrnet_w18_small", decoder="ocr", embedding_dim=8, weights="/nowhere/w.pth"),
-        contrast=Contrast(pixel_queue_size=4),
+        contrast=Contrast(memory="both", pixel_queue_size=4),
         optim=Optim(steps=6, batch_size=2),
         run=Run(name="a", storage=str(storage)),
     )

@@ -16,7 +16,10 @@ from pixelcontrast.training.storage import Storage
 from processes import run_ranks
 
 EXPERIMENT = Experiment(
-    data=Data(layout="cityscapes", root="unused"), model=Model(embedding_dim=8), run=Run(name="x")
+    data=Data(layout="cityscapes", root="unused"),
+    model=Model(embedding_dim=8),
+    contrast=Contrast(memory="both"),
+    run=Run(name="x"),
 )
 
 

@@ -40,7 +40,6 @@ class PixelContrast(nn.Module):
         >>> contrast = PixelContrast(num_classes=5, embedding_dim=16, pixel_queue_size=100)
         >>> images, labels = torch.rand(2, 3, 32, 32), torch.randint(5, (2, 32, 32))
         >>> embeddings, logits = network(images).split([16, 5], dim=1)
-        >>> embeddings = torch.nn.functional.normalize(embeddings, dim=1)
         >>> loss = torch.nn.functional.cross_entropy(logits, labels) + contrast(embeddings, labels, logits)
         >>> loss.backward()
 
@@ -60,12 +59,17 @@ class PixelContrast(nn.Module):
         num_images: of the training set. Where ``region_memory_size`` is enough for all of them, each has its
             slot, and ``forward`` needs ``image_ids``; else the newest regions are kept.
         memory_dtype: in which the memory is stored.
-        sharded: each rank stores a part of the memory, and the anchors of all ranks meet each part; else each
-            rank stores all of it.
-        positive_mining, negative_mining: which entries of the memory an anchor meets, see ``mining.Miner``;
-            the anchors of the batch it always meets.
+        sharded: each rank stores a part of the memory, with which the anchors of all ranks are compared; else
+            each rank stores all of it.
+        memory_term: ``separate``: Eq. 3 over the batch plus ``memory_weight`` times Eq. 3 over the memory
+            (after XBM, arXiv 1912.06798); ``joint``: one Eq. 3 over both, as in the paper.
+        memory_max_age: steps after which an entry is no longer used; None: only newer ones replace it.
+        only_correct: only pixels that are classified correctly at the time enter the memory.
+        positive_mining, negative_mining: which entries of the memory an anchor is compared with, see
+            ``mining.Miner``; it is always compared with the anchors of the batch.
         num_positives, num_negatives: K of the mining.
         semi_hard_share: of the entries, the part that semi-hard mining draws from.
+        negative_margin: of filtered negatives.
         ignore_index: the label of pixels that take no part.
         seed: keys all draws.
         group: the ranks that share the batch; None is the default group.
@@ -89,10 +93,10 @@ class PixelContrast(nn.Module):
         anchors_per_class: int = 50,
         hard_share: float = 0.5,
         rare_class_power: float = 0.0,
-        pixel_queue_size: int = 5000,
+        pixel_queue_size: int = 0,
         pixels_per_image: int = 10,
         boundary_share: float = 0.0,
-        region_memory_size: int = 1000,
+        region_memory_size: int = 0,
         num_images: int | None = None,
         memory_dtype: torch.dtype = torch.float32,
         sharded: bool = False,
@@ -171,14 +175,14 @@ class PixelContrast(nn.Module):
         or, ``deferred``, when ``keep`` is called.
 
         Args:
-            embeddings: [B, D, h, w], L2-normalised over D; B may differ between ranks, and be 0.
+            embeddings: [B, D, h, w], of any length over D; B may differ between ranks, and be 0.
             labels: int64 [B, H, W] of any size; read at the nearest pixel.
             logits: [B, num_classes, ., .] of any size; only decides which pixels are misclassified.
             positions: int64 [B], the images' places in the global sample stream; without them the images are
                 numbered on in rank order.
             image_ids: int64 [B], each image's number in the training set, from 0; needed where the region
                 memory has a slot for every image, else not used.
-            project: a head that makes of features [n, C] embeddings [n, D], L2-normalised. ``embeddings`` are
+            project: a head that makes of features [n, C] embeddings [n, D]. ``embeddings`` are
                 then the features [B, C, h, w], and it runs on the pixels drawn only: anchors, what enters the
                 queue, and of each class in an image at most 128 pixels for the region memory.
 

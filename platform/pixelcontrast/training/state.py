@@ -16,7 +16,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.contrast.banks import reshard
 from pixelcontrast.models import SegmentationModel, build_model
-from pixelcontrast.training.batchnorm import synchronize_batchnorm
+from pixelcontrast.models.batchnorm import synchronize_batchnorm
 from pixelcontrast.training.contrast import build_contrast, check_memory
 from pixelcontrast.training.optim import build_optimizer
 

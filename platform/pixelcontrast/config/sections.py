@@ -1,25 +1,8 @@
-"""The complete configuration of a run: frozen, typed, checked when it is made.
+"""The sections of a run's configuration: data, network, contrast, optimiser, and where it runs."""
 
-Every value is checked on construction, so an ``Experiment`` that exists is one that can be run; a wrong
-value raises ``pydantic.ValidationError`` (a ``ValueError``), and ``explain`` turns that into one line per
-mistake. Keys are written with dots (``"contrast.temperature"``), on the command line as in ``replace``.
-"""
-
-import hashlib
-import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import pydantic_core
-from pydantic import (
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import core_schema
 
@@ -41,9 +24,8 @@ PositiveMining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-sub
 NegativeMining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
-"""Of the environment: names the commit where the code has no git around it, as in a job on a cluster."""
-_STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+"""Types are not converted, and unknown keys refused."""
 
 
 class Workers:
@@ -87,7 +69,7 @@ class Workers:
         return core_schema.no_info_plain_validator_function(cls.parse, serialization=serialize)
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Data:
     """The data set, and how a training crop is cut from an image."""
 
@@ -117,7 +99,7 @@ class Data:
         return value
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Model:
     """The segmentation network; what contrast needs beyond it is dropped at inference."""
 
@@ -138,7 +120,7 @@ class Model:
     """BatchNorm in the projection head, as imported weights of the reference need it."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Contrast:
     """The contrastive term (Wang et al., ICCV 2021); all sizes are global, whatever the number of workers."""
 
@@ -156,9 +138,9 @@ class Contrast:
     """Share of the anchors drawn among the pixels that are misclassified now; the rest is drawn from all."""
     rare_class_power: NonNegative = 0.0
     """Above 0, classes get anchors by their share of the pixels to the power of −this; 0: all alike."""
-    memory: Literal["none", "pixel", "region", "both"] = "both"
-    """pixel: a queue of earlier batches' pixels. region: the average embedding of each class in an image.
-    none: an anchor meets the other anchors of its batch only."""
+    memory: Literal["none", "pixel", "region", "both"] = "none"
+    """none: an anchor is compared with the other anchors of the global batch only. pixel: also with a queue
+    of earlier batches' pixels. region: also with the average embedding of each class in an image."""
     pixel_queue_size: Count | None = None
     """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes."""
     pixels_per_image: Count = 10
@@ -200,7 +182,7 @@ class Contrast:
     """filtered leaves out negatives whose similarity exceeds the positives' mean by this much."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optim:
     """Steps, batch and optimiser. After lr_warmup_steps the rate decays as (1 − step/steps) ** power."""
 
@@ -234,7 +216,7 @@ class Optim:
     out as if it had not been (skip; the tenth in a row ends it too). skip waits for the GPU in every step."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Run:
     """Where the run lives, what it runs on, how often it reports. The same name goes on with the same run."""
 
@@ -266,158 +248,3 @@ class Run:
     """Newest checkpoints kept beside the best."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times that Ray starts the workers again after one has died."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Experiment:
-    """Everything that decides what a run trains. Change it with ``replace``."""
-
-    data: Data
-    run: Run
-    model: Model = Field(default_factory=Model)
-    contrast: Contrast = Field(default_factory=Contrast)
-    optim: Optim = Field(default_factory=Optim)
-
-    @model_validator(mode="after")
-    def _workers_have_images(self) -> "Experiment":
-        if self.run.workers.max > self.optim.batch_size:
-            raise ValueError(
-                f"run.workers is {self.run.workers} and optim.batch_size {self.optim.batch_size}: "
-                "every worker needs at least one image of the global batch"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _gpu_is_whole_for_several(self) -> "Experiment":
-        if self.run.gpus_per_worker < 1 and self.run.workers.max > 1:
-            raise ValueError(
-                f"run.gpus_per_worker is {self.run.gpus_per_worker} and run.workers {self.run.workers}: NCCL "
-                "refuses two workers of one run on one GPU, so only a single worker may have a part of one"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _image_pooling_can_normalise(self) -> "Experiment":
-        if self.model.decoder == "deeplabv3" and self.optim.batch_size == 1:
-            raise ValueError(
-                "model.decoder is deeplabv3 and optim.batch_size 1: the BatchNorm after its image pooling "
-                "sees one value per image, and needs at least two images in the global batch"
-            )
-        return self
-
-
-PAPER: Mapping[str, Any] = {
-    "contrast.weight": 1.0,
-    "contrast.temperature": 0.1,
-    "contrast.ramp": 0.0,
-    "contrast.anchors_per_class": 50,
-    "contrast.hard_share": 0.5,
-    "contrast.memory": "both",
-    "contrast.memory_term": "joint",
-    "contrast.memory_max_age": None,
-    "contrast.only_correct": False,
-    "contrast.pixel_queue_size": None,
-    "contrast.pixels_per_image": 10,
-    "contrast.region_memory_size": None,
-    "contrast.positive_mining": "semi-hard",
-    "contrast.negative_mining": "semi-hard",
-    "contrast.num_positives": 1024,
-    "contrast.num_negatives": 2048,
-    "contrast.semi_hard_share": 0.1,
-}
-"""The paper's settings of the contrast (Wang et al., ICCV 2021), for ``replace`` or as an arm of a study.
-
-From random weights they collapse (experiments/README.md); the authors used them on ImageNet's."""
-
-PLACEMENT = frozenset(
-    {"data.root", "data.loader_processes", "run.storage", "run.name"}
-    | {"run.workers", "run.device", "run.cpus_per_worker", "run.gpus_per_worker", "run.compile"}
-    | {"run.max_failures"}
-    | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}
-)
-"""Keys that may differ between two attempts at the same run: where and how often, not what."""
-
-_adapter = TypeAdapter(Experiment)
-
-
-def replace(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
-    """A copy with values changed by dotted key: ``replace(experiment, {"contrast.temperature": 0.07})``.
-
-    Raises:
-        ValueError: an unknown key, or a value that its field does not allow.
-    """
-    tree = _adapter.dump_python(experiment)
-    for key, value in overrides.items():
-        section, _, field = key.partition(".")
-        if field not in tree.get(section, ()):
-            raise ValueError(f"{key}: no such key; there are {', '.join(sorted(flatten(experiment)))}")
-        tree[section][field] = value
-    return from_tree(tree)
-
-
-def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Experiment:
-    """An experiment from section → field → value; raises ``pydantic.ValidationError`` naming the keys."""
-    return from_json(
-        pydantic_core.to_json(tree, fallback=str)
-    )  # in JSON, strict validation takes dicts and lists for what they stand for
-
-
-def to_json(experiment: Experiment) -> str:
-    """The experiment as indented JSON; ``from_json`` reads it back to an equal one."""
-    return _adapter.dump_json(experiment, indent=2).decode()
-
-
-def from_json(text: str | bytes) -> Experiment:
-    """Read what ``to_json`` wrote; unknown keys, wrong types and impossible values raise ``ValueError``."""
-    return _adapter.validate_json(text)
-
-
-def flatten(experiment: Experiment) -> dict[str, Any]:
-    """Dotted key → JSON value, in the order of definition."""
-    tree = json.loads(to_json(experiment))
-    return {f"{section}.{key}": value for section, fields in tree.items() for key, value in fields.items()}
-
-
-def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Dotted key → (old, new) of every value that decides what is trained and differs."""
-    before, after = flatten(old), flatten(new)
-    return {
-        key: (before[key], after[key]) for key in after if key not in PLACEMENT and before[key] != after[key]
-    }
-
-
-def fingerprint(experiment: Experiment) -> str:
-    """Identifies what is trained: sha256 of every value but those of ``PLACEMENT``."""
-    deciding = {key: value for key, value in flatten(experiment).items() if key not in PLACEMENT}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
-
-
-def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option: str) -> None:
-    """Raise ``ValueError`` if something that goes on by its name was started with other settings.
-
-    Args:
-        what: it is, and where.
-        changes: key → (old, new).
-        option: that gives another name.
-    """
-    if changes:
-        lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changes.items()]
-        raise ValueError(
-            f"{what} was started with other settings:\n"
-            + "\n".join(lines)
-            + f"\nGive them back to go on with it, or choose another {option}."
-        )
-
-
-def explain(error: ValueError) -> str:
-    """Of a ``ValidationError`` one line per mistake: the dotted key, what is allowed, what was given."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "\n".join(_explain_one(mistake) for mistake in error.errors())
-
-
-def _explain_one(mistake: Any) -> str:
-    key = ".".join(str(part) for part in mistake["loc"])
-    message = mistake["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
-    return f"{key}: {message}{given}" if key else message

@@ -1,0 +1,170 @@
+"""The whole configuration: what its sections must agree on, changes by dotted key, to and from JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic_core
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from pixelcontrast.config.sections import STRICT, Contrast, Data, Model, Optim, Run
+
+COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
+"""Environment variable that names the commit where the code has no git around it, as in a job."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Experiment:
+    """Everything that decides what a run trains. Change it with ``replace``."""
+
+    data: Data
+    run: Run
+    model: Model = Field(default_factory=Model)
+    contrast: Contrast = Field(default_factory=Contrast)
+    optim: Optim = Field(default_factory=Optim)
+
+    @model_validator(mode="after")
+    def _workers_have_images(self) -> "Experiment":
+        if self.run.workers.max > self.optim.batch_size:
+            raise ValueError(
+                f"run.workers is {self.run.workers} and optim.batch_size {self.optim.batch_size}: "
+                "every worker needs at least one image of the global batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_is_whole_for_several(self) -> "Experiment":
+        if self.run.gpus_per_worker < 1 and self.run.workers.max > 1:
+            raise ValueError(
+                f"run.gpus_per_worker is {self.run.gpus_per_worker} and run.workers {self.run.workers}: NCCL "
+                "refuses two workers of one run on one GPU, so only a single worker may have a part of one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _image_pooling_can_normalise(self) -> "Experiment":
+        if self.model.decoder == "deeplabv3" and self.optim.batch_size == 1:
+            raise ValueError(
+                "model.decoder is deeplabv3 and optim.batch_size 1: the BatchNorm after its image pooling "
+                "sees one value per image, and needs at least two images in the global batch"
+            )
+        return self
+
+
+PAPER: Mapping[str, Any] = {
+    "contrast.weight": 1.0,
+    "contrast.temperature": 0.1,
+    "contrast.ramp": 0.0,
+    "contrast.anchors_per_class": 50,
+    "contrast.hard_share": 0.5,
+    "contrast.memory": "both",
+    "contrast.memory_term": "joint",
+    "contrast.memory_max_age": None,
+    "contrast.only_correct": False,
+    "contrast.pixel_queue_size": None,
+    "contrast.pixels_per_image": 10,
+    "contrast.region_memory_size": None,
+    "contrast.positive_mining": "semi-hard",
+    "contrast.negative_mining": "semi-hard",
+    "contrast.num_positives": 1024,
+    "contrast.num_negatives": 2048,
+    "contrast.semi_hard_share": 0.1,
+}
+"""The paper's settings of the contrast (Wang et al., ICCV 2021), for ``replace`` or as an arm of a study.
+
+From random weights they collapse (experiments/README.md); the authors used them on ImageNet's."""
+
+PLACEMENT = frozenset(
+    {"data.root", "data.loader_processes", "run.storage", "run.name"}
+    | {"run.workers", "run.device", "run.cpus_per_worker", "run.gpus_per_worker", "run.compile"}
+    | {"run.max_failures"}
+    | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}
+)
+"""Keys that may differ between two attempts at the same run: where and how often, not what."""
+
+_adapter = TypeAdapter(Experiment)
+
+
+def replace(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
+    """A copy with values changed by dotted key: ``replace(experiment, {"contrast.temperature": 0.07})``.
+
+    Raises:
+        ValueError: an unknown key, or a value that its field does not allow.
+    """
+    tree = _adapter.dump_python(experiment)
+    for key, value in overrides.items():
+        section, _, field = key.partition(".")
+        if field not in tree.get(section, ()):
+            raise ValueError(f"{key}: no such key; there are {', '.join(sorted(flatten(experiment)))}")
+        tree[section][field] = value
+    return from_tree(tree)
+
+
+def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Experiment:
+    """An experiment from section → field → value; raises ``pydantic.ValidationError`` naming the keys."""
+    return from_json(
+        pydantic_core.to_json(tree, fallback=str)
+    )  # in JSON, strict validation takes dicts and lists for what they stand for
+
+
+def to_json(experiment: Experiment) -> str:
+    """The experiment as indented JSON; ``from_json`` reads it back to an equal one."""
+    return _adapter.dump_json(experiment, indent=2).decode()
+
+
+def from_json(text: str | bytes) -> Experiment:
+    """Read what ``to_json`` wrote; unknown keys, wrong types and impossible values raise ``ValueError``."""
+    return _adapter.validate_json(text)
+
+
+def flatten(experiment: Experiment) -> dict[str, Any]:
+    """Dotted key → JSON value, in the order of definition."""
+    tree = json.loads(to_json(experiment))
+    return {f"{section}.{key}": value for section, fields in tree.items() for key, value in fields.items()}
+
+
+def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (old, new) of every value that decides what is trained and differs."""
+    before, after = flatten(old), flatten(new)
+    return {
+        key: (before[key], after[key]) for key in after if key not in PLACEMENT and before[key] != after[key]
+    }
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """Identifies what is trained: sha256 of every value but those of ``PLACEMENT``."""
+    deciding = {key: value for key, value in flatten(experiment).items() if key not in PLACEMENT}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option: str) -> None:
+    """Raise ``ValueError`` if something that goes on by its name was started with other settings.
+
+    Args:
+        what: it is, and where.
+        changes: key → (old, new).
+        option: that gives another name.
+    """
+    if changes:
+        lines = [f"  {key} was {old!r} and is now {new!r}" for key, (old, new) in changes.items()]
+        raise ValueError(
+            f"{what} was started with other settings:\n"
+            + "\n".join(lines)
+            + f"\nGive them back to go on with it, or choose another {option}."
+        )
+
+
+def explain(error: ValueError) -> str:
+    """Of a ``ValidationError`` one line per mistake: the dotted key, what is allowed, what was given."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "\n".join(_explain_one(mistake) for mistake in error.errors())
+
+
+def _explain_one(mistake: Any) -> str:
+    key = ".".join(str(part) for part in mistake["loc"])
+    message = mistake["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
+    return f"{key}: {message}{given}" if key else message
