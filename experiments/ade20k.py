@@ -12,6 +12,7 @@ as here). We have not measured this experiment: it needs GPUs.
 import os
 
 from pixelcontrast import (
+    PAPER,
     Contrast,
     Data,
     Experiment,
@@ -58,10 +59,11 @@ SEARCH = Search(
     },
     arms={
         "ce": {"contrast.weight": 0.0},
-        "in-batch": {"contrast.memory": "none"},
+        "in-batch": {},
         "pixel": {"contrast.memory": "pixel"},
         "region": {"contrast.memory": "region"},
-        "both": {},
+        "both": {"contrast.memory": "both"},
+        "paper": PAPER,
     },
 )
 

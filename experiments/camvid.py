@@ -33,7 +33,7 @@ EXPERIMENT = Experiment(
     run=Run(name="camvid", eval_interval=200, checkpoint_interval=100),
 )
 
-IN_BATCH = {"contrast.memory": "none"}
+MEMORY = {"contrast.memory": "pixel", "contrast.pixel_queue_size": 300, "contrast.memory_max_age": 50}
 SEARCH = Search(
     space={
         "optim.lr": loguniform(0.0003, 0.003),
@@ -46,15 +46,11 @@ SEARCH = Search(
         "contrast.memory_weight": loguniform(0.1, 2.0),
         "contrast.negative_mining": choice("random", "filtered", "semi-hard"),
     },
-    known=({}, IN_BATCH),
+    known=({},),
     arms={
         "ce": {"contrast.weight": 0.0},
-        "in-batch": IN_BATCH,
-        "memory": {
-            "contrast.memory": "pixel",
-            "contrast.pixel_queue_size": 300,
-            "contrast.memory_max_age": 50,
-        },
+        "in-batch": {},
+        "memory": MEMORY,
         "paper": PAPER,
     },
 )

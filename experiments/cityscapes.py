@@ -16,6 +16,7 @@ The reference's other networks, with their dropout (`--run.name` keeps the runs 
 import os
 
 from pixelcontrast import (
+    PAPER,
     Contrast,
     Data,
     Experiment,
@@ -62,10 +63,11 @@ SEARCH = Search(
     },
     arms={
         "ce": {"contrast.weight": 0.0},
-        "in-batch": {"contrast.memory": "none"},
+        "in-batch": {},
         "pixel": {"contrast.memory": "pixel"},
         "region": {"contrast.memory": "region"},
-        "both": {},
+        "both": {"contrast.memory": "both"},
+        "paper": PAPER,
     },
 )
 

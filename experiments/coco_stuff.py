@@ -14,6 +14,7 @@ without flip, where the published one has several.
 import os
 
 from pixelcontrast import (
+    PAPER,
     Contrast,
     Data,
     Experiment,
@@ -60,10 +61,11 @@ SEARCH = Search(
     },
     arms={
         "ce": {"contrast.weight": 0.0},
-        "in-batch": {"contrast.memory": "none"},
+        "in-batch": {},
         "pixel": {"contrast.memory": "pixel"},
         "region": {"contrast.memory": "region"},
-        "both": {},
+        "both": {"contrast.memory": "both"},
+        "paper": PAPER,
     },
 )
 

@@ -15,6 +15,7 @@ VOC's own `SegmentationClass` lies beside them:
 import os
 
 from pixelcontrast import (
+    PAPER,
     Contrast,
     Data,
     Experiment,
@@ -61,10 +62,11 @@ SEARCH = Search(
     },
     arms={
         "ce": {"contrast.weight": 0.0},
-        "in-batch": {"contrast.memory": "none"},
+        "in-batch": {},
         "pixel": {"contrast.memory": "pixel"},
         "region": {"contrast.memory": "region"},
-        "both": {},
+        "both": {"contrast.memory": "both"},
+        "paper": PAPER,
     },
 )
 

@@ -10,7 +10,7 @@ scenes.
 """
 
 from pixelcontrast import (
-    Contrast,
+    PAPER,
     Data,
     Experiment,
     Model,
@@ -28,30 +28,22 @@ from pixelcontrast.scenes import streets
 EXPERIMENT = Experiment(
     data=Data(layout="cityscapes", root="runs/scenes", crop_size=(128, 256), scale_range=(0.5, 1.0)),
     model=Model(backbone="hrnet_w18_small", embedding_dim=128),
-    # Random examples: from scratch, in so few steps, hard ones make all embeddings alike (README.md).
-    contrast=Contrast(
-        pixel_queue_size=500,
-        positive_mining="random",
-        negative_mining="random",
-        num_positives=256,
-        num_negatives=1024,
-    ),
-    optim=Optim(steps=150, batch_size=8, lr=0.05, weight_decay=1e-4),
+    optim=Optim(steps=150, batch_size=8, optimizer="adamw", lr=0.001, weight_decay=0.05, lr_warmup_steps=15),
     run=Run(name="streets", workers=Workers(2), device="cpu", eval_interval=75, checkpoint_interval=25),
 )
 
 SEARCH = Search(
     space={
-        "optim.lr": loguniform(0.01, 0.2),
+        "optim.lr": loguniform(0.0003, 0.003),
         "contrast.weight": loguniform(0.1, 2.0),
         "contrast.temperature": loguniform(0.03, 0.5),
-        "contrast.pixel_queue_size": integers(100, 1000, log=True),
-        "contrast.negative_mining": choice("random", "semi-hard"),
+        "contrast.anchors_per_class": integers(10, 200, log=True),
+        "contrast.memory": choice("none", "pixel"),
     },
     arms={
         "ce": {"contrast.weight": 0.0},
-        "random": {},
-        "semi-hard": {"contrast.positive_mining": "semi-hard", "contrast.negative_mining": "semi-hard"},
+        "in-batch": {},
+        "paper": PAPER | {"contrast.pixel_queue_size": 500},
     },
 )
 

@@ -53,7 +53,7 @@ class Experiment:
         return self
 
 
-PAPER: Mapping[str, Any] = {
+PAPER: dict[str, Any] = {
     "contrast.weight": 1.0,
     "contrast.temperature": 0.1,
     "contrast.ramp": 0.0,
