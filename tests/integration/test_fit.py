@@ -19,6 +19,7 @@ from object_store import CANARY, ObjectStore
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model, replace, training
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.models import SegmentationModel
 from pixelcontrast.training import checkpoint, loop
 from pixelcontrast.training.evaluate import evaluate
 from pixelcontrast.training.run_folder import open_storage
@@ -366,6 +367,36 @@ def test_two_processes_train_and_count_each_image_once(scenes: Path, tmp_path: P
     state.restore(checkpoint.load(open_storage(settings), checkpoint.folder_of(3)))
     again = evaluate(state.model, val_set, device=CPU).scores
     assert {key: first[-1][key] for key in again} == again
+
+
+def test_training_evaluation_and_overlays_normalise_as_the_backbone_expects(
+    scenes: Path, tmp_path: Path
+) -> None:
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+    def look(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, SegmentationModel):
+            seen[module.training].append(args[0])
+
+    settings = experiment(
+        scenes,
+        tmp_path,
+        model__backbone="tf_efficientnet_lite0",
+        optim__steps=1,
+        data__scale_range=(0.5, 0.5),
+    )
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        fit(settings)
+    val_set = build_dataset(settings.data, "val")
+    evaluated, drawn = seen[False][: len(val_set)], seen[False][len(val_set) :]
+    wanted = [val_set.read(index)[0].float() / 127.5 - 1 for index in range(len(val_set))]
+    for images, want in zip(evaluated, wanted, strict=True):
+        torch.testing.assert_close(images[0], want)
+    assert all(any(torch.allclose(images[0], want, atol=1e-5) for want in wanted) for images in drawn)
+    assert drawn
+    (crops,) = seen[True]
+    assert -1 <= crops.min() < crops.max() <= 1  # by ImageNet's numbers the darkest pixels are at -2.1
+    assert (crops == 0).all(dim=1).float().mean() > 0.4  # around the images, which are half a crop high
 
 
 def test_two_processes_train_ocr_and_its_network_is_used_without_the_head(
