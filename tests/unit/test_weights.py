@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -67,7 +68,7 @@ def test_every_kind_of_file_gives_its_weights(state, tmp_path, file):
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto", "cspnext_tiny"])
 def test_a_file_of_timm_s_own_network_gives_its_features(tmp_path, name):
     """``features_only`` renames the tensors of some families: stages_0.…, model.…"""
-    whole = timm.create_model(name).eval()
+    whole: Any = timm.create_model(name).eval()
     safetensors.torch.save_file(whole.state_dict(), tmp_path / "timm.safetensors")
     backbone = build_backbone(name, weights=str(tmp_path / "timm.safetensors")).eval()
     images = torch.randn(1, 3, 64, 96)
