@@ -1,12 +1,14 @@
 """Warnings about the embedding in real, short trainings; the bounds are set so that they are due."""
 
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pixelcontrast import Experiment, config, training
+from pixelcontrast import PAPER, Data, Experiment, Model, Optim, Run, config, training
 from pixelcontrast.training import health
 from pixelcontrast.training.run_folder import open_storage, read_rows
 from same_run import learnt
@@ -42,3 +44,21 @@ def test_a_warning_is_logged_and_recorded_once_across_a_resume(
     assert [record.getMessage() for record in caplog.records] == lines
     uninterrupted = config.replace(settings, {"run.name": "whole"})
     assert learnt(fit(uninterrupted)) == learnt(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CAMVID_ROOT" not in os.environ, reason="CAMVID_ROOT does not name a folder with CamVid")
+@pytest.mark.parametrize(("overrides", "warns"), [(PAPER, True), ({}, False)], ids=["paper", "default"])
+def test_the_paper_s_settings_from_scratch_warn_of_their_collapse(
+    overrides: dict[str, Any], warns: bool, tmp_path: Path
+) -> None:
+    """On real images, with the bounds as they are; the default settings do not warn."""
+    settings = Experiment(
+        data=Data(layout="camvid", root=os.environ["CAMVID_ROOT"], crop_size=(96, 128)),
+        model=Model(backbone="hrnet_w18_small"),
+        optim=Optim(steps=150, batch_size=8, lr=0.02),
+        run=Run(name="scratch", storage=str(tmp_path), report_interval=10, eval_interval=150),
+    )
+    rows = fit(config.replace(settings, overrides))
+    causes = {cause for row in rows for cause in row.get("warnings", {})}
+    assert bool(causes & {"collapsed", "inverted_gap"}) is warns, rows[-2]
