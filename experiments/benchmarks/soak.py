@@ -211,7 +211,7 @@ def _committed_step(settings: Experiment) -> int:
 
 
 def _kill_in_turn(nodes: Nodes, driver: Driver, begin: float, options: argparse.Namespace) -> list[Kill]:
-    """A worker, a node, a worker, …; not before the training goes on after the kill before."""
+    """A worker, a node, a worker, …; not before the training has resumed after the kill before."""
     kills: list[Kill] = []
     due = begin + options.every
     while due < begin + options.duration or not kills:

@@ -1,4 +1,4 @@
-"""The pages of a search and of a run, in a real browser, while the search goes on."""
+"""The pages of a search and of a run, in a real browser, while the search runs."""
 
 import json
 import os

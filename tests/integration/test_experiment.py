@@ -57,7 +57,7 @@ def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp
         arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
     )
     assert again.returncode == 0, again.stderr
-    assert "going on from checkpoints/step-00000020" in again.stderr
+    assert "resuming from checkpoints/step-00000020" in again.stderr
     lines = again.stdout.splitlines()
     assert any(line.startswith("step 40/40  CE ") and "contrast" in line for line in lines)
     table = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("road", "sky", "mIoU"))}
@@ -110,7 +110,7 @@ def test_joins_an_existing_cluster_and_survives_a_killed_worker(scenes: Path, tm
         assert driver.returncode == 0, messages.read_text()
         assert is_alive(cluster)
     assert "retry 1 of 3" in messages.read_text()
-    assert "going on from checkpoints/step-000000" in messages.read_text()
+    assert "resuming from checkpoints/step-000000" in messages.read_text()
     rows = [json.loads(line) for line in (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 31, 5))
     assert rows[-1]["attempt"] == 2
@@ -154,7 +154,7 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint_and_the_same_command_goes_on(
     terminated = stop_after(6, signal.SIGTERM, arguments, tmp_path)
     assert terminated.returncode == 143, terminated.stderr
     found = re.search(
-        r"Stopped with a checkpoint at step (\d+)\. The same command goes on", terminated.stderr
+        r"Stopped with a checkpoint at step (\d+)\. Rerun the command to resume", terminated.stderr
     )
     assert found, terminated.stderr
     assert "Traceback" not in terminated.stderr
@@ -163,7 +163,7 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint_and_the_same_command_goes_on(
 
     interrupted = stop_after(int(found[1]) + 4, signal.SIGINT, arguments, tmp_path)
     assert interrupted.returncode == 130, interrupted.stderr
-    assert f"going on from checkpoints/step-{int(found[1]):08d}" in interrupted.stderr
+    assert f"resuming from checkpoints/step-{int(found[1]):08d}" in interrupted.stderr
     assert "Stopped with a checkpoint at step" in interrupted.stderr
     last = subprocess.run(
         arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False

@@ -278,7 +278,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_says_how_to_go_on(
     stopped = head.ray("job", "stop", "--address", head.url, job)
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     logs = head.ray("job", "logs", "--address", head.url, job).stdout
-    (step,) = re.findall(r"Stopped with a checkpoint at step (\d+)\. The same command goes on", logs)
+    (step,) = re.findall(r"Stopped with a checkpoint at step (\d+)\. Rerun the command to resume", logs)
     assert (tmp_path / f"small/checkpoints/step-{int(step):08d}/manifest.json").is_file()
     importers = [int(line.split()[0]) for line in head.origins.read_text().splitlines()]
     left = [psutil.Process(pid).name() for pid in importers if psutil.pid_exists(pid)]

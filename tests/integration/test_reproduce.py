@@ -155,7 +155,7 @@ def test_a_run_that_went_on_under_other_conditions_cannot_be_repeated_to_the_bit
         torch.set_num_threads(1)
     warnings = [line for line in _origin(read_record(folder(settings))) if "WARNING" in line]
     assert len(warnings) == 1
-    assert "attempt 2 went on from step 3 under other conditions (threads was 1, then 2)" in warnings[0]
+    assert "attempt 2 resumed from step 3 under other conditions (threads was 1, then 2)" in warnings[0]
     assert described(reproduce(folder(settings))).run.cpus_per_worker == 2
     # The checkpoint before is of the first attempt alone.
     first = read_record(folder(settings) / checkpoint.folder_of(3))

@@ -241,7 +241,7 @@ def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: 
         returncode, output = interrupt_after(arguments, tmp_path, number, how)
         assert returncode == status, output
         if how == signal.SIGINT:
-            assert "The same command goes on with it" in output
+            assert "Rerun the command to resume it" in output
         kept |= ended_rows(search)
     run_command(arguments, tmp_path)
     check_the_promise(search, kept, trials=8)
@@ -262,7 +262,7 @@ def test_an_interrupted_search_leaves_checkpoints_and_goes_on_from_them(scenes: 
     arguments = command(scenes, tmp_path / "runs", *options, "--search.arms", "--search.seeds", "0")
     returncode, output = interrupt_after(arguments, tmp_path, 0, signal.SIGINT, evaluated=2)
     assert returncode == 130, output
-    assert "Stopped. The same command goes on with it" in output
+    assert "Stopped. Rerun the command to resume it" in output
     assert "Traceback" not in output
     trials = trials_of(search)
     assert [(trial.user_attrs["run"], trial.state.name) for trial in trials] == [

@@ -43,7 +43,10 @@ def dashboard(location: _Location, port: int | None = None) -> None:
     """
     from pixelcontrast.dashboard import describe, serve
 
-    with failures_told(resume="The search itself, if it runs, goes on."), serve(location, port=port) as pages:
+    with (
+        failures_told(resume="The search itself, if it runs, continues."),
+        serve(location, port=port) as pages,
+    ):
         print(describe(pages), flush=True)
         while True:
             time.sleep(3600)

@@ -54,7 +54,7 @@ def run(experiment: Experiment) -> None:
     from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
     from pixelcontrast.training.run_folder import open_storage
 
-    with failures_told(resume="The same command goes on from the newest checkpoint."):
+    with failures_told(resume="Rerun the command to resume from the newest checkpoint."):
         result = training.check(experiment)
         if result is None:
             print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pixelcontrast.search.folder import SearchFolder
     from pixelcontrast.search.trials import Proposal
 
-_RESUME = "The same command goes on with it: trials that have ended stay as they are."
+_RESUME = "Rerun the command to resume it: trials that have ended stay as they are."
 _console = Console()
 
 
@@ -66,7 +66,7 @@ def _describe_stopping(search: Search, experiment: Experiment) -> str:
             f"No trial is stopped early: there is no evaluation between step {first} and the last; lower "
             f"run.eval_interval (it is {every})."
         )
-    return f"Trials are stopped early from step {first} on: the best 1 in {search.reduction_factor} go on."
+    return f"Trials are stopped early from step {first} on: the best 1 in {search.reduction_factor} continue."
 
 
 class _Lines:

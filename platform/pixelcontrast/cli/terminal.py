@@ -19,7 +19,7 @@ def failures_told(resume: str) -> Iterator[None]:
     """End the process with status 2 on a ``ValueError``, 1 where Ray failed, 130 on Ctrl-C, 143 on SIGTERM.
 
     Args:
-        resume: said when stopped: how to go on.
+        resume: said when stopped: how to resume.
     """
     from pixelcontrast.cluster.errors import LaunchError
     from pixelcontrast.cluster.signals import Interrupted

@@ -140,7 +140,7 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option: str) -> None:
-    """Raise ``ValueError`` if something that goes on by its name was started with other settings.
+    """Raise ``ValueError`` if something that is resumed by its name was started with other settings.
 
     Args:
         what: it is, and where.
@@ -152,7 +152,7 @@ def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option:
         raise ValueError(
             f"{what} was started with other settings:\n"
             + "\n".join(lines)
-            + f"\nGive them back to go on with it, or choose another {option}."
+            + f"\nGive them back to resume it, or choose another {option}."
         )
 
 

@@ -218,7 +218,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Run:
-    """Where the run lives, what it runs on, how often it reports. The same name goes on with the same run."""
+    """Where the run lives, what it runs on, how often it reports. The same name resumes the run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The run's folder in the storage; starting the same name again resumes it."""
@@ -227,7 +227,7 @@ class Run:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Keys every random choice: weights, sample order, augmentation, anchors."""
     workers: Workers = Workers(1)
-    """DDP workers: N, or MIN:MAX to go on with fewer when nodes leave and grow when they come back."""
+    """DDP workers: N, or MIN:MAX to continue with fewer when nodes leave and grow when they come back."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU per worker where the cluster has GPUs, else CPU."""
     cpus_per_worker: Count = 1

@@ -106,7 +106,7 @@ def _has_study(storage: Storage) -> bool:
 
 
 def _fetch(storage: Storage, name: str, target: Path) -> None:
-    """Journals and events only grow: what is new is appended, as their readers go on where they were."""
+    """Journals and events only grow: what is new is appended, as their readers continue where they were."""
     target.parent.mkdir(parents=True, exist_ok=True)
     content = storage.read(name)
     there = target.stat().st_size if target.exists() else 0

@@ -104,7 +104,7 @@ def train_loader(
 ) -> DataLoader:
     """One ``Batch`` per step from ``start_step`` to ``steps − 1``: this rank's slice of the global batch.
 
-    What step s yields depends on the seed, the batch size and s alone, so a run resumed at a step goes on
+    What step s yields depends on the seed, the batch size and s alone, so a run resumed at a step continues
     with the very same tensors, on any number of ranks and with any ``data.loader_processes``.
 
     Args:

@@ -116,8 +116,8 @@ class Search:
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0, 1, 2)
     """Seeds on which every arm is trained."""
     name: _Name | None = None
-    """The search's folder in run.storage; unset: <run.name>-search, or <run.name>-arms. The same name goes on
-    with the same search."""
+    """The search's folder in run.storage; unset: <run.name>-search, or <run.name>-arms. The same name resumes
+    the search."""
     objectives: tuple[Objective, ...] = ("miou",)
     """miou (largest) or seconds_per_step (smallest); with both no trial is stopped early."""
     sampler: Literal["tpe", "random"] = "tpe"
@@ -129,7 +129,7 @@ class Search:
     grace: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the steps that every trial may train. Early ranks mislead: see experiments/benchmarks."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
-    """At the grace, and whenever a trial has trained this many times longer, the best 1 in so many go on."""
+    """At the grace, and whenever a trial has trained this many times longer, the best 1 in so many stay."""
     max_concurrent: Count | None = None
     """Trials at a time; unset: as many as fit on the cluster."""
     max_failures: Annotated[int, Field(ge=0)] = 1

@@ -39,7 +39,7 @@ class Trials:
     """Hands out the runs of a search and records what becomes of them. One process at a time may.
 
     Whoever dies leaves trials running; the next one hands those out first, under the same number and name, so
-    that the runs go on. What is proposed depends only on the search's seed, the trial's number and the
+    that the runs are resumed. What is proposed depends only on the search's seed, the trial's number and the
     trials before it, not on how often the search was interrupted.
 
     Args:
@@ -182,7 +182,7 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
 
 
 def _sampler(search: Search, number: int) -> BaseSampler:
-    """Made anew for every trial: a generator that goes on would begin again when the search is taken up."""
+    """Made anew for every trial: a generator kept in memory would begin again when the search is resumed."""
     seed = search.seed * 1_000_003 + number
     if search.sampler == "random":
         return RandomSampler(seed=seed)

@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """Checkpoints exist, and none of them is valid: going on would silently restart from nothing."""
+    """Checkpoints exist, and none of them is valid: resuming would silently restart from nothing."""
 
 
 def folder_of(step: int) -> str:

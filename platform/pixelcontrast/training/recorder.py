@@ -138,7 +138,7 @@ class Recorder:
             self._state.restore(parts)
             self._changed = provenance.differences(before, self._provenance)
             if distributed.rank() == 0:
-                logger.info("going on from %s", name)
+                logger.info("resuming from %s", name)
                 self._warn_of_changes()
         return skipped
 
@@ -146,7 +146,7 @@ class Recorder:
         changes = [f"{name} was {old} and is now {new}" for name, (old, new) in self._changed.items()]
         if changes:
             logger.warning(
-                "the checkpoint was written under other conditions: %s. The run goes on, but may not "
+                "the checkpoint was written under other conditions: %s. The run continues, but may not "
                 "end with the bits of one that was never interrupted",
                 "; ".join(changes),
             )

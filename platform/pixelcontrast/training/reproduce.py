@@ -126,7 +126,7 @@ def _origin(record: Record) -> list[str]:
         changes = [f"{name} was {old}, then {new}" for name, (old, new) in attempt.get("changed", {}).items()]
         if changes:
             lines.append(
-                f"# WARNING: attempt {attempt['attempt']} went on from step {attempt['from_step']} under "
+                f"# WARNING: attempt {attempt['attempt']} resumed from step {attempt['from_step']} under "
                 f"other conditions ({'; '.join(changes)}): no single training gives the same bits"
             )
     return lines

@@ -68,7 +68,7 @@ def count_attempts(run: Storage) -> int:
 
 
 def check_same_experiment(run: Storage, experiment: Experiment) -> None:
-    """Refuse to go on with a run under another configuration.
+    """Refuse to resume a run under another configuration.
 
     Raises:
         ValueError: naming each key that decides what is trained and differs, with both values.

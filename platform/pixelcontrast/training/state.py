@@ -33,7 +33,7 @@ class TrainState:
     contrast: PixelContrast | None
     optimizer: Optimizer
     step: int = 0
-    """Steps done; the sample stream goes on at step · batch_size."""
+    """Steps done; the sample stream continues at step · batch_size."""
     best_step: int = 0
     best_miou: float = -1.0
     skipped_in_row: int = 0

@@ -16,7 +16,7 @@ from pixelcontrast.training.contents import check_contents
 from pixelcontrast.training.run_folder import Row
 from pixelcontrast.training.storage import Storage
 
-_PARTIAL = "of an interrupted writing; the run removes or replaces it when it goes on"
+_PARTIAL = "of an interrupted writing; the run removes or replaces it when it is resumed"
 
 
 class Line(NamedTuple):
