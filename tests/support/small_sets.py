@@ -1,5 +1,7 @@
 """Small data sets in the exact layouts of the published ones: real JPEG, PNG and MATLAB files."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,18 @@ def write_mat(path: Path, **variables: object) -> None:
     """A compressed MATLAB file, as the releases have them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     savemat(path, variables, do_compression=True)
+
+
+def sixteen_bit_rgb(path: Path) -> None:
+    """An RGB PNG of 16 bits per value, which Pillow cannot write and reads as 8 bits."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
+    rows = bytes(1 + 6 * WIDTH) * HEIGHT
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
 def write_list(path: Path, names: tuple[str, ...]) -> None:

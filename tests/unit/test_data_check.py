@@ -56,9 +56,9 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
-def link_out(path: Path) -> None:
-    target = path.parents[2].with_name("elsewhere") / path.name
-    target.parent.mkdir(exist_ok=True)
+def link_out(root: Path, name: str) -> None:
+    path, target = root / name, root.with_name(f"{root.name}-elsewhere") / name
+    target.parent.mkdir(parents=True)
     path.rename(target)
     path.symlink_to(target)
 
@@ -107,7 +107,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "images/val/x.jpg").write_text("<html>"),
         "problem",
         "images/val/x.jpg",
-        "cannot be read as PNG or JPEG: cannot identify",
+        "cannot be read as PNG or JPEG: its content is of another kind",
     ),
     "sizes": (
         lambda root: write_label(root / "masks/val/x.png", some_ids(2)[:-1]),
@@ -153,13 +153,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "the same pixels as images/train/a.jpg, and that is in train",
     ),
     "link": (
-        lambda root: link_out(root / "images/train/d.jpg"),
+        lambda root: link_out(root, "images/train/d.jpg"),
         "problem",
         "images/train/d.jpg",
         "a link out of the data set's folder, to ",
     ),
     "linked folder": (
-        lambda root: link_out(root / "masks/val"),
+        lambda root: link_out(root, "masks/val"),
         "problem",
         "masks/val",
         "a link out of the data set's folder, to ",

@@ -13,7 +13,7 @@ from pixelcontrast.config import Data
 from pixelcontrast.datasets.dataset_file import read_dataset_file
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
-from small_sets import HEIGHT, WIDTH, some_ids, write_image, write_label, write_list
+from small_sets import HEIGHT, WIDTH, sixteen_bit_rgb, some_ids, write_image, write_label, write_list
 
 CLASSES = """
 [[classes]]
@@ -178,20 +178,6 @@ def test_an_image_on_its_side_whose_mask_lies_too_is_refused(root: Path) -> None
         ValueError, match=r"a\.jpg has 24×32 pixels but .* 32×24: EXIF orientation 6 turns the image"
     ):
         build(root).read(0)
-
-
-def sixteen_bit_rgb(path: Path) -> None:
-    """An RGB PNG of 16 bits per value, which Pillow cannot write and reads as 8 bits."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
-    rows = bytes(1 + 6 * WIDTH) * HEIGHT
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
 def rgba(path: Path, alpha: int) -> None:

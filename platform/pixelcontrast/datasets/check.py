@@ -109,8 +109,8 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
         root = Path(data.root).expanduser()
         report.findings += [*_list_findings(root, found), *_links_out(root, found)]
         report.names, report.colors = found.labels.names, found.labels.colors
-        counts = [np.zeros(found.labels.num_classes + 1, np.int64) for _ in range(2)]
-        report.splits[split] = whole = SplitReport(len(found.found.pairs), *counts)
+        zeros = np.zeros(found.labels.num_classes + 1, np.int64)
+        report.splits[split] = whole = SplitReport(len(found.found.pairs), zeros, zeros.copy())
         for facts in _look(root, found, processes if total > _FEW else 1):
             report.findings += [*facts.findings, *_duplicates(facts.digests, split, digests)]
             whole.class_pixels += facts.pixels
@@ -148,8 +148,8 @@ def _look_at(
     root: Path, labels: LabelSpace, read_label: Callable[[Path], np.ndarray], pairs: list[Pair]
 ) -> _Facts:
     """Decode some pairs, in any process."""
-    counts = [np.zeros(labels.num_classes + 1, np.int64) for _ in range(2)]
-    facts = _Facts(len(pairs), [], *counts, Counter(), [])
+    zeros = np.zeros(labels.num_classes + 1, np.int64)
+    facts = _Facts(len(pairs), [], zeros, zeros.copy(), Counter(), [])
     for pair in pairs:
         name = _below(root, pair.image)
         size = None
@@ -158,7 +158,7 @@ def _look_at(
             size = image.shape[2], image.shape[1]
             facts.sizes[size] += 1
             pixels = image.permute(1, 2, 0).contiguous().numpy()
-            digest = hashlib.blake2b(pixels, digest_size=16, key=repr(size).encode()).digest()
+            digest = hashlib.blake2b(pixels.data, digest_size=16, key=repr(size).encode()).digest()
             facts.digests.append((name, digest))
             facts.findings.extend(_turned(root, pair.image))
         except FileError as error:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
@@ -187,8 +187,10 @@ def _open(content: bytes, kind: _Kind) -> Image.Image:
 
 
 def _unreadable(path: Path, kind: _Kind, error: Exception) -> FileError:
+    # Pillow's own message has an address in memory.
+    reason = "its content is of another kind" if isinstance(error, UnidentifiedImageError) else error
     return FileError(
-        f"{path}: cannot be read as {kind}: {error}",
+        f"{path}: cannot be read as {kind}: {reason}",
         remedy=f"copy or download the file again; it must be {kind}",
     )
 

@@ -54,13 +54,10 @@ class MaskValues:
         self.num_masks += other.num_masks
         self.num_pixels += other.num_pixels
         self.num_rgb += other.num_rgb
-        for ours, theirs in (
-            (self.id_pixels, other.id_pixels),
-            (self.id_masks, other.id_masks),
-            (self.color_pixels, other.color_pixels),
-            (self.color_masks, other.color_masks),
-        ):
-            ours.update(theirs)
+        self.id_pixels.update(other.id_pixels)
+        self.id_masks.update(other.id_masks)
+        self.color_pixels.update(other.color_pixels)
+        self.color_masks.update(other.color_masks)
         for raw_id, colors in other.palette.items():
             self.palette.setdefault(raw_id, set()).update(colors)
         self.faults += other.faults
