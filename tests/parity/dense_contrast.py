@@ -17,9 +17,8 @@ class DenseContrast(PixelContrast):
     Not filtered; tests/parity/contrast_reference.py has that.
     """
 
-    def _loss(self, own: Tensor, anchors: Anchors) -> tuple[Tensor, None]:
+    def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
         examples = self.memory.examples(seed=self.seed, key=anchors.key, step=int(self.steps))
-        own = F.normalize(own, dim=1)
         numbers = torch.arange(len(examples))
         rows, place = examples.rows(numbers).to(own.dtype), torch.argsort(examples.order)
         in_batch, in_memory, joint = [], [], []
@@ -40,17 +39,17 @@ class DenseContrast(PixelContrast):
                 both = zip((near[number], far[number]), chosen, strict=True)
                 joint.append(self._eq3(*(torch.cat(pair) for pair in both)))
         if self.memory_term == "joint":
-            return _mean(joint), None
-        return _mean(in_batch) + self.memory_weight * _mean(in_memory), None
+            return _mean(joint)
+        return _mean(in_batch) + self.memory_weight * _mean(in_memory)
 
     def _eq3(self, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Of one anchor; NaN without positives."""
+        """Eq. 3 of one anchor; NaN without positives."""
         total = torch.logsumexp(negatives / self.temperature, 0)
         return F.softplus(total - positives / self.temperature).mean()
 
 
 def _mean(losses: list[Tensor]) -> Tensor:
-    """Of the anchors that have a positive."""
+    """The mean over the anchors that have a positive."""
     valid = [loss for loss in losses if not loss.isnan()]
     return torch.stack(valid).mean()
 

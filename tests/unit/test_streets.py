@@ -121,7 +121,7 @@ def test_render_refuses_what_it_cannot_draw(arguments: tuple[int, int, tuple[int
 
 
 def test_the_folder_is_read_as_cityscapes(root: Path):
-    train, val = cityscapes.pairs(root, "train"), cityscapes.pairs(root, "val")
+    train, val = (cityscapes.listing(root, split).found.pairs for split in ("train", "val"))
     assert (len(train), len(val)) == (5, 3)
     for pair in (*train, *val):
         with Image.open(pair.image) as image, Image.open(pair.label) as label:

@@ -54,7 +54,7 @@ class Meter:
         self._names = list(found)
         numbers = torch.stack(list(found.values())).to(torch.float64)
         self._rate = rate
-        if losses.feature_gradients is not None:
+        if losses.kept and losses.feature_gradients is not None:
             self._gradients = losses.feature_gradients
         if losses.kept:
             self._kept[self._state.step], self._state.skipped_in_row = numbers, 0

@@ -101,7 +101,6 @@ def build_state(
         total = torch.cuda.get_device_properties(device).total_memory
         check_memory(contrast.memory.nbytes, total, f"{device}'s memory")
     model = build_model(experiment.model, num_classes=num_classes, embedding=contrast is not None)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = synchronize_batchnorm(model.to(device), device)
     assert isinstance(model, SegmentationModel)
     return TrainState(model, contrast and contrast.to(device), build_optimizer(model, experiment.optim))

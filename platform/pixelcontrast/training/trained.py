@@ -70,4 +70,5 @@ def _build(settings: config.Model, content: bytes) -> SegmentationModel:
         model = build_model(plain, num_classes=num_classes, embedding=False)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("projection.")}
     model.load_state_dict(kept, assign=True)
-    return model.eval()
+    # The file's tensors are contiguous; the trained network's convolutions were not.
+    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
