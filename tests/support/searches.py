@@ -4,7 +4,19 @@ from pathlib import Path
 
 import torch
 
-from pixelcontrast import Data, Experiment, Model, Optim, Run, Search, choice, config, loguniform, training
+from pixelcontrast import (
+    Contrast,
+    Data,
+    Experiment,
+    Model,
+    Optim,
+    Run,
+    Search,
+    choice,
+    config,
+    loguniform,
+    training,
+)
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import arms_of
@@ -28,6 +40,7 @@ def experiment(scenes: Path, storage: Path) -> Experiment:
     return Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=16),
+        contrast=Contrast(memory="both"),
         optim=Optim(steps=4, batch_size=2),
         run=Run(name="small", storage=str(storage), report_interval=2, eval_interval=2, device="cpu"),
     )

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 
 from health_rows import Row, evaluation, row
-from pixelcontrast import Data, Experiment, Optim, Run, config
+from pixelcontrast import Contrast, Data, Experiment, Optim, Run, config
 from pixelcontrast.training.health import STREAK, EmbeddingWatch
 
 EXPERIMENT = Experiment(
-    data=Data(layout="camvid", root="unused"), optim=Optim(steps=1000), run=Run(name="x")
-)  # warm-up: 100 steps
+    data=Data(layout="camvid", root="unused"),
+    contrast=Contrast(memory="both"),
+    optim=Optim(steps=1000),  # warm-up: 100 steps
+    run=Run(name="x"),
+)
 HARD = {
     "contrast.positive_mining": "semi-hard",
     "contrast.negative_mining": "hardest",
