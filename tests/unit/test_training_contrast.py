@@ -111,6 +111,7 @@ def test_too_large_a_memory_is_refused_with_both_sizes_and_the_keys() -> None:
 
 def test_every_setting_reaches_the_term() -> None:
     settings = Contrast(
+        memory="both",
         temperature=0.2,
         anchors_per_class=3,
         hard_share=0.25,
