@@ -76,8 +76,12 @@ def api(pages: Pages) -> str:
 
 
 def runs_of(pages: Pages) -> list[str]:
-    """The names that TensorBoard has."""
-    return json.loads(get(pages.curves.partition("?")[0] + "data/runs"))
+    """The names that TensorBoard has; none while it answers 404, as it may while it reloads."""
+    try:
+        return json.loads(get(pages.curves.partition("?")[0] + "data/runs"))
+    except HTTPError as error:
+        assert error.code == 404
+        return []
 
 
 def wait_for(condition, seconds: float = 30) -> None:

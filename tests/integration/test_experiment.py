@@ -57,7 +57,10 @@ def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp
         arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
     )
     assert again.returncode == 0, again.stderr
-    assert "resuming from checkpoints/step-00000020" in again.stderr
+    found = re.search(r"resuming from checkpoints/step-(\d+)", again.stderr)
+    assert found
+    resumed = int(found[1])
+    assert resumed in (20, 30)  # the workers may write another before the kill reaches them
     lines = again.stdout.splitlines()
     assert any(line.startswith("step 40/40  CE ") and "contrast" in line for line in lines)
     table = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("road", "sky", "mIoU"))}
@@ -66,7 +69,9 @@ def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp
     run = tmp_path / "runs" / "small"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 41, 5))
-    assert [row["attempt"] for row in rows if row["kind"] == "train"] == [1] * 4 + [2] * 4
+    assert [row["attempt"] for row in rows if row["kind"] == "train"] == [
+        1 if step <= resumed else 2 for step in range(5, 41, 5)
+    ]
     result = json.loads((run / "result.json").read_text())
     assert round(100 * result["miou"], 1) == float(table["mIoU"])
     for name in (result["overlays"], f"{result['best_checkpoint']}/model.safetensors"):
