@@ -1,4 +1,4 @@
-"""The figures of a report, as plotly figures of one look. Colours of text and grid come from page.css."""
+"""The figures of a report, as plotly figures of one look. Colours of text and grid: templates/page.css."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
 from pixelcontrast.reports.collect import Run
@@ -28,10 +29,10 @@ _READING = (
 )
 
 
-def embedding(run: Run) -> str:
+def embedding(run: Run) -> Markup:
     """The run's warnings, and the picture with its captions; empty without contrast."""
     if not any(_known(row, "mean_embedding_norm") for row in run.trained):
-        return ""
+        return html.NOTHING_TO_SHOW
     warnings = [
         html.paragraph(f"Step {row['step']:,}: {line}", kind="warning")
         for row in run.trained
@@ -43,14 +44,14 @@ def embedding(run: Run) -> str:
         reading += " Up to the dotted line (warm-up), the contrast trains the projection head alone."
     grid = html.grid(_plots(run.trained, warmup), name="embedding", label=TITLE)
     healthy, reading = (html.paragraph(words, kind="note") for words in (_HEALTHY, reading))
-    return "\n".join([*warnings, healthy, grid, reading])
+    return html.join(*warnings, healthy, grid, reading)
 
 
-def class_table(run: Run) -> str:
+def class_table(run: Run) -> Markup:
     """IoU and gap of every class; empty without contrast."""
     row = next((row for row in reversed(run.trained) if "class_gap" in row), None)
     if row is None:
-        return ""
+        return html.NOTHING_TO_SHOW
     iou, gaps = run.evaluated[-1]["iou"], row["class_gap"]
     rows = [
         [
