@@ -26,10 +26,10 @@ import optuna
 import torch
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Search, choice, config, training
+from pixelcontrast.runs.run_folder import open_storage, read_rows
+from pixelcontrast.runs.summary import summarize
 from pixelcontrast.scenes import streets
-from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Proposal, Trials
-from pixelcontrast.training.run_folder import open_storage, read_rows
 
 TABLE = Path(__file__).with_name("search_table.json")
 GRID: dict[str, tuple[float, ...]] = {

@@ -24,9 +24,9 @@ from pixelcontrast import Search
 from pixelcontrast.config import replace
 from pixelcontrast.dashboard import Pages, describe, serve, view
 from pixelcontrast.dashboard.servers import Server, choose_port
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.artifacts import attach_report
 from pixelcontrast.search.folder import SearchFolder, open_study_storage
-from pixelcontrast.training.storage import Storage
 from searches import SPACE, experiment, run_search
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

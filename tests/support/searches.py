@@ -17,10 +17,10 @@ from pixelcontrast import (
     loguniform,
     training,
 )
+from pixelcontrast.runs.summary import summarize
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import arms_of
-from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Trials
 
 SPACE = {

@@ -11,18 +11,19 @@ import pixelcontrast
 
 PACKAGE = Path(pixelcontrast.__file__).parent
 BASE = {"config", "draws", "distributed"}
-ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation"}
+ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation", "runs"}
 ALLOWED = {
     "config": set(),
     "draws": set(),
     "distributed": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
-    **dict.fromkeys(ROOMS - {"contrast", "scenes"}, BASE),
+    "runs": {"config"},
+    **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
     "training": BASE | ROOMS,
-    "search": BASE | {"evaluation", "training"},
-    "dashboard": BASE | {"search", "training"},
-    "reports": BASE | {"evaluation", "search", "training"},
+    "search": {"config", "evaluation", "runs"},
+    "dashboard": {"config", "runs", "search"},
+    "reports": {"config", "runs", "search"},
     "cluster": BASE | ROOMS | {"search", "training"},
     "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
     "__main__": {"cli"},

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pixelcontrast.dashboard.servers import Server, answers, choose_port
 from pixelcontrast.dashboard.view import REFRESH_COPIES_S, View, shown
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, SEARCH, open_study_storage
-from pixelcontrast.training.storage import Storage
 
 RAY = "ray.json"
 """In a search's folder while it runs: ``{"dashboard": URL or null}``."""

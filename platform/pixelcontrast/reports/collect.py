@@ -13,11 +13,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pixelcontrast import config
+from pixelcontrast.runs.run_folder import Row, read_attempts, read_result, read_rows
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.runs.summary import summarize
 from pixelcontrast.search.folder import JOURNAL, SEARCH, local_folder, open_study_storage
-from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import handed_out
-from pixelcontrast.training.run_folder import Row, read_attempts, read_result, read_rows
-from pixelcontrast.training.storage import Storage
 
 EXPERIMENT = "experiment.json"
 MAXIMIZED = frozenset({"miou"})
@@ -35,7 +35,7 @@ class Run:
     rows: list[Row]
     attempts: list[Row]
     summary: Mapping[str, Any]
-    """What ``search.summary.summarize`` gives."""
+    """What ``runs.summary.summarize`` gives."""
     finished: bool
 
     @property
@@ -62,7 +62,7 @@ class Trial:
     values: Sequence[float]
     """By objective; empty unless COMPLETE."""
     summary: Mapping[str, Any]
-    """What ``search.summary.summarize`` gives; empty where nothing has been trained."""
+    """What ``runs.summary.summarize`` gives; empty where nothing has been trained."""
     curve: tuple[tuple[int, float], ...]
     """(step, mIoU) of every evaluation."""
     iou: Mapping[str, float | None]

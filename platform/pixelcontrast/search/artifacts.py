@@ -9,8 +9,8 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import FrozenTrial
 
 from pixelcontrast.evaluation import confusion_picture
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, SearchFolder
-from pixelcontrast.training.storage import Storage
 
 OVERLAYS, CONFUSION = "overlays.png", "confusion.png"
 

@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.run_folder import Row, read_rows
+from pixelcontrast.runs.storage import Storage, secret_in
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
-from pixelcontrast.training.run_folder import Row, read_rows
-from pixelcontrast.training.storage import Storage, secret_in
 
 SEARCH, JOURNAL, ARTIFACTS = "search.json", "study.journal", "artifacts"
 

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from pixelcontrast import config
-from pixelcontrast.training.run_folder import Row, read_attempts, read_rows
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs.run_folder import Row, read_attempts, read_rows
+from pixelcontrast.runs.storage import Storage
 
 _EMBEDDING = ("gap", "mean_embedding_norm")
 
