@@ -26,8 +26,8 @@ import optuna
 import torch
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Search, choice, config, training
+from pixelcontrast.runs.record import read_summary
 from pixelcontrast.runs.run_folder import open_storage, read_rows
-from pixelcontrast.runs.summary import summarize
 from pixelcontrast.scenes import streets
 from pixelcontrast.search.trials import Proposal, Trials
 
@@ -264,7 +264,7 @@ def _placed(base: Experiment, storage: str, name: str) -> Experiment:
 def _spans(settings: Experiment, begin: float, end: float) -> tuple[float, float]:
     """Seconds to the end of the first step, and those that are not between the first and the last row."""
     run = open_storage(settings)
-    assert summarize(run)["steps"] == STEPS
+    assert read_summary(run)["steps"] == STEPS
     rows = read_rows(run)
     return rows[0]["time"] - begin, (end - begin) - (rows[-1]["time"] - rows[0]["time"])
 

@@ -240,8 +240,10 @@ def test_ports_can_be_chosen(folder):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     for location in (tmp_path, tmp_path / "missing"):
-        missing = r"neither search\.json nor experiment\.json"
-        with pytest.raises(ValueError, match=f"{location} is no search's.*{missing}"), serve(str(location)):
+        missing = (
+            r"neither a run's folder, which has experiment\.json, nor a search's, which has search\.json"
+        )
+        with pytest.raises(ValueError, match=f"{location} is {missing}"), serve(str(location)):
             pass
 
 

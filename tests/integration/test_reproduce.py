@@ -221,4 +221,4 @@ def test_a_recorded_experiment_is_trained_by_the_options_of_its_command(
     assert train("/nowhere/experiment.json") == 2
     assert "/nowhere/experiment.json cannot be read" in capsys.readouterr().err
     assert train(str(folder(finished) / "result.json")) == 2
-    assert "result.json is no experiment.json of this version" in capsys.readouterr().err
+    assert "result.json cannot be read by this version: " in capsys.readouterr().err

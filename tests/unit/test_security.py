@@ -100,7 +100,7 @@ from pathlib import Path
 import torch
 from pixelcontrast import Search, config, load_model, training
 from pixelcontrast.reports import write_report
-from pixelcontrast.runs.summary import summarize
+from pixelcontrast.runs.record import read_summary
 from pixelcontrast.runs.run_folder import open_storage
 from searches import SPACE, experiment, run_search
 
@@ -119,7 +119,7 @@ Path(run.path("result.json")).unlink()
 training.check(settings)
 training.fit(settings, device=torch.device("cpu"), report=lambda row: None)
 load_model(run.location)
-summarize(run)
+read_summary(run)
 write_report(run.location)
 write_report(again.storage.location)
 print(found)

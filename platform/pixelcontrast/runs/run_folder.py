@@ -13,6 +13,9 @@ from pixelcontrast.runs.storage import Storage
 EXPERIMENT, RESULT = "experiment.json", "result.json"
 METRICS, TABLE, ATTEMPTS = "metrics.jsonl", "metrics.parquet", "attempts.jsonl"
 
+_SHOWN = 3
+"""Reasons named why a configuration cannot be read: the first ones tell what kind of file it is."""
+
 Row = dict[str, Any]
 """One report: plain JSON values, ``kind`` ("train" or "eval"), ``step``, ``attempt`` and ``time``, in seconds
 since the epoch, among them. A training row may have ``warnings``: cause → one line."""
@@ -34,12 +37,17 @@ def parse_experiment(content: bytes | str, *, where: str) -> Experiment:
             does not allow the value of.
     """
     try:
+        json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged: it is no valid JSON") from error
+    try:
         return config.from_json(content)
     except ValueError as error:
-        reasons = "; ".join(config.explain(error).splitlines())
+        reasons = config.explain(error).splitlines()
+        more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
         raise ValueError(
-            f"{where} cannot be read by this version: {reasons}. Use the version that wrote it: the run's "
-            f"{ATTEMPTS} names its commit"
+            f"{where} cannot be read by this version: {'; '.join(reasons[:_SHOWN])}{more}. Use the version "
+            f"that wrote it: the run's {ATTEMPTS} names its commit"
         ) from error
 
 

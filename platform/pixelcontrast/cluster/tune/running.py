@@ -13,7 +13,7 @@ from pixelcontrast.cluster.signals import Noted
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Experiment
-from pixelcontrast.runs.summary import summarize
+from pixelcontrast.runs.record import read_summary
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Search
@@ -150,7 +150,7 @@ class RunningTrials:
             self._tell("failed", proposal, {**found, "error": failures[-1]})
 
     def _note(self, proposal: Proposal, more: dict[str, Any]) -> dict[str, Any]:
-        found = summarize(self.folder.run(proposal.name)) | more
+        found = read_summary(self.folder.run(proposal.name)) | more
         self.trials.note(proposal.number, found)
         attach(self.trials.study, proposal.number, self.folder)
         return found
