@@ -240,9 +240,7 @@ def test_ports_can_be_chosen(folder):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     for location in (tmp_path, tmp_path / "missing"):
-        missing = (
-            r"neither a run's folder, which has experiment\.json, nor a search's, which has search\.json"
-        )
+        missing = r"neither a run's folder, which has experiment\.json, nor a search's, which has"
         with pytest.raises(ValueError, match=f"{location} is {missing}"), serve(str(location)):
             pass
 
