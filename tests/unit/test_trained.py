@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import open_storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage
+from pixelcontrast.training import checkpointing
 from pixelcontrast.training.state import TrainState, build_state
 
 STEPS = (2, 4, 6)
@@ -33,7 +34,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, T
     run.write("experiment.json", config.to_json(experiment).encode())
     for step in STEPS:
         state = trained(experiment, step)
-        checkpoint.save(run, step, state.to_parts())
+        checkpointing.save(run, step, state.to_parts())
         with torch.inference_mode():
             logits[step] = state.model.eval()(images()).logits
     run.write("result.json", json.dumps({"best_checkpoint": checkpoint.folder_of(BEST)}).encode())

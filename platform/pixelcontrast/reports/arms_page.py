@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html, parts, trials
-from pixelcontrast.reports.collect import SearchRecord, Trial, class_names
 from pixelcontrast.reports.words import NOTHING, count, moment, percent, points
+from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.search.arms import ArmResult, compare
 
 
@@ -26,7 +26,7 @@ def compare_record(search: SearchRecord) -> ArmsComparison:
     return ArmsComparison(
         seeds=sorted(seeds),
         miou=compare(search.scores()),
-        classes={name: compare(search.scores(name)) for name in class_names(search.trials)},
+        classes={name: compare(search.scores(name)) for name in search.class_names},
     )
 
 
@@ -169,14 +169,14 @@ def _curves(search: SearchRecord) -> Markup:
     return html.figure(figures.curves(lines), name="curves", label="mIoU over steps of all runs")
 
 
-def _first_runs(search: SearchRecord) -> list[Trial]:
+def _first_runs(search: SearchRecord) -> list[TrialRecord]:
     """Of each arm the complete run with the smallest seed."""
     complete = sorted(search.in_state("COMPLETE"), key=lambda trial: trial.seed or 0)
     firsts = [next((trial for trial in complete if trial.arm == arm), None) for arm in search.arms]
     return [trial for trial in firsts if trial is not None]
 
 
-def _predictions(search: SearchRecord, shown: list[Trial]) -> Markup:
+def _predictions(search: SearchRecord, shown: list[TrialRecord]) -> Markup:
     """Each arm's sheet, of the same validation images; the first one open."""
     pictures = []
     for trial in shown:

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.collect import Run
 from pixelcontrast.reports.words import NOTHING, percent, signed
-from pixelcontrast.training.run_folder import Row
+from pixelcontrast.runs.record import RunRecord
+from pixelcontrast.runs.run_folder import Row
 
 TITLE = "Health of the embedding"
 _OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"
@@ -29,7 +29,7 @@ _READING = (
 )
 
 
-def embedding(run: Run) -> Markup:
+def embedding(run: RunRecord) -> Markup:
     """The run's warnings, and the picture with its captions; empty without contrast."""
     if not any(_known(row, "mean_embedding_norm") for row in run.trained):
         return html.NOTHING_TO_SHOW
@@ -47,12 +47,12 @@ def embedding(run: Run) -> Markup:
     return html.join(*warnings, healthy, grid, reading)
 
 
-def class_table(run: Run) -> Markup:
+def class_table(run: RunRecord) -> Markup:
     """IoU and gap of every class; empty without contrast."""
     row = next((row for row in reversed(run.trained) if "class_gap" in row), None)
     if row is None:
         return html.NOTHING_TO_SHOW
-    iou, gaps = run.evaluated[-1]["iou"], row["class_gap"]
+    iou, gaps = run.evaluations[-1]["iou"], row["class_gap"]
     rows = [
         [
             html.cell(name),

@@ -6,10 +6,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from pixelcontrast.reports import figures, html, parallel, parts, trials
-from pixelcontrast.reports.collect import MAXIMIZED, SearchRecord, Trial
 from pixelcontrast.reports.command import command
 from pixelcontrast.reports.importance import FEWEST, RESAMPLES, TOP_SHARE, importances
 from pixelcontrast.reports.words import NOTHING, OBJECTIVES, count, moment, percent, points, setting
+from pixelcontrast.runs.search_record import MAXIMIZED, SearchRecord, TrialRecord
 
 
 def search_page(search: SearchRecord, *, written: float) -> str:
@@ -57,7 +57,7 @@ def _headline(search: SearchRecord) -> Markup:
     )
 
 
-def _cards(search: SearchRecord, best: Trial) -> Markup:
+def _cards(search: SearchRecord, best: TrialRecord) -> Markup:
     cards = [_objective_card(search, best)]
     baseline = search.baseline
     if baseline is None:
@@ -71,7 +71,7 @@ def _cards(search: SearchRecord, best: Trial) -> Markup:
     return html.cards([*cards, *_cost_cards(search)], accent=True)
 
 
-def _objective_card(search: SearchRecord, best: Trial) -> tuple[str, str, str]:
+def _objective_card(search: SearchRecord, best: TrialRecord) -> tuple[str, str, str]:
     where = f"{best.run}, after its {best.summary.get('steps', 0):,} steps"
     if search.objectives[0] == "miou":
         return "Best mIoU", f"{percent(best.values[0])} %", where
@@ -85,7 +85,7 @@ def _cost_cards(search: SearchRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def _rerun(search: SearchRecord, trial: Trial) -> Markup:
+def _rerun(search: SearchRecord, trial: TrialRecord) -> Markup:
     return (
         html.heading(f"Train {trial.run} again")
         + html.command_line(_command(search, trial.overrides, trial))
@@ -98,11 +98,11 @@ def _rerun(search: SearchRecord, trial: Trial) -> Markup:
     )
 
 
-def _command(search: SearchRecord, values: Mapping[str, Any], trial: Trial) -> str:
+def _command(search: SearchRecord, values: Mapping[str, Any], trial: TrialRecord) -> str:
     return command(search.program, values, name=f"{search.settings['run.name']}-{trial.run}")
 
 
-def _full_command(search: SearchRecord, trial: Trial) -> str:
+def _full_command(search: SearchRecord, trial: TrialRecord) -> str:
     own = {key: value for key, value in search.settings.items() if key != "run.name"}
     return _command(search, {**own, **trial.overrides}, trial)
 
@@ -176,7 +176,7 @@ def _importance(search: SearchRecord) -> Markup:
     )
 
 
-def _sections_of(search: SearchRecord, trial: Trial) -> list[html.Section]:
+def _sections_of(search: SearchRecord, trial: TrialRecord) -> list[html.Section]:
     """What the best trial, or the first of the Pareto front, came to."""
     run = search.storage / trial.run
     label = f"Validation images, truth and prediction of {trial.run}"
@@ -197,7 +197,7 @@ def _named(words: str, content: Markup) -> Markup:
     return html.paragraph(words, kind="note") + content if content else html.NOTHING_TO_SHOW
 
 
-def _classes(search: SearchRecord, trial: Trial) -> Markup:
+def _classes(search: SearchRecord, trial: TrialRecord) -> Markup:
     if not trial.iou:
         return html.NOTHING_TO_SHOW
     baseline = search.baseline
@@ -232,7 +232,7 @@ def _describe(dimension: Mapping[str, Any]) -> str:
     return f"{dimension['low']:g} to {dimension['high']:g}{scale}"
 
 
-def _provenance(search: SearchRecord, trial: Trial | None) -> Markup:
+def _provenance(search: SearchRecord, trial: TrialRecord | None) -> Markup:
     attempts = [other.attempt for other in search.trials if other.attempt]
     if not attempts:
         return html.NOTHING_TO_SHOW

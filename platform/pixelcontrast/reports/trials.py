@@ -3,9 +3,9 @@
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html, parts
-from pixelcontrast.reports.collect import SearchRecord, Trial
 from pixelcontrast.reports.table import changed_keys
 from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting, signed
+from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 
 
 def trials(search: SearchRecord) -> Markup:
@@ -30,7 +30,7 @@ def trials(search: SearchRecord) -> Markup:
     return table + notes + _errors(search)
 
 
-def _row(trial: Trial, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
+def _row(trial: TrialRecord, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
     summary = trial.summary
     row = [
         html.Cell(content=trial.run or f"trial {trial.number}", sort=trial.number),
@@ -92,5 +92,5 @@ def state_curves(search: SearchRecord) -> Markup:
     return html.figure(figures.curves(lines), name="curves", label="mIoU over steps of all trials")
 
 
-def _title(trial: Trial) -> str:
+def _title(trial: TrialRecord) -> str:
     return f"{trial.run}, {STATES[trial.state]}"

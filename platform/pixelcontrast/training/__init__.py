@@ -1,12 +1,10 @@
-"""Training in plain torch: the step, the loop, checkpoints. Knows no Ray."""
+"""Training in plain torch: the step, the loop, what goes into a checkpoint. Knows no Ray."""
 
+from pixelcontrast.training.contents import verify
 from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check, check_inputs
-from pixelcontrast.training.reproduce import reproduce
-from pixelcontrast.training.run_folder import read_experiment
 from pixelcontrast.training.trained import load_model
-from pixelcontrast.training.verify import verify
 
 __all__ = [
     "check",
@@ -14,7 +12,5 @@ __all__ = [
     "fit",
     "load_model",
     "memory_bytes",
-    "read_experiment",
-    "reproduce",
     "verify",
 ]

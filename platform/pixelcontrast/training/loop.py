@@ -13,9 +13,9 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.loading import Batch, train_loader
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.datasets.transforms import Normalization
+from pixelcontrast.runs.run_folder import Row
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.recorder import Recorder
-from pixelcontrast.training.run_folder import Row
 from pixelcontrast.training.state import build_state, seed_step
 from pixelcontrast.training.step import train_step
 

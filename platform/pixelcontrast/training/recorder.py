@@ -12,11 +12,13 @@ import torch
 from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
-from pixelcontrast.training import checkpoint, provenance
+from pixelcontrast.runs import checkpoint, provenance
+from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts
+from pixelcontrast.training import checkpointing, origin
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
 from pixelcontrast.training.health import EmbeddingWatch
 from pixelcontrast.training.meter import Meter
-from pixelcontrast.training.run_folder import Row, RunLog, count_attempts, open_storage
+from pixelcontrast.training.run_log import RunLog
 from pixelcontrast.training.state import TrainState
 from pixelcontrast.training.step import Losses
 
@@ -46,14 +48,14 @@ class Recorder:
     ):
         self._experiment, self._state, self._val_set = experiment, state, val_set
         self._device, self._autocast, self._report_row = device, autocast, report
-        self._provenance = provenance.collect(experiment, device=device)
+        self._provenance = origin.collect(experiment, device=device)
         self._provenance["data"] = {"train": train_set.fingerprint, "val": val_set.fingerprint}
         self._provenance["images"] = {"train": len(train_set), "val": len(val_set)}
         self._changed: dict[str, tuple[object, object]] = {}
         self._run = open_storage(experiment)
         skipped = self._restore()
         self._saved = state.step
-        self._attempt = distributed.broadcast_object(count_attempts(self._run) + 1)
+        self._attempt = distributed.broadcast_object(len(read_attempts(self._run)) + 1)
         self._provenance["attempt"] = self._attempt
         self._log: RunLog | None = None
         if distributed.rank() == 0:
@@ -233,7 +235,7 @@ class Recorder:
 
     def _save(self) -> None:
         self._state.check_finite()
-        checkpoint.save(self._run, self._state.step, self._parts())
+        checkpointing.save(self._run, self._state.step, self._parts())
         self._saved = self._state.step
         if distributed.rank() == 0:
             checkpoint.prune(

@@ -8,9 +8,9 @@ import torch
 
 from pixelcontrast import config
 from pixelcontrast.models import SegmentationModel, build_model
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import read_result
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import read_experiment, read_result
+from pixelcontrast.runs.storage import Storage
 
 _WEIGHTS = "model.safetensors"
 
@@ -33,10 +33,7 @@ def load_model(run: str | os.PathLike[str], step: int | None = None) -> Segmenta
     storage = Storage(os.fspath(run))
     if not storage.exists("experiment.json"):
         raise ValueError(f"{storage.location}: there is no run here, as experiment.json is missing")
-    try:
-        experiment = config.from_json(storage.read("experiment.json"))
-    except ValueError as error:
-        raise ValueError(f"{storage.path('experiment.json')} cannot be read: {error}") from error
+    experiment = read_experiment(storage)
     name = _choose(storage, step)
     try:
         content = checkpoint.load(storage, name, only=[_WEIGHTS])[_WEIGHTS]
