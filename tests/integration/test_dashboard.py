@@ -80,7 +80,8 @@ def runs_of(pages: Pages) -> list[str]:
     try:
         return json.loads(get(pages.curves.partition("?")[0] + "data/runs"))
     except HTTPError as error:
-        assert error.code == 404
+        if error.code != 404:
+            raise
         return []
 
 

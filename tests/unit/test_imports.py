@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 import pixelcontrast
+from pixelcontrast.config import replace
 from pixelcontrast.runs.storage import Storage
-from small_runs import write_finished_run
+from pixelcontrast.search import Search
+from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.trials import Trials
+from small_runs import EXPERIMENT, write_finished_run
 
 PACKAGE = Path(pixelcontrast.__file__).parent
 BASE = {"config", "draws", "distributed"}
@@ -182,17 +186,22 @@ from pixelcontrast.reports import write_report
 from pixelcontrast.runs import reproduce
 from pixelcontrast.search.reading import read
 
-folder = sys.argv[1]
-assert read(folder).evaluations[-1]["miou"] == 0.5
-print(write_report(folder))
-print(reproduce(folder))
+run, search = sys.argv[1:]
+assert read(run).evaluations[-1]["miou"] == 0.5
+assert [trial.run for trial in read(search).trials] == ["trial-0000"]
+write_report(search)
+print(write_report(run))
+print(reproduce(run))
 print(*sys.modules)
 """
 
 
-def test_a_run_is_read_shown_and_reproduced_without_what_trains_it(tmp_path: Path) -> None:
+def test_runs_and_searches_are_read_and_shown_without_what_trains_them(tmp_path: Path) -> None:
     run = write_finished_run(Storage(str(tmp_path / "a")))
-    command = [sys.executable, "-c", READING, run.location]
+    search, experiment = Search(trials=1, name="s"), replace(EXPERIMENT, {"run.storage": str(tmp_path)})
+    with SearchFolder(experiment, search, None).held() as storage:
+        Trials(search, experiment, name="s", storage=storage).next()
+    command = [sys.executable, "-c", READING, run.location, str(tmp_path / "s")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report, *recipe, modules = done.stdout.splitlines()
     assert "50.0 %" in Path(report).read_text()

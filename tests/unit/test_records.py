@@ -1,6 +1,7 @@
 """The one reader of runs and searches; and what every command says of those that another version wrote."""
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pixelcontrast import load_model, training
 from pixelcontrast.config import replace
@@ -112,6 +114,36 @@ def test_verify_names_the_keys_of_another_version(run: Storage) -> None:
     found = lines["experiment.json"]
     assert (found.state, found.text[: len(REASON)]) == ("DAMAGED", REASON)
     assert "\n" not in found.text
+
+
+def sheet() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 32), 100).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def flipped(picture: bytes) -> bytes:
+    middle = len(picture) // 2
+    return picture[:middle] + bytes([picture[middle] ^ 1]) + picture[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "text"),
+    [
+        (lambda picture: picture, "ok", "64×32"),
+        (flipped, "DAMAGED", "is cut off or altered from byte "),
+        (lambda picture: picture[:-1], "DAMAGED", "is cut off or altered from byte "),
+        (lambda picture: picture[:-12], "DAMAGED", "is cut off or altered from byte "),
+        (lambda _: b"", "DAMAGED", "is no PNG"),
+    ],
+)
+def test_a_damaged_picture_is_named(
+    run: Storage, change: Callable[[bytes], bytes], state: str, text: str
+) -> None:
+    run.write("overlays/step-00000002.png", change(sheet()))
+    lines = {line.name: line for line in training.verify(run.location)}
+    found = lines["overlays/step-00000002.png"]
+    assert (found.state, found.text[: len(text)]) == (state, text)
 
 
 def test_the_dashboard_shows_a_run_of_another_version_and_says_so(

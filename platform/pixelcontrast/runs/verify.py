@@ -243,11 +243,10 @@ def _check_picture(content: bytes) -> str:
     _require(content.startswith(_PNG), "is no PNG")
     place, kind = len(_PNG), b""
     while kind != b"IEND":
-        _require(place + 12 <= len(content), "is cut off")
         end = place + 8 + int.from_bytes(content[place : place + 4])
         kind = content[place + 4 : place + 8]
-        checksum = int.from_bytes(content[end : end + 4])
-        _require(zlib.crc32(content[place + 4 : end]) == checksum, f"is altered at byte {place}")
+        checksum = zlib.crc32(content[place + 4 : end]).to_bytes(4)
+        _require(content[end : end + 4] == checksum, f"is cut off or altered from byte {place} on")
         place = end + 4
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])  # IHDR comes first
     return f"{width}×{height}"

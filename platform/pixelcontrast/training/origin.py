@@ -8,6 +8,7 @@ import torch
 
 from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
+from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.runs import provenance
 
 
@@ -26,6 +27,14 @@ def collect(experiment: Experiment, *, device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "world_size": distributed.world_size(),
         "seed": experiment.run.seed,
+    }
+
+
+def describe_data(train_set: SegmentationSet, val_set: SegmentationSet) -> dict[str, Any]:
+    """The lists of images: ``data``, their fingerprints, and ``images``, their numbers, each by split."""
+    return {
+        "data": {"train": train_set.fingerprint, "val": val_set.fingerprint},
+        "images": {"train": len(train_set), "val": len(val_set)},
     }
 
 
