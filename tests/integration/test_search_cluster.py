@@ -25,6 +25,7 @@ from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.tune.search import run_search
 from pixelcontrast.search.folder import open_study_storage
 from pixelcontrast.search.trials import Proposal
+from pixelcontrast.words import points
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = EXPERIMENT.optim.steps
@@ -376,7 +377,8 @@ def test_three_arms_on_three_seeds_print_their_table_and_may_be_asked_for_bit_by
     difference = ttest_rel(scores["contrast"], scores["ce"]).confidence_interval(0.95)
     row = next(line for line in every.splitlines() if line.startswith("contrast "))
     mean = statistics.fmean(scores["contrast"]) - statistics.fmean(scores["ce"])
-    assert row.rstrip().endswith(f"{mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]")
+    shown = [points(number / 100) for number in (mean, difference.low, difference.high)]
+    assert row.rstrip().endswith("{} [{}, {}]".format(*shown))
     assert "IoU in %, cool and ce" in every
     assert (search / "report.html").is_file()
 

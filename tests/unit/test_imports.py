@@ -10,12 +10,13 @@ import pytest
 import pixelcontrast
 
 PACKAGE = Path(pixelcontrast.__file__).parent
-BASE = {"config", "draws", "distributed"}
+BASE = {"config", "draws", "distributed", "words"}
 ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation"}
 ALLOWED = {
     "config": set(),
     "draws": set(),
     "distributed": set(),
+    "words": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
     **dict.fromkeys(ROOMS - {"contrast", "scenes"}, BASE),

@@ -18,10 +18,10 @@ from pyarrow import csv, fs
 from pixelcontrast import Data, Experiment, Run, Search, config, parse
 from pixelcontrast.reports import collect, compare_arms, write_report
 from pixelcontrast.reports.search_page import search_page
-from pixelcontrast.reports.words import percent, points
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.trials import Trials
 from pixelcontrast.training.storage import Storage
+from pixelcontrast.words import percent, points
 from searches import ARMS, SPACE, experiment, run_search
 
 TRIALS = 6

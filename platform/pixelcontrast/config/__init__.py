@@ -5,6 +5,7 @@ value raises ``pydantic.ValidationError`` (a ``ValueError``), and ``explain`` tu
 mistake. Keys are written with dots (``"contrast.temperature"``), on the command line as in ``replace``.
 """
 
+from pixelcontrast.config.arguments import arguments
 from pixelcontrast.config.experiment import (
     COMMIT_VARIABLE,
     PAPER,
@@ -52,6 +53,7 @@ __all__ = [
     "Run",
     "Share",
     "Workers",
+    "arguments",
     "differences",
     "explain",
     "fingerprint",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from pixelcontrast.reports import figures, html, parts, trials
 from pixelcontrast.reports.collect import SearchRecord, Trial, class_names
-from pixelcontrast.reports.words import NOTHING, count, percent, points
 from pixelcontrast.search.arms import ArmResult, compare
+from pixelcontrast.words import NOTHING, count, percent, points
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from pixelcontrast.reports import figures, html
 from pixelcontrast.reports.collect import Run
-from pixelcontrast.reports.words import NOTHING, percent, signed
 from pixelcontrast.training.run_folder import Row
+from pixelcontrast.words import NOTHING, percent, signed
 
 TITLE = "Health of the embedding"
 _OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"

@@ -9,7 +9,7 @@ from importlib.resources import files
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from pixelcontrast.reports.words import STATES
+from pixelcontrast.words import STATES
 
 _CONFIG = {"responsive": True, "displaylogo": False, "displayModeBar": False, "scrollZoom": False}
 

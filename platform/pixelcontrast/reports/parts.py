@@ -6,8 +6,8 @@ from typing import Any
 
 from pixelcontrast.reports import figures, html
 from pixelcontrast.reports.collect import SearchRecord, Trial
-from pixelcontrast.reports.words import NOTHING, STATES, count, duration, moment
 from pixelcontrast.training.storage import Storage
+from pixelcontrast.words import NOTHING, STATES, count, duration, moment
 
 _RECORDED = {
     "git": "code (git commit)",

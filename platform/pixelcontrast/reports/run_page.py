@@ -2,7 +2,7 @@
 
 from pixelcontrast.reports import figures, health, html, parts
 from pixelcontrast.reports.collect import Run, started_at
-from pixelcontrast.reports.words import NOTHING, count, duration, moment, percent
+from pixelcontrast.words import NOTHING, count, duration, moment, percent
 
 
 def run_page(run: Run, *, written: float) -> str:

@@ -7,7 +7,7 @@ from pixelcontrast.reports import figures, html, parallel, parts, trials
 from pixelcontrast.reports.collect import MAXIMIZED, SearchRecord, Trial
 from pixelcontrast.reports.command import command
 from pixelcontrast.reports.importance import FEWEST, RESAMPLES, TOP_SHARE, importances
-from pixelcontrast.reports.words import NOTHING, OBJECTIVES, count, percent, points, setting
+from pixelcontrast.words import NOTHING, OBJECTIVES, count, percent, points, setting
 
 
 def search_page(search: SearchRecord, *, written: float) -> str:

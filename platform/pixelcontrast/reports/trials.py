@@ -3,7 +3,7 @@
 from pixelcontrast.reports import figures, html, parts
 from pixelcontrast.reports.collect import SearchRecord, Trial
 from pixelcontrast.reports.table import changed_keys
-from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting, signed
+from pixelcontrast.words import NOTHING, STATES, duration, percent, setting, signed
 
 
 def trials(search: SearchRecord) -> str:

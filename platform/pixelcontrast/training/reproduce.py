@@ -181,13 +181,12 @@ def _training(record: Record) -> list[str]:
     left = record.experiment.optim.steps - record.step
     if left:  # or the checkpoint would be deleted for newer ones
         wanted["run.keep_checkpoints"] = left // run.checkpoint_interval + left // run.eval_interval + 2
-    options = [
-        word
+    changed = {
+        key: wanted.get(key, value)
         for key, value in recorded.items()
         if key in _ALWAYS or wanted.get(key, value) != value
-        for word in _option(key, wanted.get(key, value))
-    ]
-    lines = [shlex.join(["pixelcontrast", "train", record.file, *options])]
+    }
+    lines = [shlex.join(["pixelcontrast", "train", record.file, *config.arguments(changed)])]
     if record.weights is not None:
         manifest = f"{checkpoint.folder_of(record.step)}/{checkpoint.MANIFEST}"
         lines.append(
@@ -195,11 +194,3 @@ def _training(record: Record) -> list[str]:
             f"sha256 {record.weights}"
         )
     return lines
-
-
-def _option(key: str, value: Any) -> list[str]:
-    name = key.replace("_", "-")
-    if isinstance(value, bool):
-        section, _, field = name.partition(".")
-        return [f"--{name}" if value else f"--{section}.no-{field}"]
-    return [f"--{name}", str(value)]
