@@ -26,8 +26,9 @@ ALLOWED = {
     "reports": BASE | {"evaluation", "search", "training"},
     "cluster": BASE | ROOMS | {"search", "training"},
     "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
-    "__main__": {"cli"},
-    "__init__": {"cli", "config", "contrast", "search", "training"},
+    "extras": set(),
+    "__main__": {"extras"},
+    "__init__": {"cli", "config", "contrast", "extras", "search", "training"},
 }
 
 
