@@ -1,4 +1,4 @@
-"""A search's trials, a study's arms and the doctor's findings as tables at the terminal."""
+"""Tables at the terminal: trials of a search, arms of a comparison, findings of a check."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _SHOWN = 10
 
 
 def show_best(trials: Sequence[Any], folder: "Storage") -> None:
-    """The best trials that have trained to the end, and what became of all.
+    """Print the best trials that have trained to the end, and how many ended in which way.
 
     Args:
         trials: Optuna's, with the attributes of ``search.summary``.
@@ -47,7 +47,7 @@ def show_best(trials: Sequence[Any], folder: "Storage") -> None:
 
 
 def show_arms(location: str) -> None:
-    """Every arm's mIoU on each seed, and its difference to the first arm; then likewise by class."""
+    """Print every arm's mIoU on each seed and its difference to the first arm; then the same by class."""
     from pixelcontrast.reports import compare_arms
     from pixelcontrast.reports.arms_page import spread
 
@@ -79,8 +79,7 @@ def show_findings(findings: Sequence[tuple[str, str, str]]) -> None:
 
 
 def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
-    """A row for each finding, problems first; of a sort no more than ``limit``, and how many others there
-    are."""
+    """Print a row per finding, problems first: at most ``limit`` of one kind, then how many are left out."""
     if not findings:
         return
     shown = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
@@ -97,16 +96,14 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
     console.print(shown)
     for (severity, subject), number in counts.items():
         if number > limit:
-            _say(
-                console,
-                f"… and {number - limit} more {severity}s of this sort: {subject} (--limit shows them)",
-            )
+            more = f"… and {number - limit} more {severity}s of this kind: {subject}"
+            _say(console, f"{more} (raise --limit to see them)")
     problems = sum(found.severity == "problem" for found in findings)
     _say(console, f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
 
 
 def show_contents(report: "Report") -> None:
-    """The share of each class in both splits, what is ignored, and the images' sizes."""
+    """Print each class's share of the pixels in both splits, the ignored share, and the image sizes."""
     console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
     shares = {split: found.shares() for split, found in report.splits.items()}
     for place, name in enumerate((*report.names, "ignored")):

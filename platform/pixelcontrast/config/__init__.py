@@ -11,6 +11,7 @@ from pixelcontrast.config.experiment import (
     PAPER,
     PLACEMENT,
     Experiment,
+    absolute_paths,
     differences,
     explain,
     fingerprint,
@@ -21,6 +22,7 @@ from pixelcontrast.config.experiment import (
     replace,
     to_json,
 )
+from pixelcontrast.config.paths import absolute_path, expand_home
 from pixelcontrast.config.sections import (
     ClassOrder,
     Contrast,
@@ -53,8 +55,11 @@ __all__ = [
     "Run",
     "Share",
     "Workers",
+    "absolute_path",
+    "absolute_paths",
     "arguments",
     "differences",
+    "expand_home",
     "explain",
     "fingerprint",
     "flatten",

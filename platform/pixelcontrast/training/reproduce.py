@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pixelcontrast import config
@@ -59,7 +58,7 @@ def reproduce(result: str | os.PathLike[str]) -> str:
 def read_record(result: str | os.PathLike[str]) -> Record:
     """Find what is recorded; arguments and errors as of ``reproduce``."""
     location = os.fspath(result)
-    folder = Storage(location if "://" in location else str(Path(location).absolute()))
+    folder = Storage(config.absolute_path(location))
     folder = folder.parent if folder.name == "result.json" else folder
     location = folder.location
     if folder.exists(checkpoint.MANIFEST):
@@ -165,7 +164,7 @@ def _code(record: Record) -> list[str]:
         for package, version in versions.items()
         if version != "not installed" and package != "pixelcontrast"
     ]
-    return [*lines, shlex.join(["pip", "install", "-e", ".", *pinned])]
+    return [*lines, shlex.join(["pip", "install", "-e", ".[platform]", *pinned])]
 
 
 def _training(record: Record) -> list[str]:
