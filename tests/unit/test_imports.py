@@ -16,24 +16,26 @@ from pixelcontrast.search.trials import Trials
 from small_runs import EXPERIMENT, write_finished_run
 
 PACKAGE = Path(pixelcontrast.__file__).parent
-BASE = {"config", "draws", "distributed"}
+BASE = {"config", "draws", "distributed", "words"}
 ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation", "runs"}
 ALLOWED = {
     "config": set(),
     "draws": set(),
     "distributed": set(),
+    "words": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
-    "runs": {"config"},
+    "runs": {"config", "words"},
     **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
     "training": BASE | ROOMS,
-    "search": {"config", "evaluation", "runs"},
-    "dashboard": {"config", "runs", "search"},
-    "reports": {"config", "runs", "search"},
+    "search": {"config", "evaluation", "runs", "words"},
+    "dashboard": {"config", "runs", "search", "words"},
+    "reports": {"config", "runs", "search", "words"},
     "cluster": BASE | ROOMS | {"search", "training"},
     "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
-    "__main__": {"cli"},
-    "__init__": {"cli", "config", "contrast", "search", "training"},
+    "extras": set(),
+    "__main__": {"extras"},
+    "__init__": {"cli", "config", "contrast", "extras", "search", "training"},
 }
 
 

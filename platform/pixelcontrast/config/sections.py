@@ -6,6 +6,8 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import core_schema
 
+from pixelcontrast.config.paths import Location
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Layout = Literal[
@@ -75,7 +77,7 @@ class Data:
 
     layout: Layout
     """How files and labels are laid out; folder: your own images, described by a dataset.toml beside them."""
-    root: str
+    root: Location
     """The data set's folder."""
     class_order: ClassOrder | None = None
     """PASCAL-Context only: the order of its classes, and how PNG label files number them. unset: alphabetical
@@ -105,7 +107,7 @@ class Model:
 
     backbone: str = "hrnet_w48"
     """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny."""
-    weights: str = "none"
+    weights: Location = "none"
     """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
     decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
     """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on
@@ -222,7 +224,7 @@ class Run:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The run's folder in the storage; starting the same name again resumes it."""
-    storage: str = "runs"
+    storage: Location = "runs"
     """A folder, or a URI that pyarrow reads (s3://bucket/runs, gs://…); must be reachable by all workers."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Keys every random choice: weights, sample order, augmentation, anchors."""

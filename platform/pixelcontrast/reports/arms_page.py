@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html, parts, trials
-from pixelcontrast.reports.words import NOTHING, count, moment, percent, points
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.search.arms import ArmResult, compare
+from pixelcontrast.words import NOTHING, count, moment, percent, points
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.words import NOTHING, percent, signed
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.run_folder import Row
+from pixelcontrast.words import NOTHING, percent, signed
 
 TITLE = "Health of the embedding"
 _OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"

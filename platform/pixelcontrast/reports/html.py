@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from pixelcontrast.reports.words import STATES
+from pixelcontrast.words import STATES
 
 _PLOT = {"responsive": True, "displaylogo": False, "displayModeBar": False, "scrollZoom": False}
 _TEMPLATES = Environment(

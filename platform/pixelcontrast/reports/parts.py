@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.words import NOTHING, STATES, count, duration, moment
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.runs.storage import Storage
+from pixelcontrast.words import NOTHING, STATES, count, duration, moment
 
 _RECORDED = {
     "git": "code (git commit)",

@@ -3,9 +3,9 @@
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, health, html, parts
-from pixelcontrast.reports.words import NOTHING, count, duration, moment, percent
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.summary import started_at
+from pixelcontrast.words import NOTHING, count, duration, moment, percent
 
 
 def run_page(run: RunRecord, *, written: float) -> str:

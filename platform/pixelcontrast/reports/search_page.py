@@ -8,8 +8,8 @@ from markupsafe import Markup, escape
 from pixelcontrast.reports import figures, html, parallel, parts, trials
 from pixelcontrast.reports.command import command
 from pixelcontrast.reports.importance import FEWEST, RESAMPLES, TOP_SHARE, importances
-from pixelcontrast.reports.words import NOTHING, OBJECTIVES, count, moment, percent, points, setting
 from pixelcontrast.runs.search_record import MAXIMIZED, SearchRecord, TrialRecord
+from pixelcontrast.words import NOTHING, OBJECTIVES, count, moment, percent, points, setting
 
 
 def search_page(search: SearchRecord, *, written: float) -> str:

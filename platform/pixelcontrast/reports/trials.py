@@ -4,8 +4,8 @@ from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html, parts
 from pixelcontrast.reports.table import changed_keys
-from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting, signed
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
+from pixelcontrast.words import NOTHING, STATES, duration, percent, setting, signed
 
 
 def trials(search: SearchRecord) -> Markup:
