@@ -11,14 +11,16 @@ import pixelcontrast
 
 PACKAGE = Path(pixelcontrast.__file__).parent
 BASE = {"config", "draws", "distributed"}
+"""``config`` inherits the settings of the contrast, from a file without torch."""
 ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation"}
 ALLOWED = {
-    "config": set(),
+    "config": {"contrast"},
     "draws": set(),
     "distributed": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
     **dict.fromkeys(ROOMS - {"contrast", "scenes"}, BASE),
+    "models": BASE | {"contrast"},
     "training": BASE | ROOMS,
     "search": BASE | {"evaluation", "training"},
     "dashboard": BASE | {"search", "training"},
@@ -149,6 +151,7 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
     ("statement", "unwanted"),
     [
         ("import pixelcontrast.contrast", {"ray", "timm", "torchvision", "tyro", "pydantic"}),
+        ("import pixelcontrast.config", {"torch", "ray", "timm", "torchvision", "tyro"}),
         ("import pixelcontrast", {"torch", "ray", "timm", "torchvision", "tyro", "pydantic"}),
         (
             "from pixelcontrast import Experiment, Search, parse",

@@ -23,16 +23,16 @@ _FLOOR = -80.0
 
 
 class Block(NamedTuple):
-    """Keys that a run of anchors meets."""
+    """Keys that some consecutive anchors are compared with."""
 
     anchors: slice
-    """a of the anchors."""
+    """Which a of the anchors."""
     keys: Tensor
     """[k, D], of any floating dtype."""
     taken: Tensor | None = None
-    """bool [a, k]: which anchor meets which key; None where each meets all but the hidden."""
+    """bool [a, k]: which anchor is compared with which key; None: each with all but the hidden."""
     hidden: Sequence[tuple[slice, slice]] = ()
-    """Rectangles, of rows and columns of [a, k], that do not meet, each of columns of its own."""
+    """Rectangles, of rows and columns of [a, k], that are not compared; no two share a column."""
 
 
 class Classes(NamedTuple):
@@ -61,7 +61,7 @@ class Sweep:
         self._space = anchors.new_empty(max(_CHUNK, len(anchors)))
 
     def add(self, block: Block) -> None:
-        """Let anchors meet keys."""
+        """Add the block's keys to the sums of its anchors."""
         anchors = self.scaled[block.anchors]
         if len(anchors) == 0 or len(block.keys) == 0:
             return
