@@ -481,7 +481,9 @@ def test_a_deferred_batch_that_is_not_kept_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("deferred", [False, True])
-def test_rows_that_are_not_finite_do_not_enter_the_memory(deferred: bool) -> None:
+def test_rows_that_are_not_finite_do_not_enter_the_memory(
+    deferred: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """One pixel of class 0 is NaN and one of class 1 infinite; the step after has a finite loss."""
     labels, ids = torch.tensor([[[0, 0, 1, 1, 2]]]), torch.tensor([1])
     codes = embeddings(1, DIM, 1, 5).detach()
@@ -494,8 +496,7 @@ def test_rows_that_are_not_finite_do_not_enter_the_memory(deferred: bool) -> Non
         contrast.keep()
         return value
 
-    with pytest.warns(RuntimeWarning, match="NaN or infinity: such rows are kept out"):
-        step(broken)
+    step(broken)
     queue, regions = contrast.memory.pixel, contrast.memory.region
     assert queue is not None
     assert regions is not None
@@ -503,9 +504,13 @@ def test_rows_that_are_not_finite_do_not_enter_the_memory(deferred: bool) -> Non
     torch.testing.assert_close(queue.rows[:2, 0], codes[0, :, 0, 1:3].T)
     assert regions.filled.tolist() == [0, 0, 0], "a broken pixel spoils its image's regions"
     assert contrast.diagnostics.read()["refused_rows"] == 2 + 3
+    step(broken)
+    assert contrast.diagnostics.read()["refused_rows"] == 2 + 3
+    said = [record.getMessage().partition(" rows")[0] for record in caplog.records]
+    assert said == [f"embeddings hold NaN or infinity: {rows}" for rows in ("2 of 5", "3 of 3")], "once each"
     value = step(codes)
     assert value > 0
     assert value.isfinite()
-    assert queue.filled.tolist() == [3, 3, 2]
+    assert queue.filled.tolist() == [4, 4, 3]
     assert regions.filled.tolist() == [1, 1, 1]
     assert contrast.diagnostics.read()["refused_rows"] == 0

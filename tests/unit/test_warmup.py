@@ -26,8 +26,8 @@ def model_of(**settings: Any) -> SegmentationModel:
 
 
 def term() -> PixelContrast:
-    settings = {"pixel_queue_size": 20, "anchors_per_class": 10}
-    return pixel_contrast(num_classes=CLASSES, embedding_dim=8, **settings).double()
+    contrast = pixel_contrast(num_classes=CLASSES, embedding_dim=8, pixel_queue_size=20, anchors_per_class=10)
+    return contrast.double()
 
 
 def batch(size: int = 32) -> Batch:

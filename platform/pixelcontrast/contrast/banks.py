@@ -7,7 +7,7 @@ buffers are state to be saved and restored. Do not wrap a bank in DDP: its broad
 A row that is not finite is refused: it would make every later loss NaN until it is overwritten.
 """
 
-import warnings
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast.contrast.sampling import place_in_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Bank(nn.Module):
     ):
         super().__init__()
         self.shard = shard
+        self._has_warned = False
         self.register_buffer(
             "rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype)
         )
@@ -129,6 +132,18 @@ class Bank(nn.Module):
     def _is_usable(self, step: int) -> Tensor:
         del step
         return self.written >= 0
+
+    def _warn_of_refused(self, finite: Tensor) -> None:
+        """Warn once. Waits for the device, so it is called only where a step has waited already."""
+        if self._has_warned or bool(finite.all()):
+            return
+        self._has_warned = True
+        logger.warning(
+            "embeddings hold NaN or infinity: %d of %d rows are kept out of the contrast's memory; "
+            "diagnostics.read() counts such rows as refused_rows",
+            int((~finite).sum()),
+            len(finite),
+        )
 
     def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, step: int) -> None:
         self.written.flatten().index_fill_(0, labels * self.size + slots, step)
@@ -191,7 +206,7 @@ class Queue(Bank):
         slots = (self.pointer[labels] + place) % self.size
         kept = finite & (place >= (count - self.size)[groups])
         if not bool(kept.all()):
-            _warn_of_refused(finite)
+            self._warn_of_refused(finite)
             labels, slots, rows = labels[kept], slots[kept], rows[kept]
         self._write(labels, slots, rows, step)
         self.pointer.copy_((self.pointer + count[:-1]) % self.size)
@@ -237,7 +252,7 @@ class Slots(Bank):
         last[:-1] = numbers[order][1:] != numbers[order][:-1]
         kept = order[last & finite[order]]
         if len(kept) < len(rows):
-            _warn_of_refused(finite)
+            self._warn_of_refused(finite)
         rows, labels, images = rows[kept], labels[kept], images[kept]
         new = torch.nonzero(self.slot[labels, images] < 0).squeeze(1)
         self.slot[labels[new], images[new]] = self.filled[labels[new]] + place_in_run(labels[new])
@@ -248,14 +263,3 @@ class Slots(Bank):
 def nbytes(module: nn.Module) -> int:
     """Bytes of a module's buffers."""
     return sum(buffer.nbytes for buffer in module.buffers())
-
-
-def _warn_of_refused(finite: Tensor) -> None:
-    """Warn if a row is not finite; called only where a step waits for the device anyway."""
-    if not bool(finite.all()):
-        warnings.warn(
-            "embeddings hold NaN or infinity: such rows are kept out of the contrast's memory; "
-            "diagnostics.read() counts them as refused_rows",
-            RuntimeWarning,
-            stacklevel=3,
-        )

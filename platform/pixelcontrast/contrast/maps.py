@@ -61,9 +61,10 @@ def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[
     Returns:
         rows [n, D], their classes int64 [n], and their images' indices int64 [n], ordered by image and class.
     """
+    # Which pixel is of which class: bool [B, num_classes, h·w].
     member = labels.flatten(1)[:, None] == torch.arange(num_classes, device=labels.device)[:, None]
     with torch.autocast(embeddings.device.type, enabled=False):
-        sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)
+        sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)  # [B, num_classes, D]
     images, classes = torch.nonzero(member.any(dim=2), as_tuple=True)
     return F.normalize(sums[images, classes], dim=1), classes, images
 

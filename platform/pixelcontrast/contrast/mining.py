@@ -34,15 +34,15 @@ class ClassSums(NamedTuple):
     @classmethod
     def of(cls, batch: Tensor, labels: Tensor, num_classes: int) -> "ClassSums":
         """Sum rows [A, D] by their labels int64 [A]."""
-        member = F.one_hot(labels, num_classes)
+        member = F.one_hot(labels, num_classes)  # [A, num_classes]
         return cls(member.T.to(batch.dtype) @ batch, member.sum(dim=0))
 
     def mean_similarity(self, anchors: Tensor, classes: Classes) -> Tensor:
         """[a]: of anchors [a, D] with the others of their class; +∞ where there is no other."""
         sizes = torch.tensor([part.stop - part.start for part in classes.parts], device=anchors.device)
         labels = torch.tensor(classes.labels, device=anchors.device).repeat_interleave(sizes)
-        others = self.counts[labels] - 1
-        total = torch.linalg.vecdot(anchors, self.sums[labels] - anchors)
+        others = self.counts[labels] - 1  # |P| in the batch, without the anchor itself: [a]
+        total = torch.linalg.vecdot(anchors, self.sums[labels] - anchors)  # Σ_p i·p: [a]
         return torch.where(others > 0, total / others.clamp(min=1), torch.inf)
 
 
@@ -65,8 +65,8 @@ class Miner:
       m/n for those well within the pool of ``semi-hard``, as there, and 0 for those well outside; the edge
       between is about n · √(share · (1 − share) / m) ranks wide. It compares the anchor with m rows, not n.
 
-    Fewer than K candidates are all taken. A memory in W shards chooses ⌈K / W⌉ in each by the same
-    rule: the union is a draw stratified by shards, not that of a memory in one piece.
+    Fewer than K candidates are all taken. A memory in W shards chooses ⌈K / W⌉ in each by the same rule: a
+    draw stratified by shards, not that of a memory in one piece.
 
     Args:
         num: K, in this rank's part of the memory.
