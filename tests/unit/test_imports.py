@@ -17,9 +17,10 @@ from small_runs import EXPERIMENT, write_finished_run
 
 PACKAGE = Path(pixelcontrast.__file__).parent
 BASE = {"config", "draws", "distributed", "words"}
+"""``config`` inherits the settings of the contrast, from a file without torch."""
 ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation", "runs"}
 ALLOWED = {
-    "config": set(),
+    "config": {"contrast"},
     "draws": set(),
     "distributed": set(),
     "words": set(),
@@ -27,6 +28,7 @@ ALLOWED = {
     "scenes": {"config", "draws"},
     "runs": {"config", "words"},
     **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
+    "models": BASE | {"contrast"},
     "training": BASE | ROOMS,
     "search": {"config", "evaluation", "runs", "words"},
     "dashboard": {"config", "runs", "search", "words"},
@@ -160,6 +162,7 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
     ("statement", "unwanted"),
     [
         ("import pixelcontrast.contrast", {"ray", "timm", "torchvision", "tyro", "pydantic"}),
+        ("import pixelcontrast.config", {"torch", "ray", "timm", "torchvision", "tyro"}),
         ("import pixelcontrast", {"torch", "ray", "timm", "torchvision", "tyro", "pydantic"}),
         (
             "from pixelcontrast import Experiment, Search, parse",

@@ -244,11 +244,6 @@ def test_shards_choose_a_draw_stratified_by_shards() -> None:
     assert (union - want).abs().max() <= 5 * (0.25 / trials) ** 0.5
 
 
-def test_unknown_mining_is_refused() -> None:
-    with pytest.raises(ValueError, match="'semihard'; there are all, random, filtered"):
-        Miner("semihard", 1, 0.1)  # type: ignore[arg-type]
-
-
 def test_kth_smallest() -> None:
     values = torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for k in (1, 7, 40):
