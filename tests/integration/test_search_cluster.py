@@ -148,7 +148,7 @@ class Saboteur(Recorder):
 def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end_the_search(
     scenes: Path, tmp_path: Path
 ) -> None:
-    """Of the first trial the worker dies, of the third Tune's own process; the second always diverges."""
+    """The first trial's worker dies, and the third's Tune process; the second always diverges."""
     places = {"data.root": str(scenes), "run.storage": str(tmp_path), "run.max_failures": 0}
     known = ({}, {"optim.lr": 1e30}, {"optim.lr": 0.02})
     search = dataclasses.replace(SEARCH, known=known, trials=3, early_stopping="none", max_concurrent=1)
@@ -312,7 +312,7 @@ class Interrupter(Recorder):
 
 
 def check_interruption(scenes: Path, storage: Path, listener: Interrupter, **settings: Any) -> None:
-    """Of three trials: those that were started are unfinished, and nothing is left on the cluster."""
+    """The started ones of three trials are unfinished, and nothing is left on the cluster."""
     places = {"data.root": str(scenes), "run.storage": str(storage), "optim.steps": 1000}
     search = dataclasses.replace(SEARCH, known=({}, {"optim.lr": 0.02}), trials=3, **settings)
     with connect(min_cpus=2):

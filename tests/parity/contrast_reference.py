@@ -176,7 +176,7 @@ class Reference:
         ]
 
     def _newest(self, entered: dict[int, list[Entered]], size: int, *, first_slot: int) -> list[Stored]:
-        """Of every class the last ``size``, without those that are too old."""
+        """The last ``size`` rows of every class, without those that are too old."""
         memory = []
         for c, rows in entered.items():
             for number, (step, row) in list(enumerate(rows))[max(len(rows) - size, 0) :]:

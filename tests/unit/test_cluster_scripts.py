@@ -100,7 +100,7 @@ def test_shellcheck_and_bash_read_the_batch_script(
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Of a Dockerfile: (word, rest), continued lines joined."""
+    """(word, rest) of each instruction in a Dockerfile, continued lines joined."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]

@@ -209,7 +209,7 @@ def test_a_key_given_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [*RULES, "runtime_env.yaml"])
 def test_every_field_has_a_comment(name: str) -> None:
-    """Of the first two levels, a comment above it or above its brothers; of a resource, those of its spec."""
+    """Each field of the first two levels, or of a resource's spec, has a comment above it or its siblings."""
     depth = r"(  |    )" if name.startswith("kuberay") else r"(|  )"
     lines = (CLUSTERS / name).read_text().splitlines()
     bare = []

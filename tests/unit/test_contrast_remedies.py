@@ -90,7 +90,7 @@ def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
 
 
 def test_a_boundary_to_a_wrong_pixel_is_a_boundary_where_only_right_pixels_enter() -> None:
-    """Of columns 0 0 0 1 1 1, of which the first 1 is taken for a 0: column 2 lies at the boundary."""
+    """With columns 0 0 0 1 1 1, of which the first 1 is taken for a 0, column 2 lies at the boundary."""
     labels, predicted = torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 0, 0, 1, 1]]])
     contrast = make(embedding_dim=6, only_correct=True, boundary_share=1.0, pixels_per_image=1)
     for _ in range(5):
@@ -181,7 +181,7 @@ EDGES = ("no anchor", "one anchor", "one anchor a class", "one class", "all")
 
 
 def labels_of_edge(name: str) -> Tensor:
-    """Of four images; the first alone is labelled but in the last two cases."""
+    """Labels of four images; only the first is labelled, but in the last two cases."""
     labels = torch.full((4, 4, 4), 255)
     match name:
         case "one anchor":

@@ -28,7 +28,7 @@ def examples(*similarities: list[float], place: list[int] | None = None) -> Exam
 
 
 def spans(*counts: int) -> list[list[Span]]:
-    """Of every class the first slots."""
+    """The first slots of every class."""
     return [[Span(0, count)] for count in counts]
 
 
@@ -202,7 +202,7 @@ def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = 4000
     ],
 )
 def test_free_draws_are_uniform_in_their_pool(mining: Any, pools: list[range]) -> None:
-    """Of anchors that look to either end of the examples, each draws from its own pool alone."""
+    """Anchors that look to either end of the examples draw from their own pool alone."""
     times = draw_often(Miner(mining, 3, 0.4), torch.tensor([[1.0], [-1.0]]))
     for row, pool in zip(times, pools, strict=True):
         p = 3 / len(pool)

@@ -177,7 +177,7 @@ def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option:
 
 
 def explain(error: ValueError) -> str:
-    """Of a ``ValidationError`` one line per mistake: the dotted key, what is allowed, what was given."""
+    """One line per mistake of a ``ValidationError``: the dotted key, what is allowed, what was given."""
     if not isinstance(error, ValidationError):
         return str(error)
     return "\n".join(_explain_one(mistake) for mistake in error.errors())

@@ -52,7 +52,7 @@ class Miner:
 
     Random examples are the first in the step's order (``Examples.order``), which all anchors share. The
     hardest are the least similar positives and the most similar negatives; ties at the cutoff are all taken.
-    Of n candidates in the memory these are chosen:
+    What is chosen among n candidates in the memory:
 
     - ``all``: all n; ``random``: K of n.
     - ``filtered``, for negatives: of K random ones those whose similarity with the anchor is less than the

@@ -170,7 +170,7 @@ def _curves(search: SearchRecord) -> Markup:
 
 
 def _first_runs(search: SearchRecord) -> list[TrialRecord]:
-    """Of each arm the complete run with the smallest seed."""
+    """The complete run of each arm that has the smallest seed."""
     complete = sorted(search.in_state("COMPLETE"), key=lambda trial: trial.seed or 0)
     firsts = [next((trial for trial in complete if trial.arm == arm), None) for arm in search.arms]
     return [trial for trial in firsts if trial is not None]

@@ -130,7 +130,7 @@ class SearchFolder:
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
     def _fetch_journal(self) -> None:
-        """Of two copies the longer is the newer: lines are only ever added."""
+        """Fetch the journal if it is longer than the copy, and so newer: lines are only ever added."""
         path = self.local / JOURNAL
         there = self.storage.size(JOURNAL) or 0
         if not self.storage.is_local and there > (path.stat().st_size if path.exists() else 0):

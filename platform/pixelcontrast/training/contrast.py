@@ -35,7 +35,7 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
 def memory_bytes(experiment: Experiment) -> int:
     """Bytes of the memory that every worker holds, found without allocating it; 0 where there is none.
 
-    Of a sharded memory those of the fewest workers that the run may have.
+    With a sharded memory, those of the fewest workers that the run may have.
     """
     train_set = build_dataset(experiment.data, "train")
     with torch.device("meta"):
