@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pixelcontrast import Data, Experiment, Model, Run, config, main
-from pixelcontrast.runs.run_folder import check_same_experiment, open_storage, read_experiment
+from pixelcontrast.runs.run_folder import check_same_experiment, open_storage, read_experiment_file
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.training.run_log import RunLog
 
@@ -69,7 +69,7 @@ def test_a_changed_setting_is_refused_in_a_storage_below_home() -> None:
 def test_locations_given_to_commands_and_functions_are_expanded(home: Path) -> None:
     write_run(experiment())
     assert Storage("~/runs/street").location == f"{home}/runs/street"
-    assert read_experiment("~/runs/street/experiment.json") == experiment()
+    assert read_experiment_file("~/runs/street/experiment.json") == experiment()
 
 
 def test_the_command_shows_and_prepares_absolute_paths(

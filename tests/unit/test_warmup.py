@@ -83,7 +83,7 @@ def moved(model: SegmentationModel, *, of_head: bool) -> dict[str, Tensor]:
 
 def schedule(steps: int, **settings: Any) -> list[tuple[float, bool]]:
     experiment = Experiment(
-        data=Data(layout="camvid", root=""),
+        data=Data(layout="camvid", root="camvid"),
         contrast=Contrast(**settings),
         optim=Optim(steps=steps),
         run=Run(name="a"),
