@@ -21,12 +21,13 @@ ALLOWED = {
     **dict.fromkeys(ROOMS - {"contrast", "scenes"}, BASE),
     "training": BASE | ROOMS,
     "search": BASE | {"evaluation", "training"},
+    "inference": BASE | {"datasets", "evaluation", "models", "training"},
     "dashboard": BASE | {"search", "training"},
     "reports": BASE | {"evaluation", "search", "training"},
     "cluster": BASE | ROOMS | {"search", "training"},
-    "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
+    "cli": BASE | ROOMS | {"cluster", "dashboard", "inference", "reports", "search", "training"},
     "__main__": {"cli"},
-    "__init__": {"cli", "config", "contrast", "search", "training"},
+    "__init__": {"cli", "config", "contrast", "inference", "search"},
 }
 
 

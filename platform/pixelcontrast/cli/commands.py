@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from pixelcontrast.cli.data import data_command
+from pixelcontrast.cli.evaluate import evaluate
 from pixelcontrast.cli.experiment import main
+from pixelcontrast.cli.export import export
+from pixelcontrast.cli.predict import predict
 from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import Layout, Run, Workers, explain
 
@@ -26,7 +29,7 @@ def command() -> None:
             return _train(file, options)
         case ["data", *options]:
             return data_command(options)
-    commands = (dashboard, data, doctor, report, reproduce, train, verify)
+    commands = (dashboard, data, doctor, evaluate, export, predict, report, reproduce, train, verify)
     return tyro.extras.subcommand_cli_from_dict(
         {function.__name__: function for function in commands},
         prog="pixelcontrast",

@@ -5,14 +5,12 @@ from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check, check_inputs
 from pixelcontrast.training.reproduce import reproduce
 from pixelcontrast.training.run_folder import read_experiment
-from pixelcontrast.training.trained import load_model
 from pixelcontrast.training.verify import verify
 
 __all__ = [
     "check",
     "check_inputs",
     "fit",
-    "load_model",
     "memory_bytes",
     "read_experiment",
     "reproduce",

@@ -1,0 +1,147 @@
+"""The command ``pixelcontrast evaluate``: a trained network's scores on a split of a data set."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pixelcontrast.cli.progress import progress
+from pixelcontrast.cli.terminal import failures_told, refuse
+from pixelcontrast.config import ClassOrder, Data, Layout
+
+if TYPE_CHECKING:
+    from pixelcontrast.inference.evaluate import Evaluation
+    from pixelcontrast.inference.metadata import Metadata
+
+_Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The data set; what is unset is as in training."""
+
+    layout: Layout | None = None
+    """Layout of the data set."""
+    root: str | None = None
+    """The data set's folder."""
+    class_order: ClassOrder | None = None
+    """Class order of PASCAL-Context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions:
+    """How the network sees an image; by default whole, once."""
+
+    window: tuple[int, int] | None = None
+    """Height and width of a sliding window; unset: the whole image."""
+    stride: tuple[int, int] | None = None
+    """Its stride; unset: two thirds of the window. The last window ends with the image; logits are averaged
+    where windows overlap."""
+    scales: tuple[float, ...] = (1.0,)
+    """Multi-scale: resize the image by each of these, and average; mmsegmentation's are 0.5 0.75 1.0 1.25 1.5
+    1.75."""
+    flip: bool = False
+    """Average with the mirrored image."""
+    average: Literal["logits", "probabilities"] = "probabilities"
+    """What of scales and flips is averaged: probabilities as in mmsegmentation, logits as in the method's
+    reference. It can change which class wins, so name it beside the result."""
+
+
+def evaluate(
+    run: _Run,
+    data: DataOptions = DataOptions(),
+    protocol: ProtocolOptions = ProtocolOptions(),
+    split: Literal["train", "val", "test"] = "val",
+    boundary_ratio: float = 0.02,
+    official: bool = False,
+    out: str | None = None,
+    step: int | None = None,
+    processes: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Score a trained network on a data set: IoU of every class, boundary IoU, accuracies, confusion matrix.
+
+    mIoU is the mean over the classes that occur or are predicted; every IoU is taken once, from the pixels of
+    all images that are not ignored.
+
+    Args:
+        run: a run's or a checkpoint's folder, a file of pixelcontrast export (.safetensors, .pt), or a URI.
+        data: see below.
+        protocol: see below.
+        split: of the data set.
+        boundary_ratio: width of a boundary as a part of the image's diagonal: 0.02 as for COCO, 0.005 as the
+            official tools have for Cityscapes.
+        official: also write each image's prediction as the data set's own scripts read it, to OUT/results.
+        out: the folder to write to, or a URI: evaluation.json, confusion.png, confusion.parquet; unset:
+            evaluations/<run's name>-<split>.
+        step: take the checkpoint of this step; unset: the best of a finished run, else the newest.
+        processes: that evaluate side by side on a CPU, each with a copy of the network.
+        device: auto takes a GPU where there is one.
+    """
+    from pixelcontrast.evaluation import Protocol
+    from pixelcontrast.inference import load_model
+    from pixelcontrast.inference.device import choose_device
+    from pixelcontrast.inference.evaluate import Job
+    from pixelcontrast.inference.evaluate import evaluate as score
+    from pixelcontrast.inference.export import default_name
+
+    with failures_told(resume="Run the command again to start over."):
+        model = load_model(run, step)
+        out = out or f"evaluations/{default_name(model)}-{split}"
+        job = Job(
+            location=run,
+            step=step,
+            data=_data(data, model.metadata),
+            split=split,
+            protocol=Protocol(**vars(protocol)),
+            boundary_ratio=boundary_ratio,
+            results=f"{out}/results" if official else None,
+            device=choose_device(device),
+            threads=1 if processes > 1 else None,
+        )
+        del model
+        try:
+            with progress("images") as tell:
+                found = score(job, processes=processes, on_progress=tell)
+            found.write(out)
+        except OSError as error:
+            refuse(str(error))
+    _show(found)
+    print(f"written  {out}")
+
+
+def _data(options: DataOptions, metadata: "Metadata") -> Data:
+    layout = options.layout or metadata.layout
+    same = layout == metadata.layout
+    return Data(
+        layout=layout,
+        root=options.root or metadata.root,
+        class_order=options.class_order or (metadata.class_order if same else None),
+    )
+
+
+def _show(found: "Evaluation") -> None:
+    scores, source = found.summary(), found.metadata.source
+    console = Console()
+    table = Table(box=None, pad_edge=False, show_footer=True, header_style="", footer_style="")
+    table.add_column("class", footer="mean")
+    means = {"IoU %": "miou", "accuracy %": "mean_accuracy", "boundary IoU %": "boundary_iou"}
+    for title, key in means.items():
+        table.add_column(title, justify="right", footer=_percent(scores[key]))
+    for name, row in scores["classes"].items():
+        table.add_row(name, *(_percent(row[key]) for key in ("iou", "accuracy", "boundary_iou")))
+    console.print(table)
+    others = {"frequency-weighted IoU": "frequency_weighted_iou", "pixel accuracy": "pixel_accuracy"}
+    text = ", ".join(f"{name} {_percent(scores[key])} %" for name, key in others.items())
+    for line in (
+        text,
+        f"{source.run}, step {source.step}, on {found.num_images} images of {found.job.split}",
+        f"{found.job.protocol}; boundary ratio {found.job.boundary_ratio:g}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
