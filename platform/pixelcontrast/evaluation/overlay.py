@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Picture = NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -146,8 +146,9 @@ def legend(names: Sequence[str], colors: ArrayLike, *, width: int = 720) -> byte
         width: in pixels.
     """
     entries = [f"{number}  {name}" for number, name in enumerate(names)]
-    file = BytesIO()
-    _legend(entries, np.asarray(colors, np.uint8), width).save(file, "PNG", optimize=True)
+    body = _legend(entries, np.asarray(colors, np.uint8), width)
+    margin, file = 2 * _GAP, BytesIO()
+    ImageOps.expand(body, margin, _PAGE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

@@ -73,7 +73,8 @@ class Evaluation:
         """Write evaluation.json, confusion.png and confusion.parquet; ``folder`` may be a URI."""
         storage, names, found = Storage(folder), self.metadata.classes, self.summary()
         miou = "no pixels" if found["miou"] is None else f"mIoU {100 * found['miou']:.1f} %"
-        title = f"{self.metadata.source.run}, step {self.metadata.source.step}, {self.job.split}: {miou}"
+        source = self.metadata.source
+        title = f"{Storage(source.run).name}, step {source.step}, {self.job.split}: {miou}"
         storage.write("evaluation.json", json.dumps(found, indent=2).encode())
         storage.write("confusion.png", confusion_picture(self.confusion.matrix.numpy(), names, title=title))
         storage.write("confusion.parquet", confusion_table(names, self.confusion))

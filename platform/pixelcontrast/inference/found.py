@@ -24,7 +24,7 @@ class Found(NamedTuple):
     tensors: dict[str, Tensor]
     """Of the network, the projection head's included."""
     run: str
-    """The run's location."""
+    """The run's absolute path, or its URI."""
     step: int
     commit: str
     class_names: tuple[str, ...] | None
@@ -72,7 +72,7 @@ def find_checkpoint(storage: Storage, step: int | None) -> Found:
     return Found(
         experiment=experiment,
         tensors=safetensors.torch.load(parts[_WEIGHTS]),
-        run=run.location,
+        run=run.path() if run.is_local else run.location,
         step=int(number[1]) if number else 0,
         commit=provenance.get("git", "unknown"),
         class_names=_class_names(run),

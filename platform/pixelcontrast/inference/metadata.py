@@ -19,7 +19,7 @@ class Source:
     """The checkpoint that a network comes from."""
 
     run: str
-    """The run's folder or URI when the network was exported."""
+    """The run's absolute path or URI at that time."""
     step: int
     commit: str
     """The commit that it was trained with, or ``unknown``."""

@@ -29,7 +29,7 @@ def to_onnx(model: SegmentationModel, metadata: Metadata, *, argmax: bool) -> by
         ValueError: the package onnx is not installed.
     """
     try:
-        import onnx
+        import onnx  # type: ignore[import-not-found]  # of an extra
     except ImportError as error:
         raise ValueError(
             '--format onnx needs the package onnx: pip install "pixelcontrast[export]"'
