@@ -105,6 +105,8 @@ def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:
 def test_no_images_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no images in this folder; allowed are files that end with \.jpg"):
         find_pictures([str(tmp_path)], out="out")
+    with pytest.raises(ValueError, match="no images: give files or folders"):
+        find_pictures([], out="out")
     write_image(tmp_path / "a" / "1.png")
     write_image(tmp_path / "b" / "1.jpg")
     both = [str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "1.jpg")]

@@ -23,30 +23,30 @@ class DataOptions:
     """The data set; what is unset is as in training."""
 
     layout: Layout | None = None
-    """Layout of the data set."""
+    """How its files and labels are laid out."""
     root: str | None = None
     """The data set's folder."""
     class_order: ClassOrder | None = None
-    """Class order of PASCAL-Context."""
+    """PASCAL-Context only: the order of its classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
-    """How the network sees an image; by default whole, once."""
+    """How the network sees an image; unless changed whole, once."""
 
     window: tuple[int, int] | None = None
     """Height and width of a sliding window; unset: the whole image."""
     stride: tuple[int, int] | None = None
-    """Its stride; unset: two thirds of the window. The last window ends with the image; logits are averaged
-    where windows overlap."""
+    """Rows and columns from one window to the next; unset: two thirds of the window. The last window ends
+    with the image; logits are averaged where windows overlap."""
     scales: tuple[float, ...] = (1.0,)
-    """Multi-scale: resize the image by each of these, and average; mmsegmentation's are 0.5 0.75 1.0 1.25 1.5
+    """Factors to resize the image by; the results are averaged. mmsegmentation has 0.5 0.75 1.0 1.25 1.5
     1.75."""
     flip: bool = False
-    """Average with the mirrored image."""
+    """Average each scale with the mirrored image."""
     average: Literal["logits", "probabilities"] = "probabilities"
-    """What of scales and flips is averaged: probabilities as in mmsegmentation, logits as in the method's
-    reference. It can change which class wins, so name it beside the result."""
+    """What is averaged over scales and flip: probabilities as in mmsegmentation, or logits as in the method's
+    reference. It can change which class wins: name it beside the result."""
 
 
 def evaluate(
@@ -67,18 +67,18 @@ def evaluate(
     all images that are not ignored.
 
     Args:
-        run: a run's or a checkpoint's folder, a file of pixelcontrast export (.safetensors, .pt), or a URI.
-        data: see below.
-        protocol: see below.
-        split: of the data set.
-        boundary_ratio: width of a boundary as a part of the image's diagonal: 0.02 as for COCO, 0.005 as the
-            official tools have for Cityscapes.
-        official: also write each image's prediction as the data set's own scripts read it, to OUT/results.
-        out: the folder to write to, or a URI: evaluation.json, confusion.png, confusion.parquet; unset:
+        run: A run's or a checkpoint's folder, a file of pixelcontrast export (.safetensors, .pt), or a URI.
+        data: The data set; what is unset is as in training.
+        protocol: How the network sees an image; unless changed whole, once.
+        split: Which images of the data set; test needs labels, which few data sets publish.
+        boundary_ratio: Width of a boundary as a share of the image's diagonal: 0.02 as for COCO; the official
+            tools have 0.005 for Cityscapes.
+        official: Also write each image's prediction as the data set's own scripts read it, to OUT/results.
+        out: Folder or URI to write evaluation.json, confusion.png and confusion.parquet to; unset:
             evaluations/<run's name>-<split>.
-        step: take the checkpoint of this step; unset: the best of a finished run, else the newest.
-        processes: that evaluate side by side on a CPU, each with a copy of the network.
-        device: auto takes a GPU where there is one.
+        step: Take the checkpoint of this step; unset: the best of a finished run, else the newest.
+        processes: Processes that share the images on a CPU, each with a copy of the network.
+        device: Where the network runs; auto takes a GPU where there is one.
     """
     from pixelcontrast.evaluation import Protocol
     from pixelcontrast.inference import load_model

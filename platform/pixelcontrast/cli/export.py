@@ -6,7 +6,7 @@ import tyro
 
 from pixelcontrast.cli.terminal import failures_told, refuse
 
-Network = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Network = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
 
 
 def export(
@@ -23,11 +23,11 @@ def export(
     names and colours, the mean and standard deviation of its input, and the run it comes from.
 
     Args:
-        run: a run's or a checkpoint's folder, or a URI that pyarrow reads.
-        format: of the file.
-        argmax: with onnx, put the argmax into the graph: it returns classes (uint8) instead of logits.
-        out: the file to write, or a URI; unset: the run's name, in this folder.
-        step: take the checkpoint of this step; unset: the best of a finished run, else the newest.
+        run: A run's or a checkpoint's folder, another exported file (.safetensors, .pt), or a URI.
+        format: Which kind of file.
+        argmax: With onnx, put the argmax into the graph: it returns classes (uint8) instead of logits.
+        out: File or URI to write; unset: the run's name, in this folder.
+        step: Take the checkpoint of this step; unset: the best of a finished run, else the newest.
     """
     from pixelcontrast.inference import export_model, load_model
 

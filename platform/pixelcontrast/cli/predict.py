@@ -21,15 +21,15 @@ def predict(
 ) -> None:
     """Segment images: pictures with the classes over them, masks of class numbers, maps of confidence.
 
-    Images may have any size; they are JPEG or PNG files. Those that cannot be read are left out and listed at
-    the end, with status 1.
+    Images are JPEG or PNG files of any size. Those that cannot be read are left out and listed at the end,
+    with status 1.
 
     Args:
-        run: a run's or a checkpoint's folder, or a file of pixelcontrast export (.safetensors, .pt).
-        images: files and folders of images. All locations may be URIs that pyarrow reads.
-        out: the folder to write to: overlays/, masks/, confidence/ and legend.png.
-        step: take the checkpoint of this step; unset: the best of a finished run, else the newest.
-        device: auto takes a GPU where there is one.
+        run: A run's or a checkpoint's folder, a file of pixelcontrast export (.safetensors, .pt), or a URI.
+        images: Image files, and folders of them; or URIs.
+        out: Folder or URI to write overlays/, masks/, confidence/ and legend.png to.
+        step: Take the checkpoint of this step; unset: the best of a finished run, else the newest.
+        device: Where the network runs; auto takes a GPU where there is one.
     """
     from pixelcontrast.inference import load_model
     from pixelcontrast.inference.device import choose_device

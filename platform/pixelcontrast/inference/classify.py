@@ -88,7 +88,7 @@ def to_tensor(image: Image.Image | ArrayLike) -> Tensor:
             "[H, W, 3] (RGB) or [H, W] (grey)"
         )
     colored = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(colored)).permute(2, 0, 1)
+    return torch.from_numpy(colored.copy()).permute(2, 0, 1)  # it may be read-only, which torch is not
 
 
 def _num_classes(model: SegmentationModel) -> int:

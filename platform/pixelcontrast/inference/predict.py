@@ -32,8 +32,11 @@ def find_pictures(locations: Sequence[str], *, out: str) -> list[Picture]:
         out: where predictions go; what lies there is left out.
 
     Raises:
-        ValueError: a folder without images, or two images whose predictions would have one name.
+        ValueError: no locations, a folder without images, or two images whose predictions would have one
+            name.
     """
+    if not locations:
+        raise ValueError("no images: give files or folders of images")
     found: dict[str, Picture] = {}
     for location in locations:
         for picture in _pictures_at(Storage(location), Storage(out)):
