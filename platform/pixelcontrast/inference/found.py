@@ -47,39 +47,45 @@ def find_checkpoint(storage: Storage, step: int | None) -> Found:
         ValueError: as ``load_model``.
     """
     folder = storage.parent if is_weights_of_checkpoint(storage) else storage
-    if folder.exists(checkpoint.MANIFEST):
-        if step is not None:
-            raise ValueError(
-                f"step {step}: {folder.location} is one checkpoint; a step chooses among a run's"
-            )
-        run, base, name = folder.parent.parent, folder.parent, folder.name
-    elif folder.exists("experiment.json"):
-        run = base = folder
-        name = ""
-    else:
-        raise ValueError(
-            f"{storage.location}: there is no run here, as experiment.json is missing; allowed are the "
-            "folder of a run or of a checkpoint, and a .safetensors or .pt file of `pixelcontrast export`"
-        )
-    experiment = _read_experiment(folder)
-    name = name or _choose(run, step)
+    try:
+        experiment = _read_experiment(folder)
+        run, base, name = _locate(folder, step)
+        class_names = _class_names(run)
+    except OSError as error:
+        raise ValueError(f"{folder.location} cannot be read: {error}") from error
     try:
         parts = checkpoint.load(base, name, only=[_WEIGHTS, _PROVENANCE])
     except ValueError as error:
         raise ValueError(f"{base.location}: {error}") from error
     number = _STEP.search(name)
-    provenance = json.loads(parts.get(_PROVENANCE, b"{}"))
     return Found(
         experiment=experiment,
         tensors=safetensors.torch.load(parts[_WEIGHTS]),
         run=run.path() if run.is_local else run.location,
         step=int(number[1]) if number else 0,
-        commit=provenance.get("git", "unknown"),
-        class_names=_class_names(run),
+        commit=json.loads(parts.get(_PROVENANCE, b"{}")).get("git", "unknown"),
+        class_names=class_names,
     )
 
 
+def _locate(folder: Storage, step: int | None) -> tuple[Storage, Storage, str]:
+    """The run, and the checkpoint as a folder and a name in it."""
+    if folder.exists(checkpoint.MANIFEST):
+        if step is not None:
+            raise ValueError(
+                f"step {step}: {folder.location} is one checkpoint; a step chooses among a run's"
+            )
+        return folder.parent.parent, folder.parent, folder.name
+    return folder, folder, _choose(folder, step)
+
+
 def _read_experiment(folder: Storage) -> Experiment:
+    """Of a run or a checkpoint: both have it."""
+    if not folder.exists("experiment.json"):
+        raise ValueError(
+            f"{folder.location}: there is no run here, as experiment.json is missing; allowed are the folder "
+            "of a run or of a checkpoint, and a .safetensors or .pt file of `pixelcontrast export`"
+        )
     try:
         return config.from_json(folder.read("experiment.json"))
     except ValueError as error:
