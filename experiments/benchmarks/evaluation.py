@@ -138,7 +138,7 @@ def _count_files(files: list[str]) -> ConfusionMatrix:
 def _official(files: list[str], reader: object) -> NDArray[np.int64]:
     """cityscapesscripts' matrix of raw ids; ``reader`` opens the files."""
     official.args.evalInstLevelScore, official.args.evalPixelAccuracy = False, False
-    official.Image = reader
+    vars(official)["Image"] = reader
     matrix = official.generateMatrix(official.args)
     official.evaluatePair(*files, matrix, {}, {}, official.args)
     return matrix

@@ -47,7 +47,7 @@ def official_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
     distance = max(1, round(ratio * math.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2)))
     padded = np.pad(mask, 1)
     eroded = ndimage.binary_erosion(padded, np.ones((3, 3)), iterations=distance, border_value=1)
-    return mask & ~eroded[1:-1, 1:-1]
+    return mask & np.logical_not(eroded)[1:-1, 1:-1]
 
 
 def blobs(seed: int, num_classes: int, shape: tuple[int, int]) -> torch.Tensor:
