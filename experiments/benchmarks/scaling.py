@@ -45,8 +45,8 @@ from pixelcontrast import (
     distributed,
     training,
 )
+from pixelcontrast.runs.run_folder import open_storage, read_rows
 from pixelcontrast.scenes import streets
-from pixelcontrast.training.run_folder import open_storage, read_rows
 
 _FIRST_ROWS = 2
 """Left out: the first steps allocate, and the memory is empty."""

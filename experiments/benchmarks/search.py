@@ -26,10 +26,10 @@ import optuna
 import torch
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Search, choice, config, training
+from pixelcontrast.runs.record import read_summary
+from pixelcontrast.runs.run_folder import open_storage, read_rows
 from pixelcontrast.scenes import streets
-from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Proposal, Trials
-from pixelcontrast.training.run_folder import open_storage, read_rows
 
 TABLE = Path(__file__).with_name("search_table.json")
 GRID: dict[str, tuple[float, ...]] = {
@@ -264,7 +264,7 @@ def _placed(base: Experiment, storage: str, name: str) -> Experiment:
 def _spans(settings: Experiment, begin: float, end: float) -> tuple[float, float]:
     """Seconds to the end of the first step, and those that are not between the first and the last row."""
     run = open_storage(settings)
-    assert summarize(run)["steps"] == STEPS
+    assert read_summary(run)["steps"] == STEPS
     rows = read_rows(run)
     return rows[0]["time"] - begin, (end - begin) - (rows[-1]["time"] - rows[0]["time"])
 

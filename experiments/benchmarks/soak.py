@@ -33,9 +33,9 @@ from measure import Row, row, save, show
 from scaling import experiment
 
 from pixelcontrast import Experiment, Workers, config
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage, read_rows
 from pixelcontrast.scenes import streets
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import open_storage, read_rows
 
 _RECOVERY_S = 300.0
 """The longest that a step may be waited for, at the start or after a kill."""

@@ -20,9 +20,10 @@ from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config,
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.models import SegmentationModel
-from pixelcontrast.training import checkpoint, loop
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage
+from pixelcontrast.training import loop
 from pixelcontrast.training.evaluate import evaluate
-from pixelcontrast.training.run_folder import open_storage
 from pixelcontrast.training.state import build_state
 from processes import run_ranks
 from same_run import assert_same_run, differing_parts, learnt

@@ -14,8 +14,8 @@ from pixelcontrast import Experiment, replace, training
 from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.train.launch import launch
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import open_storage, read_attempts
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage, read_attempts
 from resuming import experiment
 from same_run import assert_same_run
 

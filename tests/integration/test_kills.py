@@ -13,10 +13,12 @@ import pytest
 
 from killing import CALLS, killed_before
 from pixelcontrast import Data, Experiment, Run
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.checkpoint import folder_of
-from pixelcontrast.training.run_folder import RunLog, read_attempts, read_rows
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.checkpoint import folder_of
+from pixelcontrast.runs.run_folder import read_attempts, read_rows
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.training import checkpointing
+from pixelcontrast.training.run_log import RunLog
 from processes import FORKING
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def parts_of(step: int) -> dict[str, bytes]:
 
 def save(run: Storage, step: int) -> None:
     """As a run does it, with two checkpoints kept."""
-    checkpoint.save(run, step, parts_of(step))
+    checkpointing.save(run, step, parts_of(step))
     checkpoint.prune(run, step=step, best_step=0, keep_newest=2)
 
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model, replace, training
 from pixelcontrast.datasets.segmentation import build_dataset
-from pixelcontrast.training import checkpoint, loop
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage, read_result
+from pixelcontrast.training import loop
 from pixelcontrast.training.evaluate import evaluate
-from pixelcontrast.training.run_folder import open_storage, read_result
 from processes import run_ranks
 from same_run import assert_same_run, learnt
 

@@ -14,7 +14,7 @@ from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers
 from pixelcontrast.cluster.train.launch import _launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.train.worker import train
-from pixelcontrast.training.run_folder import open_storage
+from pixelcontrast.runs.run_folder import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 60

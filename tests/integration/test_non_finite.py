@@ -15,8 +15,9 @@ from PIL import Image
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, replace, training
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.datasets.segmentation import build_dataset
-from pixelcontrast.training import checkpoint, loop
-from pixelcontrast.training.run_folder import open_storage, read_rows
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage, read_rows
+from pixelcontrast.training import loop
 from pixelcontrast.training.step import Losses
 from processes import run_ranks
 from same_run import assert_same_run, differing_parts, learnt

@@ -17,9 +17,10 @@ from test_fit import experiment, fit, fit_until
 from object_store import ObjectStore
 from pixelcontrast import config, parse, training
 from pixelcontrast.config import Experiment
-from pixelcontrast.training import checkpoint, provenance
-from pixelcontrast.training.reproduce import _code, _origin, read_record, reproduce
-from pixelcontrast.training.run_folder import open_storage, read_experiment
+from pixelcontrast.runs import checkpoint, provenance
+from pixelcontrast.runs.reproduce import _code, _origin, read_recipe, reproduce
+from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
+from pixelcontrast.runs.storage import Storage
 from same_run import differing_parts
 
 PARTS = ("model.safetensors", "memory-0-of-1.safetensors", "optimizer.pt", "loop.json")
@@ -47,7 +48,7 @@ def described(text: str) -> Experiment:
     """What the printed command trains."""
     _, train, file, *options = command(text)
     assert train == "train"
-    return parse(read_experiment(file), args=options)
+    return parse(read_experiment_file(file), args=options)
 
 
 def test_what_is_printed_trains_the_same_bits(finished: Experiment) -> None:
@@ -75,8 +76,8 @@ def test_the_printed_command_itself_trains_the_same_bits(finished: Experiment, t
         ["sh", "-e"], input="\n".join(kept), text=True, cwd=tmp_path, env=environment(), check=True
     )
     again = open_storage(finished).path().replace("small", "small-again")
-    ours = checkpoint.load(checkpoint.Storage(again), LAST)
-    theirs = checkpoint.load(checkpoint.Storage(str(moved)), LAST)
+    ours = checkpoint.load(Storage(again), LAST)
+    theirs = checkpoint.load(Storage(str(moved)), LAST)
     assert [part for part in PARTS if ours[part] != theirs[part]] == []
 
 
@@ -132,9 +133,9 @@ def test_settings_code_versions_and_data_are_said(finished: Experiment) -> None:
 def test_the_commit_is_checked_out_and_doubts_are_said(
     finished: Experiment, git: str, lines: list[str], warning: str | None
 ) -> None:
-    record = read_record(folder(finished))
+    recipe = read_recipe(folder(finished))
     found = _code(
-        dataclasses.replace(record, provenance={**record.provenance, "git": git, "source": "other"})
+        dataclasses.replace(recipe, provenance={**recipe.provenance, "git": git, "source": "other"})
     )
     assert [line for line in found if line.startswith("git")] == lines
     assert [line for line in found if "WARNING" in line] == [
@@ -153,12 +154,12 @@ def test_a_run_that_went_on_under_other_conditions_cannot_be_repeated_to_the_bit
         fit(settings)
     finally:
         torch.set_num_threads(1)
-    warnings = [line for line in _origin(read_record(folder(settings))) if "WARNING" in line]
+    warnings = [line for line in _origin(read_recipe(folder(settings))) if "WARNING" in line]
     assert len(warnings) == 1
     assert "attempt 2 resumed from step 3 under other conditions (threads was 1, then 2)" in warnings[0]
     assert described(reproduce(folder(settings))).run.cpus_per_worker == 2
     # The checkpoint before is of the first attempt alone.
-    first = read_record(folder(settings) / checkpoint.folder_of(3))
+    first = read_recipe(folder(settings) / checkpoint.folder_of(3))
     assert not [line for line in _origin(first) if "WARNING" in line]
 
 
@@ -220,4 +221,4 @@ def test_a_recorded_experiment_is_trained_by_the_options_of_its_command(
     assert train("/nowhere/experiment.json") == 2
     assert "/nowhere/experiment.json cannot be read" in capsys.readouterr().err
     assert train(str(folder(finished) / "result.json")) == 2
-    assert "result.json is no experiment.json of this version" in capsys.readouterr().err
+    assert "result.json cannot be read by this version: " in capsys.readouterr().err

@@ -17,7 +17,7 @@ from object_store import CANARY, ObjectStore
 from pixelcontrast import config, replace
 from pixelcontrast.config import Workers
 from pixelcontrast.reports import write_report
-from pixelcontrast.training.run_folder import open_storage, read_attempts
+from pixelcontrast.runs.run_folder import open_storage, read_attempts
 from resuming import experiment, train_ranks
 from same_run import assert_same_run
 

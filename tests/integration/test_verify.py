@@ -16,8 +16,9 @@ import torch
 from test_fit import experiment, fit, fit_until
 
 from pixelcontrast import cli, config
-from pixelcontrast.training import checkpoint, verify
-from pixelcontrast.training.run_folder import open_storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage
+from pixelcontrast.training import verify
 from processes import run_ranks
 
 LAST = checkpoint.folder_of(8)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pixelcontrast import PAPER, Data, Experiment, Model, Optim, Run, config, training
+from pixelcontrast.runs.run_folder import open_storage, read_rows
 from pixelcontrast.training import health
-from pixelcontrast.training.run_folder import open_storage, read_rows
 from same_run import learnt
 from searches import experiment
 

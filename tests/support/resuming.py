@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, training
+from pixelcontrast.runs.run_folder import open_storage, read_attempts
 from pixelcontrast.training import loop
-from pixelcontrast.training.run_folder import open_storage, read_attempts
 from processes import FORKING
 
 STEPS = 12

@@ -3,8 +3,8 @@
 from typing import Any
 
 from pixelcontrast import Experiment
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import open_storage, read_rows
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage, read_rows
 
 _OF_THE_RUN = {"experiment.json", "provenance.json"}
 

@@ -17,10 +17,10 @@ from pixelcontrast import (
     loguniform,
     training,
 )
+from pixelcontrast.runs.record import read_summary
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import arms_of
-from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Trials
 
 SPACE = {
@@ -74,14 +74,14 @@ def _train(trials: Trials, number: int, settings: Experiment, folder: SearchFold
     try:
         training.fit(settings, device=torch.device("cpu"), report=report)
     except _Stopped:
-        trials.note(number, summarize(folder.run(settings.run.name)))
+        trials.note(number, read_summary(folder.run(settings.run.name)))
         attach(trials.study, number, folder)
         trials.prune(number)
         return
     except ValueError as error:
         trials.fail(number, str(error))
         return
-    found = summarize(folder.run(settings.run.name))
+    found = read_summary(folder.run(settings.run.name))
     trials.note(number, found)
     attach(trials.study, number, folder)
     trials.report(number, found["steps"], found["last_miou"])

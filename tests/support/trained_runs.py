@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import open_storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage
+from pixelcontrast.training import checkpointing
 from pixelcontrast.training.state import TrainState, build_state
 
 STEPS = (2, 4, 6)
@@ -44,7 +45,7 @@ def write_run(
         state = trained(experiment, step, num_classes)
         provenance = json.dumps({"git": "0123abc"}).encode()
         parts = state.to_parts() | {"experiment.json": written, "provenance.json": provenance}
-        checkpoint.save(run, step, parts)
+        checkpointing.save(run, step, parts)
         with torch.inference_mode():
             logits[step] = state.model.eval()(images()).logits
     best = BEST if BEST in steps else steps[-1]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from object_store import ObjectStore
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.checkpoint import CheckpointError, folder_of
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.checkpoint import CheckpointError, folder_of
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.training.checkpointing import save
 from processes import run_ranks
 
 PARTS = {"model.safetensors": b"weights" * 100, "optimizer.pt": b"momentum" * 50}
@@ -36,7 +37,7 @@ def damage(run: Storage, name: str, how: str) -> None:
 
 def test_round_trip(run: Storage) -> None:
     assert checkpoint.newest_valid(run)[0] is None
-    name = checkpoint.save(run, 100, PARTS)
+    name = save(run, 100, PARTS)
     assert checkpoint.load(run, name) == PARTS
     assert checkpoint.newest_valid(run)[0] == name == "checkpoints/step-00000100"
 
@@ -44,8 +45,8 @@ def test_round_trip(run: Storage) -> None:
 @pytest.mark.parametrize("how", ["flipped bit", "truncated", "missing"])
 @pytest.mark.parametrize("part", ["model.safetensors", "optimizer.pt", "manifest.json"])
 def test_damage_is_named_and_the_one_before_is_used(run: Storage, part: str, how: str) -> None:
-    checkpoint.save(run, 100, PARTS)
-    checkpoint.save(run, 200, PARTS)
+    save(run, 100, PARTS)
+    save(run, 200, PARTS)
     damage(run, f"{folder_of(200)}/{part}", how)
     name, skipped = checkpoint.newest_valid(run)
     assert name == folder_of(100)
@@ -53,7 +54,7 @@ def test_damage_is_named_and_the_one_before_is_used(run: Storage, part: str, how
 
 
 def test_all_damaged_is_an_error_not_a_restart(run: Storage) -> None:
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     damage(run, f"{folder_of(100)}/optimizer.pt", "truncated")
     with pytest.raises(CheckpointError, match=r"step-00000100/optimizer\.pt has 399 bytes instead of 400"):
         checkpoint.newest_valid(run)
@@ -73,7 +74,7 @@ def test_interrupted_writing_on_a_disk_is_invisible_and_collected(tmp_path: Path
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
     assert checkpoint.newest_valid(run) == (None, [])
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     (tmp_path / "checkpoints" / ".step-00000200.partial").mkdir()
     checkpoint.prune(run, step=100, best_step=100, keep_newest=1)
     assert run.names("checkpoints") == ["step-00000100"]
@@ -81,21 +82,21 @@ def test_interrupted_writing_on_a_disk_is_invisible_and_collected(tmp_path: Path
 
 def test_prune_keeps_the_newest_the_best_and_nothing_of_lost_work(run: Storage) -> None:
     for step in (100, 200, 300, 400, 500):
-        checkpoint.save(run, step, PARTS)
+        save(run, step, PARTS)
     checkpoint.prune(run, step=400, best_step=100, keep_newest=2)
     assert run.names("checkpoints") == ["step-00000100", "step-00000300", "step-00000400"]
 
 
 def test_saving_again_replaces_a_damaged_folder(run: Storage) -> None:
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     damage(run, f"{folder_of(100)}/model.safetensors", "flipped bit")
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     assert checkpoint.load(run, folder_of(100)) == PARTS
 
 
 def test_a_damaged_folder_does_not_become_valid_before_it_is_saved_again(run: Storage) -> None:
     """Interrupted before the manifest: on an object store the old one must not vouch for the new parts."""
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     damage(run, f"{folder_of(100)}/optimizer.pt", "missing")
     run.start_folder(folder_of(100), last=checkpoint.MANIFEST)
     for file, part in PARTS.items():
@@ -111,14 +112,14 @@ def shard(rank: int, world_size: int) -> dict[str, bytes]:
 
 
 def save_shards(rank: int, world_size: int, run: Storage, step: int) -> str:
-    name = checkpoint.save(run, step, shard(rank, world_size))
+    name = save(run, step, shard(rank, world_size))
     assert run.exists(f"{name}/manifest.json")  # on every rank, as soon as it goes on
     return name
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_rank_s_part_comes_back_and_its_damage_is_named(run: Storage, world_size: int) -> None:
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     one = world_size == 1  # without a process group
     names = [save_shards(0, 1, run, 200)] if one else run_ranks(world_size, save_shards, run, 200)
     assert names == [folder_of(200)] * world_size
@@ -141,7 +142,7 @@ def test_a_rank_without_parts_takes_part(run: Storage) -> None:
 
 
 def save_on_rank_1(rank: int, _world_size: int, run: Storage) -> None:
-    checkpoint.save(run, 100, PARTS if rank == 1 else {})
+    save(run, 100, PARTS if rank == 1 else {})
 
 
 def fail_to_save(rank: int, world_size: int, run: Storage, failing: dict[int, int]) -> str:
@@ -150,7 +151,7 @@ def fail_to_save(rank: int, world_size: int, run: Storage, failing: dict[int, in
     if rank in failing:
         resource.setrlimit(resource.RLIMIT_FSIZE, (failing[rank], unlimited[1]))
     try:
-        checkpoint.save(run, 200, {} if rank == 0 else shard(rank, world_size))
+        save(run, 200, {} if rank == 0 else shard(rank, world_size))
     except OSError as error:
         return str(error)
     finally:
@@ -171,7 +172,7 @@ def fail_to_save(rank: int, world_size: int, run: Storage, failing: dict[int, in
 def test_a_rank_that_cannot_write_stops_all_and_the_checkpoint_before_stays(
     run: Storage, failing: dict[int, int], file: str
 ) -> None:
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     errors = run_ranks(3, fail_to_save, run, failing)
     assert len(set(errors)) == 1
     assert errors[0].startswith(f"rank {min(failing)}: ")
@@ -189,7 +190,7 @@ def test_a_rank_that_cannot_write_stops_all_and_the_checkpoint_before_stays(
 def test_a_rank_whose_part_the_store_refuses_stops_all(
     run: Storage, file: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint.save(run, 100, PARTS)
+    save(run, 100, PARTS)
     refused = f"{folder_of(200)}/{file}"
     with monkeypatch.context() as patched:
         patched.setattr(object_store, "refused", lambda method, path: method != "HEAD" and refused in path)
@@ -206,7 +207,7 @@ def test_a_rank_whose_part_the_store_refuses_stops_all(
 def save_what_all_have(rank: int, _world_size: int, run: Storage) -> str:
     parts = {f"own-{rank}.pt": b"mine"} | ({"memory.safetensors": b"the same"} if rank > 0 else {})
     with pytest.raises(ValueError) as caught:
-        checkpoint.save(run, 100, parts)
+        save(run, 100, parts)
     return str(caught.value)
 
 
@@ -219,7 +220,7 @@ def test_a_name_that_two_ranks_have_is_refused_on_all(run: Storage) -> None:
 
 def save_on_own_disk(rank: int, world_size: int, folder: str) -> str:
     with pytest.raises(OSError) as caught:
-        checkpoint.save(Storage(f"{folder}/{rank}"), 100, shard(rank, world_size))
+        save(Storage(f"{folder}/{rank}"), 100, shard(rank, world_size))
     return str(caught.value)
 
 

@@ -22,7 +22,7 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("contrast.temperatur", 0.1, r"contrast\.temperatur: Unexpected keyword argument"),
+        ("contrast.temperatur", 0.1, r"contrast\.temperatur: no such setting"),
         ("contrast.temperature", "warm", r"contrast\.temperature: .*number \(got 'warm'\)"),
         ("contrast.temperature", -1, r"contrast\.temperature: .*greater than 0 \(got -1\)"),
         ("optim.steps", 1.5, r"optim\.steps: .*integer.*got 1\.5"),

@@ -16,7 +16,7 @@ from pixelcontrast.cluster.doctor.diagnose import _ThisMachine, _try_storage
 from pixelcontrast.cluster.doctor.findings import Finding
 from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.config import Run, Workers
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs.storage import Storage
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,7 @@ def test_an_opaque_alpha_channel_changes_nothing(root: Path) -> None:
 WRONG_FILES = {
     "no file": (None, r"dataset\.toml: no such file; `pixelcontrast data init .*` writes one"),
     "no toml": ("images = ", "cannot be read as TOML"),
-    "no classes": (BASIC, "classes: Field required"),
+    "no classes": (BASIC, "classes: missing"),
     "unknown key": (BASIC + "clases = 1\n" + CLASSES, "clases: "),
     "wrong type": (BASIC + 'ignored_ids = ["x"]\n' + CLASSES, r"ignored_ids\.0: .*got 'x'"),
     "id too large": (

@@ -8,22 +8,29 @@ from pathlib import Path
 import pytest
 
 import pixelcontrast
+from pixelcontrast.config import replace
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.search import Search
+from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.trials import Trials
+from small_runs import EXPERIMENT, write_finished_run
 
 PACKAGE = Path(pixelcontrast.__file__).parent
 BASE = {"config", "draws", "distributed"}
-ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation"}
+ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation", "runs"}
 ALLOWED = {
     "config": set(),
     "draws": set(),
     "distributed": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
-    **dict.fromkeys(ROOMS - {"contrast", "scenes"}, BASE),
+    "runs": {"config"},
+    **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
     "training": BASE | ROOMS,
-    "search": BASE | {"evaluation", "training"},
-    "inference": BASE | {"datasets", "evaluation", "models", "training"},
-    "dashboard": BASE | {"search", "training"},
-    "reports": BASE | {"evaluation", "search", "training"},
+    "search": {"config", "evaluation", "runs"},
+    "inference": BASE | {"datasets", "evaluation", "models", "runs"},
+    "dashboard": {"config", "runs", "search"},
+    "reports": {"config", "runs", "search"},
     "cluster": BASE | ROOMS | {"search", "training"},
     "cli": BASE | ROOMS | {"cluster", "dashboard", "inference", "reports", "search", "training"},
     "__main__": {"cli"},
@@ -57,6 +64,8 @@ def test_imports_run_one_way() -> None:
     assert seen == set(ALLOWED)
 
 
+NETWORKS = {"torch", "timm", "torchvision", "ray", "tyro"}
+"""What takes seconds to import, and nobody needs who reads what a run wrote."""
 INTERNALS = PACKAGE / "cluster" / "ray_internals.py"
 NOT_PUBLIC = (
     "ray.autoscaler",
@@ -157,12 +166,50 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
         ),
         ("from pixelcontrast.scenes import streets", {"torch", "ray", "timm", "torchvision", "tyro"}),
         ("import pixelcontrast.training", {"ray", "tyro"}),
+        ("import pixelcontrast.runs, pixelcontrast.runs.verify", {*NETWORKS, "optuna", "plotly"}),
+        (
+            "import pixelcontrast.search, pixelcontrast.search.reading, pixelcontrast.search.artifacts",
+            NETWORKS,
+        ),
+        ("import pixelcontrast.reports", NETWORKS),
+        ("import pixelcontrast.dashboard", NETWORKS),
     ],
 )
 def test_imports_are_lazy(statement: str, unwanted: set[str]) -> None:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not unwanted & set(done.stdout.split())
+
+
+READING = """
+import sys
+from pixelcontrast.reports import write_report
+from pixelcontrast.runs import reproduce
+from pixelcontrast.search.reading import read
+
+run, search = sys.argv[1:]
+assert read(run).evaluations[-1]["miou"] == 0.5
+assert [trial.run for trial in read(search).trials] == ["trial-0000"]
+write_report(search)
+print(write_report(run))
+print(reproduce(run))
+print(*sys.modules)
+"""
+
+
+def test_runs_and_searches_are_read_and_shown_without_what_trains_them(tmp_path: Path) -> None:
+    run = write_finished_run(Storage(str(tmp_path / "a")))
+    search, experiment = Search(trials=1, name="s"), replace(EXPERIMENT, {"run.storage": str(tmp_path)})
+    with SearchFolder(experiment, search, None).held() as storage:
+        Trials(search, experiment, name="s", storage=storage).next()
+    command = [sys.executable, "-c", READING, run.location, str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report, *recipe, modules = done.stdout.splitlines()
+    assert "50.0 %" in Path(report).read_text()
+    assert recipe[-2].startswith(
+        f"pixelcontrast train {run.location}/checkpoints/step-00000002/experiment.json"
+    )
+    assert not NETWORKS & set(modules.split())
 
 
 def test_platform_is_still_the_standard_library_s() -> None:

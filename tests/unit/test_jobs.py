@@ -84,7 +84,7 @@ def test_a_job_carries_the_package_whole_and_nothing_that_is_private(clone, tmp_
     assert {"experiments/cityscapes.py", "clusters/runtime_env.yaml"} <= working_dir
 
 
-@pytest.mark.parametrize("pattern", ["datasets/", "/datasets/", "*.css", "search", "contrast.py"])
+@pytest.mark.parametrize("pattern", ["datasets/", "/datasets/", "/runs/", "*.css", "search", "contrast.py"])
 def test_a_pattern_that_swallows_files_of_the_package_is_seen(clone, tmp_path, pattern):
     folder, tracked = clone
     runtime_env = strict_yaml.load(folder / "clusters/runtime_env.yaml")

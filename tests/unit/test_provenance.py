@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pixelcontrast import Data, Experiment, Run, config
-from pixelcontrast.training import provenance
+from pixelcontrast.runs import provenance
+from pixelcontrast.training import origin
 
 EXPERIMENT = Experiment(data=Data(layout="camvid", root="/data"), run=Run(name="test", seed=7))
 
@@ -31,7 +32,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def state() -> str:
-    return provenance.collect(EXPERIMENT, device=torch.device("cpu"))["git"]
+    return origin.collect(EXPERIMENT, device=torch.device("cpu"))["git"]
 
 
 def test_the_commit_is_named_and_that_files_differ_from_it(
@@ -72,7 +73,7 @@ def test_the_source_hash_is_of_every_module_and_of_nothing_else(package: Path) -
 
 
 def test_versions_machine_threads_and_configuration_are_named() -> None:
-    found = provenance.collect(EXPERIMENT, device=torch.device("cpu"))
+    found = origin.collect(EXPERIMENT, device=torch.device("cpu"))
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "not installed" not in {
         found["versions"][name] for name in ("torchvision", "numpy", "pillow", "ray")
@@ -86,7 +87,7 @@ def test_versions_machine_threads_and_configuration_are_named() -> None:
 
 
 def test_differences_are_those_that_bits_depend_on() -> None:
-    before = provenance.collect(EXPERIMENT, device=torch.device("cpu"))
+    before = origin.collect(EXPERIMENT, device=torch.device("cpu"))
     now = before | {
         "threads": 64,
         "git": "other",

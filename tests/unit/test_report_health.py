@@ -12,7 +12,8 @@ from health_rows import Row, evaluation, row
 from pixelcontrast import Data, Experiment, Optim, Run, config
 from pixelcontrast.reports import write_report
 from pixelcontrast.reports.health import TITLE
-from pixelcontrast.training.run_folder import RunLog, open_storage, read_rows
+from pixelcontrast.runs.run_folder import open_storage, read_rows
+from pixelcontrast.training.run_log import RunLog
 
 ATTEMPT = {"attempt": 1, "started": "2026-11-28T10:00:00+00:00", "world_size": 1, "from_step": 0}
 LINE = "the embedding has collapsed: for 3 reports <all> embeddings are equal."

@@ -16,12 +16,13 @@ import pytest
 from pyarrow import csv, fs
 
 from pixelcontrast import Data, Experiment, Run, Search, config, parse
-from pixelcontrast.reports import collect, compare_arms, write_report
+from pixelcontrast.reports import compare_arms, write_report
 from pixelcontrast.reports.search_page import search_page
 from pixelcontrast.reports.words import percent, points
-from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.search import reading
+from pixelcontrast.search.folder import SearchFolder, open_study_storage
 from pixelcontrast.search.trials import Trials
-from pixelcontrast.training.storage import Storage
 from searches import ARMS, SPACE, experiment, run_search
 
 TRIALS = 6
@@ -96,7 +97,7 @@ def test_a_search(runs: Path) -> None:
     report = write_report(str(runs / "space"))
     assert report == str(runs / "space" / "report.html")
     assert (runs / "space" / "study.journal").read_bytes() == journal, "a report only reads the study"
-    page, found = text_of(report), collect.read_search(Storage(str(runs / "space")))
+    page, found = text_of(report), reading.read_search(Storage(str(runs / "space")))
     best = found.best
     assert best is not None
     assert best.values[0] == max(trial.values[0] for trial in found.trials)
@@ -112,7 +113,7 @@ def test_a_search(runs: Path) -> None:
 
 @pytest.mark.parametrize("best", [0, 5])
 def test_the_best_trial_against_the_experiment_s_own_values(runs: Path, best: int) -> None:
-    found = collect.read_search(Storage(str(runs / "space")))
+    found = reading.read_search(Storage(str(runs / "space")))
     trials = tuple(
         replace(trial, values=(float(trial.number == best),), summary={**trial.summary, "last_miou": 0.5})
         for trial in found.trials
@@ -131,7 +132,7 @@ def test_the_best_trial_against_the_experiment_s_own_values(runs: Path, best: in
 
 def test_the_command_gives_the_best_trial_s_configuration(runs: Path, scenes: Path) -> None:
     page = text_of(write_report(str(runs / "space")))
-    found = collect.read_search(Storage(str(runs / "space")))
+    found = reading.read_search(Storage(str(runs / "space")))
     assert found.best is not None
     settings, overrides = experiment(scenes, runs), dict(found.best.overrides)
     expected = config.replace(settings, {**overrides, "run.name": f"small-{found.best.run}"})
@@ -144,7 +145,7 @@ def test_the_command_gives_the_best_trial_s_configuration(runs: Path, scenes: Pa
 def test_the_tables_hold_what_the_study_does(runs: Path) -> None:
     write_report(str(runs / "space"))
     table = pq.read_table(runs / "space" / "trials.parquet")
-    storage = collect.open_study_storage(runs / "space", None)
+    storage = open_study_storage(runs / "space", None)
     trials = optuna.load_study(study_name="space", storage=storage).get_trials()
     rows = table.to_pylist()
     assert len(rows) == len(trials) == TRIALS
@@ -228,9 +229,9 @@ def test_too_few_trials_for_importance(runs: Path) -> None:
 
 def test_two_objectives(runs: Path) -> None:
     page = text_of(write_report(str(runs / "both")))
-    found = collect.read_search(Storage(str(runs / "both")))
+    found = reading.read_search(Storage(str(runs / "both")))
     assert found.best is None
-    storage = collect.open_study_storage(runs / "both", None)
+    storage = open_study_storage(runs / "both", None)
     front = optuna.load_study(study_name="both", storage=storage).best_trials
     assert {trial.number for trial in found.front} == {trial.number for trial in front}
     assert len(commands_in(page)) == len(front)
@@ -311,7 +312,7 @@ def test_object_store(runs: Path, space: Path, monkeypatch: pytest.MonkeyPatch) 
         return storage
 
     write_report(str(runs / "space"))
-    monkeypatch.setattr(collect, "Storage", bucket)
+    monkeypatch.setattr(reading, "Storage", bucket)
     assert write_report("s3://bucket/runs/space/") == "s3://bucket/runs/space/report.html"
     there, here = (pq.read_table(folder / "trials.parquet") for folder in (space, runs / "space"))
     assert there.equals(here)

@@ -19,10 +19,10 @@ from object_store import CANARY
 from pixelcontrast import Search, config, load_model, loguniform, replace, training
 from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import open_storage
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import SearchFolder
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import open_storage
-from pixelcontrast.training.storage import Storage
 from resuming import experiment
 
 CPU = torch.device("cpu")
@@ -100,8 +100,8 @@ from pathlib import Path
 import torch
 from pixelcontrast import Search, config, load_model, training
 from pixelcontrast.reports import write_report
-from pixelcontrast.search.summary import summarize
-from pixelcontrast.training.run_folder import open_storage
+from pixelcontrast.runs.record import read_summary
+from pixelcontrast.runs.run_folder import open_storage
 from searches import SPACE, experiment, run_search
 
 found, (scenes, folder) = [], map(Path, sys.argv[1:])
@@ -119,7 +119,7 @@ Path(run.path("result.json")).unlink()
 training.check(settings)
 training.fit(settings, device=torch.device("cpu"), report=lambda row: None)
 load_model(run.location)
-summarize(run)
+read_summary(run)
 write_report(run.location)
 write_report(again.storage.location)
 print(found)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from object_store import ObjectStore
 from pixelcontrast import Data, load_model
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.storage import Storage
 from trained_runs import BEST, images, write_run
 
 

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
 from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
-from pixelcontrast.training import checkpoint, memory_bytes
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.training import checkpointing, memory_bytes
 from pixelcontrast.training.contrast import build_contrast, check_memory
 from pixelcontrast.training.state import TrainState, build_state
-from pixelcontrast.training.storage import Storage
 from processes import run_ranks
 
 EXPERIMENT = Experiment(
@@ -83,7 +84,7 @@ def save_shares(rank: int, world_size: int, folder: str) -> dict[str, torch.Tens
     parts = state.to_parts()
     assert f"memory-{rank}-of-{world_size}.safetensors" in parts
     assert ("model.safetensors" in parts) == (rank == 0)
-    checkpoint.save(Storage(folder), 3, parts)
+    checkpointing.save(Storage(folder), 3, parts)
     return reshard(distributed.gather_objects(state.contrast.state_dict()), WHOLE)
 
 

@@ -112,10 +112,10 @@ def reproduce(result: _Result) -> None:
     Args:
         result: a run's folder or its result.json, or a checkpoint's folder; or a URI that pyarrow reads.
     """
-    from pixelcontrast import training
+    from pixelcontrast import runs
 
     with failures_told(resume="Nothing was changed."):
-        print(training.reproduce(result))
+        print(runs.reproduce(result))
 
 
 def train(experiment: _File) -> None:
@@ -130,10 +130,10 @@ def train(experiment: _File) -> None:
 
 
 def _train(file: str, options: Sequence[str]) -> None:
-    from pixelcontrast.training import read_experiment
+    from pixelcontrast.runs import read_experiment_file
 
     with failures_told(resume="The same command begins again."):
-        experiment = read_experiment(file)
+        experiment = read_experiment_file(file)
     main(experiment, args=options, description=f"Train what {file} records.")
 
 

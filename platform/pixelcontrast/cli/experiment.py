@@ -52,7 +52,7 @@ def run(experiment: Experiment) -> None:
     from pixelcontrast import training
     from pixelcontrast.cluster.train.launch import launch
     from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
-    from pixelcontrast.training.run_folder import open_storage
+    from pixelcontrast.runs.run_folder import open_storage
 
     with failures_told(resume="Rerun the command to resume from the newest checkpoint."):
         result = training.check(experiment)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from pixelcontrast.datasets.check import Finding, Report
-    from pixelcontrast.training.storage import Storage
+    from pixelcontrast.runs.storage import Storage
 
 _SHOWN = 10
 
@@ -19,7 +19,7 @@ def show_best(trials: Sequence[Any], folder: "Storage") -> None:
     """The best trials that have trained to the end, and what became of all.
 
     Args:
-        trials: Optuna's, with the attributes of ``search.summary``.
+        trials: Optuna's, with the attributes of ``runs.summary``.
         folder: the search's.
     """
     console = Console()

@@ -84,6 +84,9 @@ PLACEMENT = frozenset(
 )
 """Keys that may differ between two attempts at the same run: where and how often, not what."""
 
+_PLAIN = {"unexpected_keyword_argument": "no such setting", "missing": "missing"}
+"""What pydantic's kinds of mistakes mean to somebody who knows the file and not the library."""
+
 _adapter = TypeAdapter(Experiment)
 
 
@@ -165,6 +168,6 @@ def explain(error: ValueError) -> str:
 
 def _explain_one(mistake: Any) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
-    message = mistake["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(mistake["type"], mistake["msg"].removeprefix("Value error, "))
     given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
     return f"{key}: {message}{given}" if key else message

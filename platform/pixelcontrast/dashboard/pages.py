@@ -1,23 +1,28 @@
 """From a location to the pages that show it."""
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from pixelcontrast.dashboard.servers import Server, answers, choose_port
 from pixelcontrast.dashboard.view import REFRESH_COPIES_S, View, shown
-from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, SEARCH, open_study_storage
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs.record import folder_name, kind_of
+from pixelcontrast.runs.run_folder import read_experiment
+from pixelcontrast.runs.search_record import read_description, read_study_url
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, open_study_storage
 
 RAY = "ray.json"
 """In a search's folder while it runs: ``{"dashboard": URL or null}``."""
 _FIRST_CURVES = "/?smoothing=0&tagFilter=miou%7Closs"
 """TensorBoard's page without those of every class, which would come first."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +57,8 @@ def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
         RuntimeError: a server did not start; has its last output.
     """
     storage = Storage(location.rstrip("/") or "/")
-    is_search = storage.exists(SEARCH)
-    if not is_search and not storage.exists("experiment.json"):
-        raise ValueError(
-            f"{location} is no search's and no run's folder: it has neither {SEARCH} nor experiment.json"
-        )
+    is_search = kind_of(storage) == "search"
+    _warn_of_another_version(storage, is_search=is_search)
     with ExitStack() as stack:
         view = stack.enter_context(shown(storage, is_search=is_search))
         page = _study_path(storage, view) if is_search else ""
@@ -90,23 +92,29 @@ def describe(pages: Pages) -> str:
     return "\n".join([*text, "From another machine, first:", f"  ssh -N {forwards} {remote}"])
 
 
+def _warn_of_another_version(storage: Storage, *, is_search: bool) -> None:
+    """Say so where other commands cannot read the configuration: the pages show what they can."""
+    try:
+        if is_search:
+            read_description(storage)
+        else:
+            read_experiment(storage)
+    except ValueError as error:
+        logger.warning("%s", error)
+
+
 def _study_server(storage: Storage, view: View, port: int | None) -> Server:
     settings = {
         "journal": str(view.study / JOURNAL),
-        "database": _database(storage),
+        "database": read_study_url(storage),
         "artifacts": str(view.study / ARTIFACTS),
     }
     return Server("study", choose_port(port), settings)
 
 
-def _database(storage: Storage) -> str | None:
-    """The URL in ``search.study``."""
-    return json.loads(storage.read(SEARCH))["search"]["study"]
-
-
 def _study_path(storage: Storage, view: View) -> str:
     """The study's page; that of all studies while the search has not made its own yet."""
-    database, name = _database(storage), PurePosixPath(storage.path()).name
+    database, name = read_study_url(storage), folder_name(storage)
     studies = open_study_storage(view.study, database).get_all_studies()
     ids = {study.study_name: study._study_id for study in studies}
     if name not in ids and database is not None:

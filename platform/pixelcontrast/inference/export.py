@@ -5,7 +5,7 @@ from typing import Literal
 from pixelcontrast.inference.exported import to_safetensors, to_torch
 from pixelcontrast.inference.onnx_file import to_onnx
 from pixelcontrast.inference.trained import TrainedModel
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs.storage import Storage
 
 Format = Literal["safetensors", "torch", "onnx"]
 _ENDING: dict[Format, str] = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx"}

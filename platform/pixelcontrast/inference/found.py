@@ -7,11 +7,10 @@ from typing import NamedTuple
 import safetensors.torch
 from torch import Tensor
 
-from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.run_folder import read_result, read_rows
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import read_experiment, read_result, read_rows
+from pixelcontrast.runs.storage import Storage
 
 _WEIGHTS, _PROVENANCE = "model.safetensors", "provenance.json"
 _STEP = re.compile(r"step-(\d+)")
@@ -80,17 +79,12 @@ def _locate(folder: Storage, step: int | None) -> tuple[Storage, Storage, str]:
 
 
 def _read_experiment(folder: Storage) -> Experiment:
-    """Of a run or a checkpoint: both have it."""
     if not folder.exists("experiment.json"):
         raise ValueError(
             f"{folder.location}: there is no run here, as experiment.json is missing; allowed are the folder "
             "of a run or of a checkpoint, and a .safetensors or .pt file of `pixelcontrast export`"
         )
-    try:
-        return config.from_json(folder.read("experiment.json"))
-    except ValueError as error:
-        where = folder.path("experiment.json")
-        raise ValueError(f"{where} cannot be read: {config.explain(error)}") from error
+    return read_experiment(folder)
 
 
 def _choose(run: Storage, step: int | None) -> str:

@@ -4,9 +4,10 @@ import time
 
 from pixelcontrast.reports import table
 from pixelcontrast.reports.arms_page import ArmsComparison, arms_page, compare_record
-from pixelcontrast.reports.collect import SearchRecord, read
 from pixelcontrast.reports.run_page import run_page
 from pixelcontrast.reports.search_page import search_page
+from pixelcontrast.runs.search_record import SearchRecord
+from pixelcontrast.search.reading import read
 
 __all__ = ["ArmsComparison", "compare_arms", "write_report"]
 

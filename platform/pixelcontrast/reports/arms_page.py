@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pixelcontrast.reports import figures, html, parts, trials
-from pixelcontrast.reports.collect import SearchRecord, Trial, class_names
 from pixelcontrast.reports.words import NOTHING, count, percent, points
+from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.search.arms import ArmResult, compare
 
 
@@ -24,7 +24,7 @@ def compare_record(search: SearchRecord) -> ArmsComparison:
     return ArmsComparison(
         seeds=sorted(seeds),
         miou=compare(search.scores()),
-        classes={name: compare(search.scores(name)) for name in class_names(search.trials)},
+        classes={name: compare(search.scores(name)) for name in search.class_names},
     )
 
 
@@ -167,14 +167,14 @@ def _curves(search: SearchRecord) -> str:
     return html.figure(figures.curves(lines), name="curves", label="mIoU over steps of all runs")
 
 
-def _first_runs(search: SearchRecord) -> list[Trial]:
+def _first_runs(search: SearchRecord) -> list[TrialRecord]:
     """Of each arm the complete run with the smallest seed."""
     complete = sorted(search.in_state("COMPLETE"), key=lambda trial: trial.seed or 0)
     firsts = [next((trial for trial in complete if trial.arm == arm), None) for arm in search.arms]
     return [trial for trial in firsts if trial is not None]
 
 
-def _predictions(search: SearchRecord, shown: list[Trial]) -> str:
+def _predictions(search: SearchRecord, shown: list[TrialRecord]) -> str:
     """Each arm's sheet, of the same validation images; the first one open."""
     pictures = []
     for trial in shown:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from pixelcontrast.reports.importance import Importance
 from pixelcontrast.reports.words import OBJECTIVES
-from pixelcontrast.training.run_folder import Row
+from pixelcontrast.runs.run_folder import Row
 
 BEST, OTHER, QUIET = "#d9480f", "#3b7ea1", "#8d99a6"
 STATE_COLORS = {"COMPLETE": OTHER, "PRUNED": QUIET, "FAIL": "#c92a2a", "RUNNING": "#c98a00"}

@@ -7,9 +7,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.collect import Run
 from pixelcontrast.reports.words import NOTHING, percent, signed
-from pixelcontrast.training.run_folder import Row
+from pixelcontrast.runs.record import RunRecord
+from pixelcontrast.runs.run_folder import Row
 
 TITLE = "Health of the embedding"
 _OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"
@@ -28,7 +28,7 @@ _READING = (
 )
 
 
-def embedding(run: Run) -> str:
+def embedding(run: RunRecord) -> str:
     """The run's warnings, and the picture with its captions; empty without contrast."""
     if not any(_known(row, "mean_embedding_norm") for row in run.trained):
         return ""
@@ -46,12 +46,12 @@ def embedding(run: Run) -> str:
     return "\n".join([*warnings, healthy, grid, reading])
 
 
-def class_table(run: Run) -> str:
+def class_table(run: RunRecord) -> str:
     """IoU and gap of every class; empty without contrast."""
     row = next((row for row in reversed(run.trained) if "class_gap" in row), None)
     if row is None:
         return ""
-    iou, gaps = run.evaluated[-1]["iou"], row["class_gap"]
+    iou, gaps = run.evaluations[-1]["iou"], row["class_gap"]
     rows = [
         [
             html.cell(name),

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.collect import SearchRecord, Trial
 from pixelcontrast.reports.words import NOTHING, STATES, count, duration, moment
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
+from pixelcontrast.runs.storage import Storage
 
 _RECORDED = {
     "git": "code (git commit)",
@@ -101,7 +101,7 @@ def cost(search: SearchRecord) -> str:
     )
 
 
-def _cost_row(title: html.Cell, trials: Sequence[Trial], total: float) -> list[html.Cell]:
+def _cost_row(title: html.Cell, trials: Sequence[TrialRecord], total: float) -> list[html.Cell]:
     seconds = sum(trial.summary.get("seconds", 0.0) for trial in trials)
     workers = _worker_seconds(trials)
     steps = sum(trial.summary.get("steps", 0) for trial in trials)
@@ -116,7 +116,7 @@ def _cost_row(title: html.Cell, trials: Sequence[Trial], total: float) -> list[h
     ]
 
 
-def _worker_seconds(trials: Sequence[Trial]) -> float:
+def _worker_seconds(trials: Sequence[TrialRecord]) -> float:
     return sum(trial.summary.get("worker_seconds", 0.0) for trial in trials)
 
 
@@ -135,7 +135,7 @@ def _elapsed(search: SearchRecord) -> str:
     )
 
 
-def states(trials: Sequence[Trial]) -> str:
+def states(trials: Sequence[TrialRecord]) -> str:
     """``4 complete, 12 stopped early``."""
     numbers = {state: sum(trial.state == state for trial in trials) for state in STATES}
     return ", ".join(f"{number} {STATES[state]}" for state, number in numbers.items() if number)

@@ -1,11 +1,12 @@
 """The report of a single run."""
 
 from pixelcontrast.reports import figures, health, html, parts
-from pixelcontrast.reports.collect import Run, started_at
 from pixelcontrast.reports.words import NOTHING, count, duration, moment, percent
+from pixelcontrast.runs.record import RunRecord
+from pixelcontrast.runs.summary import started_at
 
 
-def run_page(run: Run, *, written: float) -> str:
+def run_page(run: RunRecord, *, written: float) -> str:
     """The whole HTML file."""
     lead = parts.lead("Run", run.name, run.storage.location, written=written, words=_progress(run))
     label = "Validation images, truth and prediction"
@@ -23,17 +24,17 @@ def run_page(run: Run, *, written: float) -> str:
     return html.page(f"{run.name}: report", lead=lead, sections=sections)
 
 
-def _progress(run: Run) -> str:
+def _progress(run: RunRecord) -> str:
     model, layout = run.settings["model.backbone"], run.settings["data.layout"]
     steps, done = run.settings["optim.steps"], run.summary.get("steps", 0)
     state = "finished" if run.finished else "not finished"
     return f"{model} on {layout}: {state}, {done:,} of {count(steps, 'step')}."
 
 
-def _result(run: Run) -> str:
-    if not run.evaluated:
+def _result(run: RunRecord) -> str:
+    if not run.evaluations:
         return html.paragraph("Nothing has been evaluated yet.")
-    last, summary = run.evaluated[-1], run.summary
+    last, summary = run.evaluations[-1], run.summary
     worker_time = duration(summary.get("worker_seconds"))
     return html.cards(
         [
@@ -50,32 +51,32 @@ def _result(run: Run) -> str:
     )
 
 
-def _curves(run: Run) -> str:
+def _curves(run: RunRecord) -> str:
     if not run.trained:
         return html.paragraph("No step has been reported yet.")
     shown = "<h3>Loss</h3>" + html.figure(figures.losses(run.trained), name="losses", label="Loss over steps")
     if left_out := sum(row.get("skipped", 0) for row in run.trained):
         words = f"{count(left_out, 'step')} left out: loss or gradients were not finite."
         shown += html.paragraph(words, kind="note")
-    if run.evaluated:
-        points = [(row["step"], row["miou"]) for row in run.evaluated]
+    if run.evaluations:
+        points = [(row["step"], row["miou"]) for row in run.evaluations]
         curve = figures.Curve(run.name, points, group="mIoU", color=figures.BEST, strong=True)
         plot = figures.curves([curve], height=300)
         shown += "<h3>mIoU</h3>" + html.figure(plot, name="curves", label="mIoU over steps")
     return shown
 
 
-def _classes(run: Run) -> str:
-    if not run.evaluated:
+def _classes(run: RunRecord) -> str:
+    if not run.evaluations:
         return ""
-    last = run.evaluated[-1]
+    last = run.evaluations[-1]
     words = f"After step {last['step']:,}. Classes that neither occur nor are predicted are left out."
     plot = figures.class_bars(last["iou"])
     bars = html.figure(plot, name="classes", label="IoU per class")
     return html.paragraph(words, kind="note") + bars + health.class_table(run)
 
 
-def _cost(run: Run) -> str:
+def _cost(run: RunRecord) -> str:
     rows = []
     for attempt in run.attempts:
         times = [row["time"] for row in run.rows if row["attempt"] == attempt["attempt"]]

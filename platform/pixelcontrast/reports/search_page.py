@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixelcontrast.reports import figures, html, parallel, parts, trials
-from pixelcontrast.reports.collect import MAXIMIZED, SearchRecord, Trial
 from pixelcontrast.reports.command import command
 from pixelcontrast.reports.importance import FEWEST, RESAMPLES, TOP_SHARE, importances
 from pixelcontrast.reports.words import NOTHING, OBJECTIVES, count, percent, points, setting
+from pixelcontrast.runs.search_record import MAXIMIZED, SearchRecord, TrialRecord
 
 
 def search_page(search: SearchRecord, *, written: float) -> str:
@@ -55,7 +55,7 @@ def _headline(search: SearchRecord) -> str:
     )
 
 
-def _cards(search: SearchRecord, best: Trial) -> str:
+def _cards(search: SearchRecord, best: TrialRecord) -> str:
     cards = [_objective_card(search, best)]
     baseline = search.baseline
     if baseline is None:
@@ -69,7 +69,7 @@ def _cards(search: SearchRecord, best: Trial) -> str:
     return html.cards([*cards, *_cost_cards(search)], accent=True)
 
 
-def _objective_card(search: SearchRecord, best: Trial) -> tuple[str, str, str]:
+def _objective_card(search: SearchRecord, best: TrialRecord) -> tuple[str, str, str]:
     where = f"{best.run}, after its {best.summary.get('steps', 0):,} steps"
     if search.objectives[0] == "miou":
         return "Best mIoU", f"{percent(best.values[0])} %", where
@@ -83,7 +83,7 @@ def _cost_cards(search: SearchRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def _rerun(search: SearchRecord, trial: Trial) -> str:
+def _rerun(search: SearchRecord, trial: TrialRecord) -> str:
     return (
         f"<h3>Train {html.text(trial.run)} again</h3>"
         + html.command_line(_command(search, trial.overrides, trial))
@@ -96,11 +96,11 @@ def _rerun(search: SearchRecord, trial: Trial) -> str:
     )
 
 
-def _command(search: SearchRecord, values: Mapping[str, Any], trial: Trial) -> str:
+def _command(search: SearchRecord, values: Mapping[str, Any], trial: TrialRecord) -> str:
     return command(search.program, values, name=f"{search.settings['run.name']}-{trial.run}")
 
 
-def _full_command(search: SearchRecord, trial: Trial) -> str:
+def _full_command(search: SearchRecord, trial: TrialRecord) -> str:
     own = {key: value for key, value in search.settings.items() if key != "run.name"}
     return _command(search, {**own, **trial.overrides}, trial)
 
@@ -176,7 +176,7 @@ def _importance(search: SearchRecord) -> str:
     )
 
 
-def _sections_of(search: SearchRecord, trial: Trial) -> list[str]:
+def _sections_of(search: SearchRecord, trial: TrialRecord) -> list[str]:
     """What the best trial, or the first of the Pareto front, came to."""
     run = search.storage / trial.run
     label = f"Validation images, truth and prediction of {trial.run}"
@@ -197,7 +197,7 @@ def _named(words: str, content: str) -> str:
     return html.paragraph(words, kind="note") + content if content else ""
 
 
-def _classes(search: SearchRecord, trial: Trial) -> str:
+def _classes(search: SearchRecord, trial: TrialRecord) -> str:
     if not trial.iou:
         return ""
     baseline = search.baseline
@@ -232,7 +232,7 @@ def _describe(dimension: Mapping[str, Any]) -> str:
     return f"{dimension['low']:g} to {dimension['high']:g}{scale}"
 
 
-def _provenance(search: SearchRecord, trial: Trial | None) -> str:
+def _provenance(search: SearchRecord, trial: TrialRecord | None) -> str:
     attempts = [other.attempt for other in search.trials if other.attempt]
     if not attempts:
         return ""

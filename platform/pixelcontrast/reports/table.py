@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pixelcontrast.reports.collect import SearchRecord, class_names
+from pixelcontrast.runs.search_record import SearchRecord
 
 _SUMMARY = {
     "miou": ("last_miou", pa.float64()),
@@ -43,7 +43,7 @@ def trials_table(search: SearchRecord) -> pa.Table:
         columns[key] = _values([trial.overrides.get(key, search.settings[key]) for trial in trials])
     for name, (key, kind) in _SUMMARY.items():
         columns[name] = pa.array([trial.summary.get(key) for trial in trials], kind)
-    for name in class_names(trials):
+    for name in search.class_names:
         columns[f"iou/{name}"] = pa.array([trial.iou.get(name) for trial in trials], pa.float64())
     columns["checkpoint"] = pa.array([trial.summary.get("checkpoint") for trial in trials], pa.string())
     columns["error"] = pa.array([trial.error or None for trial in trials], pa.string())

@@ -1,9 +1,9 @@
 """The trials of a search: their table, and their curves."""
 
 from pixelcontrast.reports import figures, html, parts
-from pixelcontrast.reports.collect import SearchRecord, Trial
 from pixelcontrast.reports.table import changed_keys
 from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting, signed
+from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 
 
 def trials(search: SearchRecord) -> str:
@@ -28,7 +28,7 @@ def trials(search: SearchRecord) -> str:
     return table + notes + _errors(search)
 
 
-def _row(trial: Trial, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
+def _row(trial: TrialRecord, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
     summary = trial.summary
     row = [
         html.Cell(html=html.text(trial.run or f"trial {trial.number}"), sort=trial.number),
@@ -90,5 +90,5 @@ def state_curves(search: SearchRecord) -> str:
     return html.figure(figures.curves(lines), name="curves", label="mIoU over steps of all trials")
 
 
-def _title(trial: Trial) -> str:
+def _title(trial: TrialRecord) -> str:
     return f"{trial.run}, {STATES[trial.state]}"

@@ -8,9 +8,8 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FrozenTrial
 
-from pixelcontrast.evaluation import confusion_picture
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, SearchFolder
-from pixelcontrast.training.storage import Storage
 
 OVERLAYS, CONFUSION = "overlays.png", "confusion.png"
 
@@ -35,6 +34,8 @@ def attach_report(study: optuna.Study, path: Path, folder: SearchFolder) -> None
 
 
 def _pictures(run: Storage) -> dict[str, bytes]:
+    from pixelcontrast.evaluation import confusion_picture  # loads torch, which a search's reader needs not
+
     found = {}
     if overlays := run.names("overlays"):
         found[OVERLAYS] = run.read(f"overlays/{overlays[-1]}")

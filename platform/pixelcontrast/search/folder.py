@@ -16,12 +16,14 @@ from optuna.trial import FrozenTrial
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.record import SEARCH
+from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
+from pixelcontrast.runs.search_record import read_description
+from pixelcontrast.runs.storage import Storage, secret_in
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
-from pixelcontrast.training.run_folder import Row, read_rows
-from pixelcontrast.training.storage import Storage, secret_in
 
-SEARCH, JOURNAL, ARTIFACTS = "search.json", "study.journal", "artifacts"
+JOURNAL, ARTIFACTS = "study.journal", "artifacts"
 
 Arms = Mapping[str, Mapping[str, Any]]
 
@@ -53,12 +55,11 @@ class SearchFolder:
             )
         self.storage.check_writable()
         if not self.storage.exists(SEARCH):
-            if self.storage.exists("experiment.json"):
+            if self.storage.exists(EXPERIMENT):
                 raise ValueError(f"{self.storage.location} is a run's folder; choose another --search.name")
             return
         written, now = json.loads(self.storage.read(SEARCH)), self._content()
-        before = config.from_json(json.dumps(written["experiment"]))
-        changed = dict(config.differences(before, self._experiment))
+        changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
         changed |= _differences("search", written["search"], now["search"])
         shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
         changed |= _differences("search.arms", shared, {name: now["arms"][name] for name in shared})

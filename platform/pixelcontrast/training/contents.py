@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,6 +16,8 @@ from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.contrast.banks import WHOLE, reshard
 from pixelcontrast.models import SegmentationModel, build_model
+from pixelcontrast.runs.run_folder import parse_experiment
+from pixelcontrast.runs.verify import Line, verify_files
 from pixelcontrast.training.contrast import build_contrast
 from pixelcontrast.training.optim import build_optimizer
 
@@ -22,7 +25,23 @@ _NEEDED = ("experiment.json", "loop.json", "model.safetensors", "optimizer.pt", 
 _CLASSIFIER = "decoder.classifier.weight"
 
 
-def check_contents(parts: Mapping[str, bytes], *, step: int) -> dict[str, str]:
+def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
+    """``runs.verify.verify_files``, and what checkpoints hold is loaded, without executing code, and compared
+    with the network, the optimiser and the memory of its configuration.
+
+    Args:
+        location: the run's folder, ``<storage>/<name>``: a local one, or a URI that ``pyarrow.fs`` reads.
+
+    Yields:
+        A line for every damage and every part that is sound, as it is found.
+
+    Raises:
+        ValueError: no run lies there.
+    """
+    return verify_files(location, check_contents=check_contents)
+
+
+def check_contents(parts: Mapping[str, bytes], /, *, step: int) -> dict[str, str]:
     """What is wrong in a checkpoint's files, though their bytes are those written: file → what.
 
     Every part is loaded, on the CPU and without executing code from it.
@@ -35,7 +54,7 @@ def check_contents(parts: Mapping[str, bytes], *, step: int) -> dict[str, str]:
     if found:
         return found
     with _noted(found, "experiment.json"):
-        experiment = config.from_json(parts["experiment.json"])
+        experiment = parse_experiment(parts["experiment.json"], where="experiment.json")
     with _noted(found, "loop.json"):
         loop = json.loads(parts["loop.json"])
         _require(loop["step"] == step, f"has step {loop['step']} instead of {step}")
@@ -67,7 +86,7 @@ def _noted(found: dict[str, str], name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        found[name] = config.explain(error)
+        found[name] = str(error).removeprefix(f"{name} ")
     except Exception as error:
         found[name] = f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 

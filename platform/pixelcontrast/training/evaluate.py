@@ -11,7 +11,7 @@ from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.datasets.transforms import Normalization, eval_transform
 from pixelcontrast.evaluation import ConfusionMatrix, contact_sheet, overlay
 from pixelcontrast.models import SegmentationModel
-from pixelcontrast.training.run_folder import Row
+from pixelcontrast.runs.run_folder import Row
 
 _NUM_OVERLAYS = 4
 

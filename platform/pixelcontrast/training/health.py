@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pixelcontrast.config import Contrast, Experiment
-from pixelcontrast.training.run_folder import Row
+from pixelcontrast.runs.run_folder import Row
 
 STREAK = 3
 """Consecutive reports that must show a cause: a report averages few batches, so one alone may be chance."""

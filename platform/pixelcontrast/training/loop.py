@@ -1,23 +1,25 @@
 """The training loop: plain torch, in one process or in every process of a ``torch.distributed`` group."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.loading import Batch, train_loader
-from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.datasets.transforms import Normalization
+from pixelcontrast.runs.run_folder import Row, open_storage
+from pixelcontrast.training.checkpointing import restore_newest
 from pixelcontrast.training.optim import set_rate
-from pixelcontrast.training.recorder import Recorder
-from pixelcontrast.training.run_folder import Row
-from pixelcontrast.training.state import build_state, seed_step
-from pixelcontrast.training.step import train_step
+from pixelcontrast.training.origin import collect, describe_data
+from pixelcontrast.training.recorder import Attempt, Recorder
+from pixelcontrast.training.state import TrainState, build_state, seed_step
+from pixelcontrast.training.step import autocast_dtype, train_step
 
 
 def fit(
@@ -45,32 +47,21 @@ def fit(
         CheckpointError: checkpoints exist and all are damaged.
     """
     train_set, val_set = build_dataset(experiment.data, "train"), build_dataset(experiment.data, "val")
-    optim, num_classes = experiment.optim, train_set.labels.num_classes
-    state = build_state(experiment, num_classes=num_classes, num_images=len(train_set), device=device)
-    autocast = torch.bfloat16 if experiment.run.precision == "bfloat16" else None
-    class_weights = torch.tensor(optim.class_weights, device=device) if optim.class_weights else None
-    observed = {"device": device, "autocast": autocast, "report": report}
-    with Recorder(experiment, state, train_set, val_set, **observed) as recorder:
+    num_classes, num_images = train_set.labels.num_classes, len(train_set)
+    state = build_state(experiment, num_classes=num_classes, num_images=num_images, device=device)
+    origin = collect(experiment, device=device) | describe_data(train_set, val_set)
+    resumed = restore_newest(open_storage(experiment), experiment, state, origin)
+    attempt = Attempt(origin=origin, resumed=resumed, device=device)
+    with Recorder(experiment, state, train_set, val_set, attempt=attempt, report=report) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
-        loader = train_loader(
-            train_set,
-            experiment.data,
-            seed=experiment.run.seed,
-            batch_size=optim.batch_size,
-            start_step=state.step,
-            steps=optim.steps,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            normalization=Normalization(state.model.mean, state.model.std),
-            pin_memory=device.type == "cuda",
-        )
+        settings = _step_settings(experiment, device)
         vote = distributed.Vote()
-        for batch in loader:
+        for batch in _batches(experiment, state, train_set, device):
             if vote.cast(stop()):
                 recorder.stop()
                 return state.step
             seed_step(experiment.run.seed, state.step, distributed.rank())
-            rate = set_rate(state.optimizer, state.step, optim)
+            rate = set_rate(state.optimizer, state.step, experiment.optim)
             schedule = contrast_schedule(experiment, state.step)
             if state.contrast is not None and schedule.starts:
                 state.contrast.memory.clear()
@@ -78,15 +69,10 @@ def fit(
                 network,
                 state.contrast,
                 state.optimizer,
-                Batch(*(tensor.to(device, non_blocking=True) for tensor in batch)),
-                contrast_weight=experiment.contrast.weight,
+                batch,
                 contrast_gradient=schedule.gradient,
-                auxiliary_weight=optim.auxiliary_weight,
-                class_weights=class_weights,
-                clip_norm=optim.clip_norm,
-                autocast=autocast,
-                skip_non_finite=optim.non_finite == "skip",
                 measure_gradients=_reports(experiment, state.step + 1),
+                **settings,
             )
             state.step += 1
             recorder.after_step(losses, rate)
@@ -112,6 +98,49 @@ def contrast_schedule(experiment: Experiment, step: int) -> ContrastSchedule:
     ramp = settings.ramp * steps
     gradient = 1.0 if ramp == 0 else min((step - begin + 1) / ramp, 1.0)
     return ContrastSchedule(gradient, step == begin > 0)
+
+
+def _batches(
+    experiment: Experiment, state: TrainState, train_set: SegmentationSet, device: torch.device
+) -> Iterator[Batch]:
+    """This rank's slices of the global batches that are left, on the device."""
+    loader = train_loader(
+        train_set,
+        experiment.data,
+        seed=experiment.run.seed,
+        batch_size=experiment.optim.batch_size,
+        start_step=state.step,
+        steps=experiment.optim.steps,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        normalization=Normalization(state.model.mean, state.model.std),
+        pin_memory=device.type == "cuda",
+    )
+    for batch in loader:
+        yield Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+class _StepSettings(TypedDict):
+    """Arguments of ``train_step`` that are the same in every step."""
+
+    contrast_weight: float
+    auxiliary_weight: float
+    class_weights: Tensor | None
+    clip_norm: float | None
+    autocast: torch.dtype | None
+    skip_non_finite: bool
+
+
+def _step_settings(experiment: Experiment, device: torch.device) -> _StepSettings:
+    optim = experiment.optim
+    return {
+        "contrast_weight": experiment.contrast.weight,
+        "auxiliary_weight": optim.auxiliary_weight,
+        "class_weights": torch.tensor(optim.class_weights, device=device) if optim.class_weights else None,
+        "clip_norm": optim.clip_norm,
+        "autocast": autocast_dtype(experiment.run),
+        "skip_non_finite": optim.non_finite == "skip",
+    }
 
 
 def _reports(experiment: Experiment, step: int) -> bool:

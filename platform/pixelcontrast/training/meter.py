@@ -11,7 +11,7 @@ from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.datasets.stream import SampleStream, batch_positions
-from pixelcontrast.training.run_folder import Row
+from pixelcontrast.runs.run_folder import Row
 from pixelcontrast.training.state import TrainState
 from pixelcontrast.training.step import Losses
 

@@ -4,7 +4,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model
 from pixelcontrast.models.weights import fetch_timm_weights
-from pixelcontrast.training.run_folder import Row, check_same_experiment, open_storage, read_result
+from pixelcontrast.runs.run_folder import Row, check_same_experiment, open_storage, read_result
 
 
 def check(experiment: Experiment) -> Row | None:

@@ -1,36 +1,54 @@
-"""What happens between steps: reports, evaluations, checkpoints, and taking a run up again."""
+"""What happens between steps: reports, evaluations, checkpoints."""
 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import torch
 
 from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
-from pixelcontrast.training import checkpoint, provenance
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts
+from pixelcontrast.training.checkpointing import Resumed, save
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
 from pixelcontrast.training.health import EmbeddingWatch
 from pixelcontrast.training.meter import Meter
-from pixelcontrast.training.run_folder import Row, RunLog, count_attempts, open_storage
+from pixelcontrast.training.run_log import RunLog
 from pixelcontrast.training.state import TrainState
-from pixelcontrast.training.step import Losses
+from pixelcontrast.training.step import Losses, autocast_dtype
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A start of the workers.
+
+    Attributes:
+        origin: what ``training.origin`` says of it.
+        resumed: from where.
+        device: of this rank.
+    """
+
+    origin: Mapping[str, Any]
+    resumed: Resumed
+    device: torch.device
+
+
 class Recorder:
-    """Restores ``state`` from the run's newest valid checkpoint, and then keeps the run's folder.
+    """Keeps the folder of a run that begins, or was resumed, at ``state.step``.
 
     Every rank has one and calls it alike; only rank 0 writes, but for other ranks' parts of a checkpoint.
 
-    Raises:
-        ValueError: the checkpoint was trained on another list of images.
-        CheckpointError: checkpoints exist and all are damaged.
+    Args:
+        attempt: that this is.
+        report: called on every rank with every row of metrics.
     """
 
     def __init__(
@@ -40,26 +58,18 @@ class Recorder:
         train_set: SegmentationSet,
         val_set: SegmentationSet,
         *,
-        device: torch.device,
-        autocast: torch.dtype | None,
+        attempt: Attempt,
         report: Callable[[Row], None],
     ):
         self._experiment, self._state, self._val_set = experiment, state, val_set
-        self._device, self._autocast, self._report_row = device, autocast, report
-        self._provenance = provenance.collect(experiment, device=device)
-        self._provenance["data"] = {"train": train_set.fingerprint, "val": val_set.fingerprint}
-        self._provenance["images"] = {"train": len(train_set), "val": len(val_set)}
-        self._changed: dict[str, tuple[object, object]] = {}
-        self._run = open_storage(experiment)
-        skipped = self._restore()
-        self._saved = state.step
-        self._attempt = distributed.broadcast_object(count_attempts(self._run) + 1)
-        self._provenance["attempt"] = self._attempt
+        self._device, self._report_row = attempt.device, report
+        self._run, self._saved = open_storage(experiment), state.step
+        self._attempt = distributed.broadcast_object(len(read_attempts(self._run)) + 1)
+        self._provenance = {**attempt.origin, "attempt": self._attempt}
         self._log: RunLog | None = None
         if distributed.rank() == 0:
-            self._log = RunLog(
-                self._run, experiment, step=state.step, attempt=self._describe_attempt(skipped)
-            )
+            row = self._describe_attempt(attempt.resumed)
+            self._log = RunLog(self._run, experiment, step=state.step, attempt=row)
         earlier = distributed.broadcast_object(self._log.rows if self._log else None)
         self._watch = EmbeddingWatch(experiment, earlier)
         self._meter = Meter(experiment, state, train_set)
@@ -123,52 +133,14 @@ class Recorder:
             self._log.finish(result)
         distributed.barrier()
 
-    def _restore(self) -> list[str]:
-        """Take the newest valid checkpoint, as rank 0 sees it; returns why newer ones were skipped."""
-        found: tuple[str | None, list[str]] = (None, [])
-        if distributed.rank() == 0:
-            found = checkpoint.newest_valid(self._run)
-            for reason in found[1]:
-                logger.warning("skipped a checkpoint: %s", reason)
-        name, skipped = distributed.broadcast_object(found)
-        if name is not None:
-            parts = checkpoint.load(self._run, name)
-            before = json.loads(parts["provenance.json"])
-            self._check_same_data(before["data"])
-            self._state.restore(parts)
-            self._changed = provenance.differences(before, self._provenance)
-            if distributed.rank() == 0:
-                logger.info("resuming from %s", name)
-                self._warn_of_changes()
-        return skipped
-
-    def _warn_of_changes(self) -> None:
-        changes = [f"{name} was {old} and is now {new}" for name, (old, new) in self._changed.items()]
-        if changes:
-            logger.warning(
-                "the checkpoint was written under other conditions: %s. The run continues, but may not "
-                "end with the bits of one that was never interrupted",
-                "; ".join(changes),
-            )
-
-    def _check_same_data(self, fingerprints: dict[str, str]) -> None:
-        """``data.root`` may have moved, but positions in the sample stream must mean the same images."""
-        for split, fingerprint in self._provenance["data"].items():
-            if fingerprint != fingerprints[split]:
-                data, run = self._experiment.data, self._experiment.run
-                raise ValueError(
-                    f"data.root {data.root}: the {split} images are not those that run {run.name} began "
-                    "with; restore them, or choose another --run.name"
-                )
-
-    def _describe_attempt(self, skipped: list[str]) -> Row:
+    def _describe_attempt(self, resumed: Resumed) -> Row:
         settings = config.flatten(self._experiment)
         return {
             "attempt": self._attempt,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "from_step": self._state.step,
-            "skipped_checkpoints": skipped,
-            "changed": self._changed,
+            "skipped_checkpoints": resumed.skipped,
+            "changed": resumed.changed,
             "placement": {key: settings[key] for key in sorted(config.PLACEMENT)},
             **self._provenance,
         }
@@ -203,7 +175,7 @@ class Recorder:
             self._val_set,
             device=self._device,
             loader_processes=self._experiment.data.loader_processes,
-            autocast=self._autocast,
+            autocast=autocast_dtype(self._experiment.run),
         )
         if scores["miou"] > self._state.best_miou:
             self._state.best_step, self._state.best_miou = self._state.step, scores["miou"]
@@ -233,7 +205,7 @@ class Recorder:
 
     def _save(self) -> None:
         self._state.check_finite()
-        checkpoint.save(self._run, self._state.step, self._parts())
+        save(self._run, self._state.step, self._parts())
         self._saved = self._state.step
         if distributed.rank() == 0:
             checkpoint.prune(

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from pixelcontrast import distributed
+from pixelcontrast.config import Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.datasets.loading import Batch
@@ -65,7 +66,67 @@ def train_step(
         measure_gradients: return ``feature_gradients``, at the cost of a few operations on the feature map;
             only where the contrast's gradient reaches the features.
     """
-    statistics = [buffer.clone() for buffer in network.buffers()] if skip_non_finite else []
+    statistics = [buffer.clone() for buffer in network.buffers()] if skip_non_finite else None
+    terms = compute_terms(
+        network,
+        contrast,
+        batch,
+        contrast_weight=contrast_weight,
+        contrast_gradient=contrast_gradient,
+        auxiliary_weight=auxiliary_weight,
+        class_weights=class_weights,
+        autocast=autocast,
+        measure_gradients=measure_gradients,
+    )
+    norm = backward(terms.total, optimizer)
+    kept = statistics is None or _finite_on_all_ranks(terms.total.detach(), norm)
+    if kept:
+        update(optimizer, contrast, norm, clip_norm=clip_norm)
+    else:
+        for buffer, before in zip(network.buffers(), statistics or (), strict=True):
+            buffer.copy_(before)
+    return terms.detached(norm, kept=kept)
+
+
+class Terms(NamedTuple):
+    """This rank's losses with their graph, scaled as ``Losses``."""
+
+    total: Tensor
+    ce: Tensor
+    contrast: Tensor | None
+    auxiliary: Tensor | None
+    gradients: "_FeatureGradients | None"
+    """Records what ``Losses.feature_gradients`` needs during backward."""
+
+    def detached(self, norm: Tensor, *, kept: bool) -> Losses:
+        """What is reported of them, after backward."""
+        return Losses(
+            total=self.total.detach(),
+            ce=self.ce.detach(),
+            contrast=None if self.contrast is None else self.contrast.detach(),
+            auxiliary=None if self.auxiliary is None else self.auxiliary.detach(),
+            gradient_norm=norm,
+            kept=kept,
+            feature_gradients=None if self.gradients is None else self.gradients.products(),
+        )
+
+
+def compute_terms(
+    network: nn.Module,
+    contrast: PixelContrast | None,
+    batch: Batch,
+    *,
+    contrast_weight: float,
+    contrast_gradient: float,
+    auxiliary_weight: float,
+    class_weights: Tensor | None,
+    autocast: torch.dtype | None,
+    measure_gradients: bool,
+) -> Terms:
+    """The forward pass: CE + auxiliary_weight · auxiliary CE + contrast_weight · contrast.
+
+    Arguments as of ``train_step``.
+    """
     with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
         output = network(batch.images)
     ce = cross_entropy(output.logits, batch.labels, class_weights)
@@ -82,29 +143,25 @@ def train_step(
         with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
             term = _contrast(network, contrast, batch, features, output.logits)
         total = total + contrast_weight * term
+    return Terms(total, ce, term, auxiliary, gradients)
 
+
+def backward(loss: Tensor, optimizer: Optimizer) -> Tensor:
+    """Replace the parameters' gradients by those of ``loss``; returns their norm over all parameters."""
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    norm = nn.utils.get_total_norm([p.grad for p in parameters(optimizer) if p.grad is not None])
-    kept = not skip_non_finite or _finite_on_all_ranks(total.detach(), norm)
-    if kept:
-        if clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters(optimizer), clip_norm, norm)
-        optimizer.step()
-        if contrast is not None:
-            contrast.keep()
-    else:
-        for buffer, before in zip(network.buffers(), statistics, strict=True):
-            buffer.copy_(before)
-    return Losses(
-        total=total.detach(),
-        ce=ce.detach(),
-        contrast=None if term is None else term.detach(),
-        auxiliary=None if auxiliary is None else auxiliary.detach(),
-        gradient_norm=norm,
-        kept=kept,
-        feature_gradients=None if gradients is None else gradients.products(),
-    )
+    loss.backward()
+    return nn.utils.get_total_norm([p.grad for p in parameters(optimizer) if p.grad is not None])
+
+
+def update(
+    optimizer: Optimizer, contrast: PixelContrast | None, norm: Tensor, *, clip_norm: float | None
+) -> None:
+    """Let the gradients, clipped from their ``norm``, change the weights; the batch enters the memory."""
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters(optimizer), clip_norm, norm)
+    optimizer.step()
+    if contrast is not None:
+        contrast.keep()
 
 
 def _contrast(
@@ -118,6 +175,11 @@ def _contrast(
     if head.pixelwise:
         return contrast(features, batch.labels, logits, project=head.rows, **images)
     return contrast(head(features), batch.labels, logits, **images)
+
+
+def autocast_dtype(run: Run) -> torch.dtype | None:
+    """The dtype of the network's operators; None where that is the parameters' own."""
+    return torch.bfloat16 if run.precision == "bfloat16" else None
 
 
 def scale_gradient(tensor: Tensor, factor: float) -> Tensor:

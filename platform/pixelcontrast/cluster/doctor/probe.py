@@ -14,7 +14,7 @@ from pixelcontrast.cluster import ray_internals
 from pixelcontrast.config import Data, Layout
 
 if TYPE_CHECKING:
-    from pixelcontrast.training.storage import Storage
+    from pixelcontrast.runs.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,14 @@ class Probe:
         import torch
         from torch.cuda import nccl
 
-        from pixelcontrast.training import provenance
+        from pixelcontrast.runs import provenance
+        from pixelcontrast.training.origin import processor
 
         cuda = torch.cuda.is_available()
         fingerprint, error = _look_at_data(data, layout) if data is not None else ("", "")
         return Facts(
             versions=provenance.versions() | {"source": provenance.source_hash()[:12]},
-            processor=provenance.processor(),
+            processor=processor(),
             cores=os.cpu_count() or 1,
             gpus=[torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
             nccl=".".join(map(str, nccl.version())) if cuda else None,
@@ -99,7 +100,7 @@ class Probe:
 
 
 def _open(location: str) -> "Storage":
-    from pixelcontrast.training.storage import Storage
+    from pixelcontrast.runs.storage import Storage
 
     return Storage(location)
 

@@ -67,7 +67,7 @@ def _launch(
         from pixelcontrast.cluster import nodes
         from pixelcontrast.cluster.train.driver import Driver
         from pixelcontrast.cluster.train.launcher import Plan
-        from pixelcontrast.training.run_folder import open_storage
+        from pixelcontrast.runs.run_folder import open_storage
 
         resources, growth = nodes.cluster_resources()
         check_placement(run, resources, growth)

@@ -13,10 +13,10 @@ from pixelcontrast.cluster.signals import Noted
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.record import read_summary
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Search
-from pixelcontrast.search.summary import summarize
 from pixelcontrast.search.trials import Proposal, Trials
 
 _STOP_S = Bounds().stop_s + 30.0
@@ -38,7 +38,7 @@ class SearchListener(Protocol):
         """A trial's network has been evaluated before its last step."""
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        """A trial is complete, pruned or failed; ``found`` as of ``search.summary``, with ``error``."""
+        """A trial is complete, pruned or failed; ``found`` as of ``runs.summary``, with ``error``."""
 
     def stopped(self, proposal: Proposal, where: str) -> None:
         """A trial was running when the search was stopped; ``where`` is its checkpoint, in words."""
@@ -150,7 +150,7 @@ class RunningTrials:
             self._tell("failed", proposal, {**found, "error": failures[-1]})
 
     def _note(self, proposal: Proposal, more: dict[str, Any]) -> dict[str, Any]:
-        found = summarize(self.folder.run(proposal.name)) | more
+        found = read_summary(self.folder.run(proposal.name)) | more
         self.trials.note(proposal.number, found)
         attach(self.trials.study, proposal.number, self.folder)
         return found

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, configuration, versions, machine, threads, seed, workers."""
+"""Where a result comes from: its code and versions, and in what two attempts differ."""
 
 import hashlib
 import importlib.metadata
@@ -9,33 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pixelcontrast import config, distributed
-from pixelcontrast.config import Experiment
+from pixelcontrast import config
 
 _PACKAGES = ("pixelcontrast", "torch", "torchvision", "timm", "numpy", "pillow", "ray")
 _DECIDING = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Packages whose other version may give other bits."""
 _PACKAGE = Path(__file__).parents[1]
-
-
-def collect(experiment: Experiment, *, device: torch.device) -> dict[str, Any]:
-    """What another person needs to know to repeat this attempt, as plain JSON values; call it on every rank.
-
-    The machine is that of all ranks, threads and versions are this rank's.
-    """
-    return {
-        "git": _git_state(),
-        "source": source_hash(),
-        "configuration": config.fingerprint(experiment),
-        "versions": versions(),
-        "machine": "; ".join(dict.fromkeys(distributed.gather_objects(_machine(device)))),
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "world_size": distributed.world_size(),
-        "seed": experiment.run.seed,
-    }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -61,17 +40,14 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def processor() -> str:
-    """The CPU's name, with the instructions that torch uses on it: virtual machines often hide the former."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = next(iter(names), platform.processor() or platform.machine())
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
-
-
-def _machine(device: torch.device) -> str:
-    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    return gpu + processor()
+def git_state() -> str:
+    """The commit, ``-dirty`` where files differ from it; ``unknown`` where the code came without one."""
+    # Of the package's own repository, not of one that an installation happens to lie in.
+    if _git("ls-files", "--error-unmatch", "runs/provenance.py") is not None:
+        found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        if found:
+            return found
+    return os.environ.get(config.COMMIT_VARIABLE, "").strip() or "unknown"
 
 
 def _deciding(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,16 +63,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _git_state() -> str:
-    """The commit, ``-dirty`` where files differ from it; ``unknown`` where the code came without one."""
-    # Of the package's own repository, not of one that an installation happens to lie in.
-    if _git("ls-files", "--error-unmatch", "training/provenance.py") is not None:
-        found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        if found:
-            return found
-    return os.environ.get(config.COMMIT_VARIABLE, "").strip() or "unknown"
 
 
 def _git(*arguments: str) -> str | None:

@@ -3,20 +3,26 @@
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.training import checkpoint
-from pixelcontrast.training.contents import check_contents
-from pixelcontrast.training.run_folder import Row
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import EXPERIMENT, Row, parse_experiment
+from pixelcontrast.runs.storage import Storage
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PARTIAL = "of an interrupted writing; the run removes or replaces it when it is resumed"
+
+
+class ContentsCheck(Protocol):
+    """Says what is wrong in a checkpoint's files, though their bytes are those written: file → what."""
+
+    def __call__(self, parts: Mapping[str, bytes], /, *, step: int) -> dict[str, str]: ...
 
 
 class Line(NamedTuple):
@@ -27,14 +33,15 @@ class Line(NamedTuple):
     text: str
 
 
-def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
+def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCheck) -> Iterator[Line]:
     """Look at every file of a run that is not running now but TensorBoard's events and Ray's own.
 
-    Checkpoints are compared with their manifests (size, sha256) and loaded without executing code; the
-    metrics must be in order and agree with checkpoints and result.
+    Checkpoints are compared with their manifests (size, sha256); the metrics must be in order and agree with
+    checkpoints and result.
 
     Args:
         location: the run's folder, ``<storage>/<name>``: a local one, or a URI that ``pyarrow.fs`` reads.
+        check_contents: called with the parts of every checkpoint whose bytes are those written.
 
     Yields:
         A line for every damage and every part that is sound, as it is found.
@@ -45,14 +52,14 @@ def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
     run = Storage(os.fspath(location))
     if not any(run.exists(name) for name in ("experiment.json", "metrics.jsonl", checkpoint.FOLDER)):
         raise ValueError(f"{run.location}: there is no run here")
-    return _Verification(run).lines()
+    return _Verification(run, check_contents).lines()
 
 
 class _Verification:
     """Reads one run; what could be read of a file stays for the comparison with the next ones."""
 
-    def __init__(self, run: Storage):
-        self._run = run
+    def __init__(self, run: Storage, check_contents: ContentsCheck):
+        self._run, self._check_contents = run, check_contents
         self._experiment: Experiment | None = None
         self._attempts: list[Row] | None = None
         self._rows: list[Row] | None = None
@@ -88,14 +95,12 @@ class _Verification:
         except (LookupError, TypeError, AttributeError) as error:
             yield Line("DAMAGED", name, f"does not hold what it should: {type(error).__name__}: {error}")
         except (ValueError, OSError) as error:
-            yield Line(
-                "DAMAGED", name, config.explain(error) if isinstance(error, ValueError) else str(error)
-            )
+            yield Line("DAMAGED", name, str(error).removeprefix(f"{name} "))
         else:
             yield Line("ok", name, text)
 
     def _check_experiment(self, content: bytes) -> str:
-        self._experiment = config.from_json(content)
+        self._experiment = parse_experiment(content, where=EXPERIMENT)
         return f"configuration {config.fingerprint(self._experiment)[:12]}"
 
     def _check_attempts(self, content: bytes) -> str:
@@ -149,24 +154,22 @@ class _Verification:
     def _checkpoint(self, folder: str) -> tuple[list[Line], Row | None]:
         """The lines about a checkpoint, and its place in the run if it is sound."""
         try:
-            manifest = json.loads(self._run.read(f"{folder}/{checkpoint.MANIFEST}"))
-            files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-            step = manifest["step"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            manifest = checkpoint.read_manifest(self._run, folder)
+        except (ValueError, OSError):
             return [Line("DAMAGED", f"{folder}/{checkpoint.MANIFEST}", "is missing or cannot be read")], None
-        extra = set(self._run.names(folder)) - files.keys() - {checkpoint.MANIFEST}
+        extra = set(self._run.names(folder)) - manifest.files.keys() - {checkpoint.MANIFEST}
         lines = [Line("left over", f"{folder}/{name}", "is not in the manifest") for name in sorted(extra)]
         damaged: dict[str, str] = {}
         parts: dict[str, bytes] = {}
-        for name in files:
+        for name in manifest.files:
             try:
                 parts |= checkpoint.load(self._run, folder, only=[name])
             except (ValueError, OSError) as error:
                 damaged[name] = str(error).removeprefix(f"{folder}/{name} ")
-        if checkpoint.folder_of(step) != folder:
-            damaged[checkpoint.MANIFEST] = f"is that of step {step}"
+        if checkpoint.folder_of(manifest.step) != folder:
+            damaged[checkpoint.MANIFEST] = f"is that of step {manifest.step}"
         elif not damaged:
-            damaged = check_contents(parts, step=step)
+            damaged = self._check_contents(parts, step=manifest.step)
         if not damaged:
             damaged = self._compare(parts)
         if damaged:
@@ -180,7 +183,8 @@ class _Verification:
         """What a checkpoint, sound in itself, says otherwise than the run's folder: file → text."""
         loop, found = json.loads(parts["loop.json"]), {}
         if self._experiment is not None:
-            changed = config.differences(self._experiment, config.from_json(parts["experiment.json"]))
+            theirs = parse_experiment(parts[EXPERIMENT], where=EXPERIMENT)
+            changed = config.differences(self._experiment, theirs)
             if changed:
                 found["experiment.json"] = f"is not the run's: {', '.join(changed)}"
         if self._rows is None:
@@ -235,12 +239,17 @@ class _Verification:
 
 
 def _check_picture(content: bytes) -> str:
-    try:
-        image = Image.open(io.BytesIO(content))
-        image.verify()  # checksums
-    except Exception as error:  # Pillow's decoders raise a dozen types
-        raise ValueError(f"cannot be read: {error}") from error
-    return f"{image.width}×{image.height}"
+    """Compare a PNG's chunks with their checksums: length, kind, data, CRC-32 of the latter two."""
+    _require(content.startswith(_PNG), "is no PNG")
+    place, kind = len(_PNG), b""
+    while kind != b"IEND":
+        end = place + 8 + int.from_bytes(content[place : place + 4])
+        kind = content[place + 4 : place + 8]
+        checksum = zlib.crc32(content[place + 4 : end]).to_bytes(4)
+        _require(content[end : end + 4] == checksum, f"is cut off or altered from byte {place} on")
+        place = end + 4
+    width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])  # IHDR comes first
+    return f"{width}×{height}"
 
 
 def _read_lines(content: bytes) -> list[Row]:

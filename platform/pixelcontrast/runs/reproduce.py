@@ -10,17 +10,25 @@ from typing import Any
 
 from pixelcontrast import config
 from pixelcontrast.config import Data, Experiment, Run
-from pixelcontrast.training import checkpoint, provenance
-from pixelcontrast.training.run_folder import Row, read_attempts, read_result
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs import checkpoint, provenance
+from pixelcontrast.runs.run_folder import (
+    EXPERIMENT,
+    RESULT,
+    Row,
+    parse_experiment,
+    read_attempts,
+    read_experiment,
+    read_result,
+)
+from pixelcontrast.runs.storage import Storage
 
-_EXPERIMENT, _PROVENANCE, _WEIGHTS = "experiment.json", "provenance.json", "model.safetensors"
+_PROVENANCE, _WEIGHTS = "provenance.json", "model.safetensors"
 _ALWAYS = ("data.root", "run.name", "run.storage", "run.workers", "run.cpus_per_worker", "run.device")
 """What the command says in any case: it is what another machine may have to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Recipe:
     """What is known of a checkpoint's origin.
 
     Attributes:
@@ -52,20 +60,20 @@ def reproduce(result: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: nothing of the kind lies there, or it is damaged; the text names the file.
     """
-    record = read_record(result)
-    return "\n".join([*_origin(record), *_code(record), *_training(record)])
+    recipe = read_recipe(result)
+    return "\n".join([*_origin(recipe), *_code(recipe), *_training(recipe)])
 
 
-def read_record(result: str | os.PathLike[str]) -> Record:
+def read_recipe(result: str | os.PathLike[str]) -> Recipe:
     """Find what is recorded; arguments and errors as of ``reproduce``."""
     location = os.fspath(result)
     folder = Storage(location if "://" in location else str(Path(location).absolute()))
-    folder = folder.parent if folder.name == "result.json" else folder
+    folder = folder.parent if folder.name == RESULT else folder
     location = folder.location
     if folder.exists(checkpoint.MANIFEST):
         return _of_checkpoint(folder.parent.parent, f"{folder.parent.name}/{folder.name}")
-    if not folder.exists(_EXPERIMENT):
-        raise ValueError(f"{location}: neither a run nor a checkpoint, as {_EXPERIMENT} is missing")
+    if not folder.exists(EXPERIMENT):
+        raise ValueError(f"{location}: neither a run nor a checkpoint, as {EXPERIMENT} is missing")
     finished = read_result(folder)
     name = finished["checkpoint"] if finished else checkpoint.newest_valid(folder)[0]
     if name is None:
@@ -75,31 +83,32 @@ def read_record(result: str | os.PathLike[str]) -> Record:
     return _of_checkpoint(folder, name)
 
 
-def _of_checkpoint(run: Storage, name: str) -> Record:
+def _of_checkpoint(run: Storage, name: str) -> Recipe:
     try:
-        parts = checkpoint.load(run, name, only=[_EXPERIMENT, _PROVENANCE])
-        experiment = config.from_json(parts[_EXPERIMENT])
-        manifest = json.loads(run.read(f"{name}/{checkpoint.MANIFEST}"))
+        manifest = checkpoint.read_manifest(run, name)
+        parts = checkpoint.load(run, name, only=[EXPERIMENT, _PROVENANCE])
+        content, found = parts[EXPERIMENT], json.loads(parts[_PROVENANCE])
+        weights = manifest.files[_WEIGHTS].sha256
     except (ValueError, KeyError) as error:
-        reason = config.explain(error) if isinstance(error, ValueError) else f"{error} is missing"
+        reason = str(error) if isinstance(error, ValueError) else f"{error} is missing"
         raise ValueError(f"{run.location}/{name}: {reason}") from error
-    found = json.loads(parts[_PROVENANCE])
-    return Record(
-        file=(run / name / _EXPERIMENT).location,
-        experiment=experiment,
+    file = (run / name / EXPERIMENT).location
+    return Recipe(
+        file=file,
+        experiment=parse_experiment(content, where=file),
         placement={},
         provenance=found,
         attempts=read_attempts(run)[: found.get("attempt")],
-        step=manifest["step"],
-        weights=manifest["files"][_WEIGHTS]["sha256"],
+        step=manifest.step,
+        weights=weights,
     )
 
 
-def _of_result(run: Storage, result: Row) -> Record:
+def _of_result(run: Storage, result: Row) -> Recipe:
     attempts = read_attempts(run)[: result["attempts"]]
-    return Record(
-        file=(run / _EXPERIMENT).location,
-        experiment=config.from_json(run.read(_EXPERIMENT)),
+    return Recipe(
+        file=(run / EXPERIMENT).location,
+        experiment=read_experiment(run),
         placement=attempts[-1]["placement"] if attempts else {},
         provenance=result["provenance"],
         attempts=attempts,
@@ -108,21 +117,21 @@ def _of_result(run: Storage, result: Row) -> Record:
     )
 
 
-def _origin(record: Record) -> list[str]:
+def _origin(recipe: Recipe) -> list[str]:
     """What was trained, on what; and why the same bits cannot be had, where that is so."""
-    found, optim = record.provenance, record.experiment.optim
+    found, optim = recipe.provenance, recipe.experiment.optim
     lines = [
-        f"# {record.experiment.run.name}, step {record.step} of {optim.steps}, seed {found['seed']}; on "
+        f"# {recipe.experiment.run.name}, step {recipe.step} of {optim.steps}, seed {found['seed']}; on "
         f"{found['machine']}; workers: {found['world_size']}, threads of each: {found['threads']}",
         f"# configuration {found.get('configuration', 'of unknown hash')}, other than the defaults here are",
     ]
-    lines += [f"#   {key} {json.dumps(value)}" for key, value in _not_defaults(record.experiment).items()]
+    lines += [f"#   {key} {json.dumps(value)}" for key, value in _not_defaults(recipe.experiment).items()]
     images = found.get("images", {})
     lines += [
         f"# {split} images: {images.get(split, '')} of fingerprint {fingerprint}"
         for split, fingerprint in found["data"].items()
     ]
-    for attempt in record.attempts:
+    for attempt in recipe.attempts:
         changes = [f"{name} was {old}, then {new}" for name, (old, new) in attempt.get("changed", {}).items()]
         if changes:
             lines.append(
@@ -144,9 +153,9 @@ def _not_defaults(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _code(record: Record) -> list[str]:
+def _code(recipe: Recipe) -> list[str]:
     """How to get the code and what it was run with."""
-    found = record.provenance
+    found = recipe.provenance
     commit, source = found["git"].removesuffix("-dirty"), found.get("source", "unknown")
     installed = (
         "is the code installed here" if source == provenance.source_hash() else "is not installed here"
@@ -168,17 +177,17 @@ def _code(record: Record) -> list[str]:
     return [*lines, shlex.join(["pip", "install", "-e", ".", *pinned])]
 
 
-def _training(record: Record) -> list[str]:
+def _training(recipe: Recipe) -> list[str]:
     """The command, and how to see that it gave the same."""
-    recorded, found, run = config.flatten(record.experiment), record.provenance, record.experiment.run
+    recorded, found, run = config.flatten(recipe.experiment), recipe.provenance, recipe.experiment.run
     wanted = {
-        **record.placement,
+        **recipe.placement,
         "run.name": f"{run.name}-again",
         "run.workers": str(found["world_size"]),
         "run.cpus_per_worker": found["threads"],
         "run.device": found.get("device", run.device),
     }
-    left = record.experiment.optim.steps - record.step
+    left = recipe.experiment.optim.steps - recipe.step
     if left:  # or the checkpoint would be deleted for newer ones
         wanted["run.keep_checkpoints"] = left // run.checkpoint_interval + left // run.eval_interval + 2
     options = [
@@ -187,12 +196,12 @@ def _training(record: Record) -> list[str]:
         if key in _ALWAYS or wanted.get(key, value) != value
         for word in _option(key, wanted.get(key, value))
     ]
-    lines = [shlex.join(["pixelcontrast", "train", record.file, *options])]
-    if record.weights is not None:
-        manifest = f"{checkpoint.folder_of(record.step)}/{checkpoint.MANIFEST}"
+    lines = [shlex.join(["pixelcontrast", "train", recipe.file, *options])]
+    if recipe.weights is not None:
+        manifest = f"{checkpoint.folder_of(recipe.step)}/{checkpoint.MANIFEST}"
         lines.append(
             f"# On such a machine it gives the same bits: {_WEIGHTS} in the new run's {manifest} has then "
-            f"sha256 {record.weights}"
+            f"sha256 {recipe.weights}"
         )
     return lines
 

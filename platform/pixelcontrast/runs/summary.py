@@ -1,17 +1,15 @@
-"""What a run came to, read from its folder: of a finished run, one stopped early, or one that failed."""
+"""What a run came to, from its rows: of a finished run, one stopped early, or one that failed."""
 
 import statistics
 from datetime import datetime
 from typing import Any
 
-from pixelcontrast import config
-from pixelcontrast.training.run_folder import Row, read_attempts, read_rows
-from pixelcontrast.training.storage import Storage
+from pixelcontrast.runs.run_folder import Row
 
 _EMBEDDING = ("gap", "mean_embedding_norm")
 
 
-def summarize(run: Storage) -> dict[str, Any]:
+def summarize(rows: list[Row], attempts: list[Row], *, batch_size: int) -> dict[str, Any]:
     """Plain JSON values; those that a run has no rows for yet are missing.
 
     ``steps`` trained; ``last_miou``; ``best_miou`` with its ``best_step`` and, of each class that has one,
@@ -20,13 +18,14 @@ def summarize(run: Storage) -> dict[str, Any]:
     epoch; ``checkpoint``, the best; ``overlays``, the last; ``attempts``; with contrast, ``gap`` and
     ``mean_embedding_norm`` of the last training row that has them.
     """
-    rows, attempts = read_rows(run), read_attempts(run)
     trained = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in rows if row["kind"] == "eval"]
     found: dict[str, Any] = {"attempts": len(attempts), **_times(rows, attempts)}
     if trained:
         found["steps"] = trained[-1]["step"]
-        found["seconds_per_step"] = _seconds_per_step(trained, run)
+        found["seconds_per_step"] = batch_size / statistics.median(
+            row["images_per_second"] for row in trained
+        )
         found |= {key: row[key] for row in trained for key in _EMBEDDING if row.get(key) is not None}
     if evaluated:
         best = max(evaluated, key=lambda row: row["miou"])
@@ -38,9 +37,9 @@ def summarize(run: Storage) -> dict[str, Any]:
     return found
 
 
-def _seconds_per_step(trained: list[Row], run: Storage) -> float:
-    batch_size = config.from_json(run.read("experiment.json")).optim.batch_size
-    return batch_size / statistics.median(row["images_per_second"] for row in trained)
+def started_at(attempt: Row) -> float:
+    """When an attempt began, in seconds since the epoch."""
+    return datetime.fromisoformat(attempt["started"]).timestamp()
 
 
 def _times(rows: list[Row], attempts: list[Row]) -> dict[str, float]:
@@ -49,13 +48,9 @@ def _times(rows: list[Row], attempts: list[Row]) -> dict[str, float]:
     for attempt in attempts:
         last = max((row["time"] for row in rows if row["attempt"] == attempt["attempt"]), default=None)
         if last is not None:
-            took = max(last - _timestamp(attempt), 0.0)
+            took = max(last - started_at(attempt), 0.0)
             seconds += took
             worker_seconds += took * attempt["world_size"]
     if not attempts:
         return {}
-    return {"seconds": seconds, "worker_seconds": worker_seconds, "started": _timestamp(attempts[0])}
-
-
-def _timestamp(attempt: Row) -> float:
-    return datetime.fromisoformat(attempt["started"]).timestamp()
+    return {"seconds": seconds, "worker_seconds": worker_seconds, "started": started_at(attempts[0])}

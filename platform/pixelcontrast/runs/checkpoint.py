@@ -1,0 +1,170 @@
+"""A checkpoint's file format: a folder of named parts, valid only with a manifest that matches every byte.
+
+``stage`` the parts, then ``commit`` them; several processes may stage, one commits. ``load`` reads only what
+was committed whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pixelcontrast.runs.storage import Storage
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """Checkpoints exist, and none of them is valid: resuming would silently restart from nothing."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a manifest says of one part.
+
+    Attributes:
+        size: in bytes.
+        sha256: of its content, in hexadecimal.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The file that makes a checkpoint valid.
+
+    Attributes:
+        step: steps done when it was written.
+        files: part → its size and hash.
+    """
+
+    step: int
+    files: Mapping[str, Entry]
+
+
+def folder_of(step: int) -> str:
+    """``checkpoints/step-00000500``"""
+    return f"{FOLDER}/step-{step:08d}"
+
+
+def start(run: Storage, step: int) -> None:
+    """Remove what an interrupted or failed writing of this step's checkpoint left; one process does."""
+    run.start_folder(folder_of(step), last=MANIFEST)
+
+
+def stage(run: Storage, step: int, parts: Mapping[str, bytes]) -> dict[str, Entry]:
+    """Write parts of a checkpoint that does not exist yet; returns their entries in the manifest.
+
+    Raises:
+        OSError: naming the file, with the system's ``errno`` where it gave one.
+    """
+    entries = {}
+    for file, part in parts.items():
+        run.write(f"{run.staging(folder_of(step))}/{file}", part)
+        entries[file] = Entry(len(part), _digest(part))
+    return entries
+
+
+def commit(run: Storage, step: int, entries: Sequence[Mapping[str, Entry]]) -> None:
+    """Make a checkpoint of what was staged, if all of it lies where this process sees it.
+
+    Args:
+        entries: what ``stage`` returned, by the rank that called it.
+
+    Raises:
+        ValueError: a rank's part is not here: the ranks do not share ``run.storage``.
+    """
+    folder = run.staging(folder_of(step))
+    for rank, files in enumerate(entries):
+        for file, entry in files.items():
+            if run.size(f"{folder}/{file}") != entry.size:
+                raise ValueError(
+                    f"{folder}/{file}, which rank {rank} wrote, is not whole in rank 0's {run.location}: "
+                    "run.storage must be a file system that all workers share"
+                )
+    merged = {file: asdict(entry) for files in entries for file, entry in files.items()}
+    manifest = json.dumps({"step": step, "files": merged}, indent=2).encode()
+    run.write(f"{folder}/{MANIFEST}", manifest)
+    run.finish_folder(folder_of(step), last=MANIFEST)
+
+
+def read_manifest(run: Storage, name: str) -> Manifest:
+    """The manifest of the checkpoint in the folder ``name``; raises ``ValueError`` where it has none."""
+    try:
+        content = json.loads(run.read(f"{name}/{MANIFEST}"))
+        files = {file: Entry(entry["size"], entry["sha256"]) for file, entry in content["files"].items()}
+        return Manifest(content["step"], files)
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name}/{MANIFEST} is missing or damaged") from error
+
+
+def load(run: Storage, name: str, *, only: Collection[str] | None = None) -> dict[str, bytes]:
+    """Read and verify a checkpoint's parts: all, or those named in ``only``.
+
+    Raises:
+        ValueError: a file is missing, too short, or not the one written; the message names it.
+    """
+    files = read_manifest(run, name).files
+    return {
+        file: _load_part(run, f"{name}/{file}", entry)
+        for file, entry in files.items()
+        if only is None or file in only
+    }
+
+
+def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
+    """The newest valid checkpoint's name, and why each newer one was skipped.
+
+    On an object store a folder without manifest is an interrupted writing and does not count; on a local
+    disk, where folders appear complete, it is damage.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is damaged.
+    """
+    names = [name for name in run.names(FOLDER) if name.startswith("step-")]
+    skipped = []
+    for name in reversed(names):
+        try:
+            load(run, f"{FOLDER}/{name}")
+        except ValueError as error:
+            skipped.append(str(error))
+        else:
+            return f"{FOLDER}/{name}", skipped
+    if any(run.is_local or run.exists(f"{FOLDER}/{name}/{MANIFEST}") for name in names):
+        reasons = "; ".join(skipped)
+        raise CheckpointError(
+            f"{run.location}: no checkpoint is valid ({reasons}). Delete the folder to restart"
+        )
+    return None, skipped
+
+
+def prune(run: Storage, *, step: int, best_step: int, keep_newest: int) -> None:
+    """Delete all but the newest checkpoints up to ``step`` and the best one.
+
+    Also deleted are what interrupted writing left, and later steps: they belong to work that was lost.
+    """
+    names = run.names(FOLDER)
+    reached = [name for name in names if name.startswith("step-") and f"{FOLDER}/{name}" <= folder_of(step)]
+    kept = {f"{FOLDER}/{name}" for name in reached[-keep_newest:]} | {folder_of(best_step)}
+    for name in names:
+        if f"{FOLDER}/{name}" not in kept:
+            run.delete_folder(f"{FOLDER}/{name}", first=MANIFEST)
+
+
+def _load_part(run: Storage, path: str, entry: Entry) -> bytes:
+    try:
+        part = run.read(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    if len(part) != entry.size:
+        raise ValueError(f"{path} has {len(part)} bytes instead of {entry.size}")
+    if _digest(part) != entry.sha256:
+        raise ValueError(f"{path} was altered: its sha256 is not the manifest's")
+    return part
+
+
+def _digest(part: bytes) -> str:
+    return hashlib.sha256(part).hexdigest()

@@ -1,0 +1,97 @@
+"""The reader of searches: a search's folder with its study, as one record. Writes nothing."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from pixelcontrast.runs.record import RunRecord, kind_of, read_run
+from pixelcontrast.runs.run_folder import EXPERIMENT
+from pixelcontrast.runs.search_record import SearchRecord, TrialRecord, read_description
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.search.folder import JOURNAL, local_folder, open_study_storage
+from pixelcontrast.search.trials import handed_out
+
+_NOTED = frozenset({"run", "overrides", "arm", "seed", "error"})
+"""Attributes of a trial that are no part of its run's summary."""
+
+
+def read(location: str) -> RunRecord | SearchRecord:
+    """What lies at a folder or URI.
+
+    Raises:
+        ValueError: neither a run's nor a search's folder, or one that this version cannot read.
+    """
+    folder = Storage(location)
+    try:
+        return read_search(folder) if kind_of(folder) == "search" else read_run(folder)
+    except OSError as error:
+        raise ValueError(f"{location} cannot be read: {error}") from error
+
+
+def read_search(search: Storage) -> SearchRecord:
+    """A search's folder, whatever state its trials are in; raises as ``runs.search_record``'s reader."""
+    description = read_description(search)
+    with _study_storage(search, description.study) as storage:
+        trials = tuple(_trial(search, trial) for trial in _trials(storage, description.name))
+    known = {field.name: getattr(description, field.name) for field in fields(description)}
+    return SearchRecord(**known, trials=trials)
+
+
+@contextmanager
+def _study_storage(search: Storage, url: str | None) -> Iterator[BaseStorage | None]:
+    """The study's storage; None where there is no journal yet, which opening would create."""
+    if url is not None:
+        yield open_study_storage(local_folder(search), url)
+    elif not search.exists(JOURNAL):
+        yield None
+    elif search.is_local:
+        yield open_study_storage(local_folder(search), None)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / JOURNAL).write_bytes(search.read(JOURNAL))
+            yield open_study_storage(Path(folder), None)
+
+
+def _trials(storage: BaseStorage | None, name: str) -> list[FrozenTrial]:
+    """The trials of the study; a journal's only study also where the folder has been renamed."""
+    names = [] if storage is None else optuna.get_all_study_names(storage)
+    if storage is None or (name not in names and len(names) != 1):
+        return []
+    return handed_out(optuna.load_study(study_name=name if name in names else names[0], storage=storage))
+
+
+def _trial(search: Storage, frozen: FrozenTrial) -> TrialRecord:
+    attributes = frozen.user_attrs
+    name = attributes.get("run", "")
+    run = read_run(search / name) if name and (search / name).exists(EXPERIMENT) else None
+    rows, attempts, evaluations = (run.rows, run.attempts, run.evaluations) if run else ([], [], [])
+    summary = {key: value for key, value in attributes.items() if key not in _NOTED}
+    if run is not None and "attempts" not in summary:
+        summary = dict(run.summary)
+    return TrialRecord(
+        number=frozen.number,
+        run=name,
+        state=frozen.state.name,
+        arm=attributes.get("arm"),
+        seed=attributes.get("seed"),
+        overrides=attributes.get("overrides", {}),
+        values=tuple(frozen.values or ()) if frozen.state == TrialState.COMPLETE else (),
+        summary=summary,
+        curve=tuple((row["step"], row["miou"]) for row in evaluations) or _reported(frozen),
+        iou=evaluations[-1]["iou"] if evaluations else {},
+        ended=rows[-1]["time"] if rows else None,
+        attempt=attempts[-1] if attempts else {},
+        error=str(attributes.get("error", "")),
+        frozen=frozen,
+    )
+
+
+def _reported(frozen: FrozenTrial) -> tuple[tuple[int, float], ...]:
+    """What the study itself knows of the curve, where the run's folder is gone."""
+    return tuple(sorted(frozen.intermediate_values.items()))

@@ -1,0 +1,79 @@
+"""The metrics of a run as it trains: JSON lines, TensorBoard events, and parquet at the end."""
+
+import tempfile
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from pixelcontrast.config import Experiment
+from pixelcontrast.runs import run_folder
+from pixelcontrast.runs.run_folder import Row, scalars
+from pixelcontrast.runs.storage import Storage
+
+_EMBEDDING = frozenset(
+    {"hard_anchors", "batch_positive_similarity", "batch_negative_similarity", "memory_positive_similarity"}
+    | {"memory_negative_similarity", "gap", "class_gap", "mean_embedding_norm", "memory_age"}
+    | {"gradient_ratio", "gradient_cosine"}
+)
+"""Training figures that TensorBoard shows together, as ``embedding/gap``."""
+
+
+class RunLog:
+    """The metrics of a run, as JSON lines, TensorBoard events and, at the end, parquet. One process writes.
+
+    Rows beyond ``step`` come from an attempt whose work was lost, and are dropped.
+    """
+
+    def __init__(self, run: Storage, experiment: Experiment, *, step: int, attempt: Row):
+        self._run = run
+        run_folder.add_attempt(run, attempt)
+        run_folder.write_experiment(run, experiment)
+        self._rows = [row for row in run_folder.read_rows(run) if row["step"] <= step]
+        run_folder.write_rows(run, self._rows)
+        self._temporary = None if run.is_local else tempfile.TemporaryDirectory()
+        events = self._temporary.name if self._temporary else run.path("tensorboard")
+        self._events = Path(events)
+        self._board = SummaryWriter(events, purge_step=step + 1 if step else None)
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is on disk when this returns."""
+        self._rows.append(row)
+        run_folder.write_rows(self._run, self._rows)
+        for key, value in scalars(row).items():
+            if key != "time":
+                self._board.add_scalar(_tag(row, key), value, row["step"], walltime=row["time"])
+        for cause, line in row.get("warnings", {}).items():
+            self._board.add_text(f"embedding/{cause}", line, row["step"], walltime=row["time"])
+        self._flush()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows of the run so far, those of earlier attempts included."""
+        return self._rows
+
+    def last(self, kind: str) -> Row:
+        """The newest row of a kind."""
+        return next(row for row in reversed(self._rows) if row["kind"] == kind)
+
+    def finish(self, result: Row) -> None:
+        """Write the table of all rows, and last what marks the run as finished."""
+        run_folder.write_table(self._run, self._rows)
+        run_folder.write_result(self._run, result)
+
+    def close(self) -> None:
+        """Release the TensorBoard writer; also after an error."""
+        self._board.close()
+        self._flush()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _flush(self) -> None:
+        self._board.flush()
+        if self._temporary:
+            self._run.upload(self._events, "tensorboard")
+
+
+def _tag(row: Row, key: str) -> str:
+    """TensorBoard's name of a number."""
+    is_embedding = row["kind"] == "train" and key.partition("/")[0] in _EMBEDDING
+    return f"{'embedding' if is_embedding else row['kind']}/{key}"
