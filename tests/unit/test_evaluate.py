@@ -18,7 +18,7 @@ from pixelcontrast.datasets.official import result_ids, result_name
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.evaluation import Protocol, result_file
 from pixelcontrast.inference import export_model
-from pixelcontrast.inference.evaluate import Evaluation, Job, evaluate
+from pixelcontrast.inference.evaluate import Evaluation, Job, evaluate, results_folder
 from pixelcontrast.runs.storage import Storage
 from small_sets import ade20k, coco_10k, coco_164k, reference_pngs, some_ids
 from trained_runs import write_run
@@ -113,6 +113,17 @@ def test_files_of_an_evaluation(found: Evaluation, object_store: ObjectStore) ->
     assert table[1]["predicted"] == "sidewalk"
     assert [row["pixels"] for row in table] == found.confusion.matrix.flatten().tolist()
     assert Image.open(io.BytesIO(written.read("confusion.png"))).width > 19 * 24
+
+
+def test_result_files_go_to_an_object_store(
+    found: Evaluation, run: str, streets: Data, object_store: ObjectStore
+) -> None:
+    results = results_folder(object_store.uri("official"))
+    evaluate(Job(location=run, data=streets, results=results))
+    assert found.job.results is not None
+    ours = {path.name: path.read_bytes() for path in Path(found.job.results).iterdir()}
+    written = Storage(object_store.uri("official/results"))
+    assert {name: written.read(name) for name in written.names()} == ours
 
 
 def test_other_classes_are_refused(run: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout
 
 if TYPE_CHECKING:
-    from pixelcontrast.inference.evaluate import Evaluation
+    from pixelcontrast.inference.evaluate import Evaluation, Job
     from pixelcontrast.inference.metadata import Metadata
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
@@ -83,33 +83,38 @@ def evaluate(
     from pixelcontrast.evaluation import Protocol
     from pixelcontrast.inference import load_model
     from pixelcontrast.inference.device import choose_device
-    from pixelcontrast.inference.evaluate import Job
-    from pixelcontrast.inference.evaluate import evaluate as score
+    from pixelcontrast.inference.evaluate import Job, results_folder
     from pixelcontrast.inference.export import default_name
 
     with failures_told(resume="Run the command again to start over."):
-        model = load_model(run, step)
-        out = out or f"evaluations/{default_name(model)}-{split}"
+        metadata = load_model(run, step).metadata
+        out = out or f"evaluations/{default_name(metadata)}-{split}"
         job = Job(
             location=run,
             step=step,
-            data=_data(data, model.metadata),
+            data=_data(data, metadata),
             split=split,
             protocol=Protocol(**vars(protocol)),
             boundary_ratio=boundary_ratio,
-            results=f"{out}/results" if official else None,
+            results=results_folder(out) if official else None,
             device=choose_device(device),
             threads=1 if processes > 1 else None,
         )
-        del model
-        try:
-            with progress("images") as tell:
-                found = score(job, processes=processes, on_progress=tell)
-            found.write(out)
-        except OSError as error:
-            refuse(str(error))
+        found = _score(job, out, processes)
     _show(found)
     print(f"written  {out}")
+
+
+def _score(job: "Job", out: str, processes: int) -> "Evaluation":
+    from pixelcontrast.inference.evaluate import evaluate as score
+
+    try:
+        with progress("images") as tell:
+            found = score(job, processes=processes, on_progress=tell)
+        found.write(out)
+    except OSError as error:
+        refuse(str(error))
+    return found
 
 
 def _data(options: DataOptions, metadata: "Metadata") -> Data:

@@ -119,6 +119,11 @@ def evaluate(
     )
 
 
+def results_folder(out: str) -> str:
+    """Where result files go when an evaluation is written to ``out``; a URI keeps its options."""
+    return (Storage(out) / "results").location
+
+
 class _Loaded(NamedTuple):
     model: TrainedModel
     dataset: SegmentationSet

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pixelcontrast.inference.exported import to_safetensors, to_torch
+from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.onnx_file import to_onnx
 from pixelcontrast.inference.trained import TrainedModel
 from pixelcontrast.runs.storage import Storage
@@ -32,7 +33,7 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
         raise ValueError(f"--argmax: {format} files hold no graph; allowed with --format onnx only")
     if out is not None and not out.partition("?")[0].endswith(ending):
         raise ValueError(f"--out {out}: the name of a {format} file ends with {ending}")
-    file = Storage(out or f"{default_name(model)}{ending}")
+    file = Storage(out or f"{default_name(model.metadata)}{ending}")
     match format:
         case "safetensors":
             content = to_safetensors(model, model.metadata)
@@ -44,6 +45,6 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
     return file.location
 
 
-def default_name(model: TrainedModel) -> str:
-    """The name of the run that the network comes from."""
-    return Storage(model.metadata.source.run).name
+def default_name(metadata: Metadata) -> str:
+    """The name of the run that a network comes from."""
+    return Storage(metadata.source.run).name
