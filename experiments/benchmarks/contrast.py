@@ -34,8 +34,8 @@ from plain import LoopedQueue, dense_loss, looped_sampling_loss, sorted_loss, tw
 from ranks import Measured, Setting, measure
 
 from pixelcontrast.config import Model, Optim
-from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.mining import Mining
+from pixelcontrast.contrast import MemoryConfig, Mining, PixelContrast
+from pixelcontrast.contrast.hyperparameters import PositiveMining
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import build_model
 from pixelcontrast.training.optim import build_optimizer
@@ -103,9 +103,7 @@ def in_batch(quick: bool) -> Iterator[Row]:
     height, width = (64, 128) if quick else (128, 256)
     labels = label_maps(4, height, width, block=8)
     logits, maps = logit_maps(labels), embedding_maps(labels)
-    contrast = PixelContrast(
-        num_classes=NUM_CLASSES, embedding_dim=DIM, pixel_queue_size=0, region_memory_size=0
-    )
+    contrast = PixelContrast(num_classes=NUM_CLASSES, embedding_dim=DIM)
     positions = torch.arange(len(labels))
 
     def ours() -> None:
@@ -126,7 +124,7 @@ def mining(quick: bool, device: str = "cpu") -> Iterator[Row]:
     given = problem(num_anchors=950, bank_rows=bank_rows, device=device)
     plain = partial(sorted_loss, num=_NUM_NEGATIVES, share=_SHARE)
     forms = {"sorted": partial(given.with_gradient, plain)}
-    modes: tuple[Mining, ...] = ("semi-hard", "semi-hard-subset")
+    modes: tuple[PositiveMining, ...] = ("semi-hard", "semi-hard-subset")
     for mode in modes:
         ours = partial(streaming_loss, negatives=mode, positives=None, num=_NUM_NEGATIVES)
         forms[mode] = partial(given.with_gradient, ours)
@@ -155,7 +153,7 @@ def enqueue(quick: bool) -> Iterator[Row]:
 def training_step(quick: bool, device: str = "cpu") -> Iterator[Row]:
     """hrnet_w18_small, 2 images of 256×512, bank 500 pixels and 500 regions per class, head included."""
     height, width = (128, 256) if quick else (256, 512)
-    modes: tuple[Mining, ...] = ("all", "random", "semi-hard", "semi-hard-subset")
+    modes: tuple[PositiveMining, ...] = ("all", "random", "semi-hard", "semi-hard-subset")
     forms = {"cross-entropy": _step_form(None, height, width, device)}
     forms |= {mode: _step_form(mode, height, width, device) for mode in modes}
     taken = seconds(forms, rounds=1 if quick else 9, device=device)
@@ -167,7 +165,7 @@ def training_step(quick: bool, device: str = "cpu") -> Iterator[Row]:
         yield row(f"training step: {mode} / cross-entropy", ratio, "×", at_most=target, device=device)
 
 
-def _step_form(mode: Mining | None, height: int, width: int, device: str) -> Form:
+def _step_form(mode: PositiveMining | None, height: int, width: int, device: str) -> Form:
     torch.manual_seed(0)
     settings = Model(backbone="hrnet_w18_small")
     model = build_model(settings, num_classes=NUM_CLASSES, embedding=mode is not None).to(device)
@@ -179,14 +177,12 @@ def _step_form(mode: Mining | None, height: int, width: int, device: str) -> For
     return partial(train_step, model, contrast, optimizer, batch, contrast_weight=1.0)
 
 
-def _contrast(mode: Mining) -> PixelContrast:
+def _contrast(mode: PositiveMining) -> PixelContrast:
     contrast = PixelContrast(
         num_classes=NUM_CLASSES,
         embedding_dim=DIM,
-        pixel_queue_size=500,
-        region_memory_size=500,
-        positive_mining=mode,
-        negative_mining=mode,
+        memory=MemoryConfig(memory="both", pixel_queue_size=500, region_memory_size=500),
+        mining=Mining(positive_mining=mode, negative_mining=mode),
     )
     for queue in (contrast.memory.pixel, contrast.memory.region):
         assert queue is not None

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast.banks import Queue, Shard
+from pixelcontrast.contrast.hyperparameters import NegativeMining, PositiveMining
 from pixelcontrast.contrast.info_nce import Comparison, info_nce, no_blocks
 from pixelcontrast.contrast.memory import Memory
-from pixelcontrast.contrast.mining import Miner, Mining
+from pixelcontrast.contrast.mining import Miner
 
 NUM_CLASSES, DIM, TEMPERATURE = 19, 256, 0.1
 IGNORE_INDEX = 255
@@ -86,7 +87,7 @@ def unit_rows(labels: Tensor, *, seed: int) -> Tensor:
 
 
 def streaming_loss(
-    problem: Problem, *, negatives: Mining | None, positives: Mining | None, num: int = 1
+    problem: Problem, *, negatives: NegativeMining | None, positives: PositiveMining | None, num: int = 1
 ) -> Tensor:
     """Ours: the mean of Eq. 3 over the anchors, against each other and the memory as it is mined.
 

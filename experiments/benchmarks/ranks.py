@@ -16,7 +16,7 @@ from inputs import DIM, IGNORE_INDEX, NUM_CLASSES, embedding_maps, fill, label_m
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.contrast import AnchorSampling, MemoryConfig, Mining, PixelContrast
 from pixelcontrast.contrast.sampling import draw_anchors
 
 _PAYLOAD = {
@@ -76,13 +76,14 @@ def _measure(rank: int, world_size: int, setting: Setting) -> tuple[float, int, 
     contrast = PixelContrast(
         num_classes=NUM_CLASSES,
         embedding_dim=DIM,
-        anchors_per_class=_PER_CLASS,
-        pixel_queue_size=setting.bank_rows // NUM_CLASSES,
-        pixels_per_image=_PER_IMAGE,
-        region_memory_size=0,
-        positive_mining="all",
-        negative_mining="all",
-        sharded=setting.sharded,
+        anchors=AnchorSampling(anchors_per_class=_PER_CLASS),
+        memory=MemoryConfig(
+            memory="pixel",
+            pixel_queue_size=setting.bank_rows // NUM_CLASSES,
+            pixels_per_image=_PER_IMAGE,
+            memory_sharded=setting.sharded,
+        ),
+        mining=Mining(positive_mining="all", negative_mining="all"),
     )
     assert contrast.memory.pixel is not None
     fill(contrast.memory.pixel)

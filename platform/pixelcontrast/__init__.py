@@ -1,7 +1,10 @@
 """Semantic segmentation trained with cross-image pixel contrast, distributed and searched on Ray."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from pixelcontrast.extras import import_platform
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pixelcontrast.cli import main, parse, run
@@ -45,10 +48,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for: a configuration must not cost the import of torch or Ray."""
+    """Import a name when it is first asked for: a configuration must not cost the import of torch or Ray.
+
+    ``PixelContrast`` needs torch and numpy; the other names need the extra ``platform``.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'pixelcontrast' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pixelcontrast.{_HOMES[name]}"), name)
+    return getattr(import_platform(f"pixelcontrast.{_HOMES[name]}", what=f"pixelcontrast.{name}"), name)
 
 
 def __dir__() -> list[str]:

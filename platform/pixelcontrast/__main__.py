@@ -1,6 +1,20 @@
-"""``python -m pixelcontrast``: the command where its script is not installed, as in a job on a cluster."""
+"""The command ``pixelcontrast``; in a job, where its script is not installed, ``python -m pixelcontrast``."""
 
-from pixelcontrast.cli import command
+import sys
+
+from pixelcontrast.extras import import_platform
+
+
+def command() -> None:
+    """Run the command; without the extra ``platform``, say in one line how to install it."""
+    try:
+        cli = import_platform("pixelcontrast.cli", what="the command pixelcontrast")
+    except ImportError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:  # before the command itself can handle it
+        sys.exit(130)
+    cli.command()
+
 
 if __name__ == "__main__":
     command()

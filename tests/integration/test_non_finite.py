@@ -224,7 +224,7 @@ def test_two_workers_stop_with_the_same_words(scenes: Path, tmp_path: Path) -> N
 def test_a_rate_that_is_too_large_ends_the_run_before_anything_is_kept(
     overrides: dict[str, Any], message: str, scenes: Path, tmp_path: Path
 ) -> None:
-    """Of infinite weights the first evaluation would be a number, and the best so far."""
+    """With infinite weights the first evaluation would be a number, and the best so far."""
     settings = experiment(scenes, tmp_path, WITHOUT | overrides | {"run.report_interval": 2})
     with pytest.raises(ValueError, match=message):
         fit(settings)

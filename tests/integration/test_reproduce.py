@@ -115,7 +115,9 @@ def test_settings_code_versions_and_data_are_said(finished: Experiment) -> None:
     assert f"# train images: 10 of fingerprint {found['data']['train']}" in text
     assert f"# the code, of source hash {provenance.source_hash()}, is the code installed here" in text
     assert re.search(
-        rf"^pip install -e \. torch=={re.escape(found['versions']['torch'])} torchvision", text, re.M
+        rf"^pip install -e '\.\[platform\]' torch=={re.escape(found['versions']['torch'])} torchvision",
+        text,
+        re.M,
     )
     for option in ("--run.workers 1", "--run.cpus-per-worker 1", "--run.device cpu"):
         assert option in text

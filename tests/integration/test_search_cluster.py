@@ -25,6 +25,7 @@ from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.tune.search import run_search
 from pixelcontrast.search.folder import open_study_storage
 from pixelcontrast.search.trials import Proposal
+from pixelcontrast.words import points
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = EXPERIMENT.optim.steps
@@ -147,7 +148,7 @@ class Saboteur(Recorder):
 def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end_the_search(
     scenes: Path, tmp_path: Path
 ) -> None:
-    """Of the first trial the worker dies, of the third Tune's own process; the second always diverges."""
+    """The first trial's worker dies, and the third's Tune process; the second always diverges."""
     places = {"data.root": str(scenes), "run.storage": str(tmp_path), "run.max_failures": 0}
     known = ({}, {"optim.lr": 1e30}, {"optim.lr": 0.02})
     search = dataclasses.replace(SEARCH, known=known, trials=3, early_stopping="none", max_concurrent=1)
@@ -163,7 +164,7 @@ def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end
 
 def command(scenes: Path, storage: Path, *more: str) -> list[str]:
     places = ["--data.root", str(scenes), "--run.storage", str(storage)]
-    return [sys.executable, str(FILE), *places, *more]
+    return [sys.executable, str(FILE), *more, *places]
 
 
 def environment() -> dict[str, str]:
@@ -234,7 +235,7 @@ def ended_rows(search: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: Path, tmp_path: Path) -> None:
-    arguments = command(scenes, tmp_path / "runs", "--search.trials", "8")
+    arguments = command(scenes, tmp_path / "runs", "search", "--trials", "8")
     search = tmp_path / "runs" / "small-search"
     kept: dict[str, bytes] = {}
     for number, how, status in [(1, signal.SIGKILL, -9), (1, signal.SIGINT, 130), (1, signal.SIGKILL, -9)]:
@@ -259,7 +260,7 @@ def test_an_interrupted_search_leaves_checkpoints_and_goes_on_from_them(scenes: 
     steps, search = 60, tmp_path / "runs" / "small-arms"
     more = {"optim.steps": steps, "run.eval-interval": 5, "run.checkpoint-interval": 1000}
     options = [text for key, value in more.items() for text in (f"--{key}", str(value))]
-    arguments = command(scenes, tmp_path / "runs", *options, "--search.arms", "--search.seeds", "0")
+    arguments = command(scenes, tmp_path / "runs", "compare", "--seeds", "0", *options)
     returncode, output = interrupt_after(arguments, tmp_path, 0, signal.SIGINT, evaluated=2)
     assert returncode == 130, output
     assert "Stopped. Rerun the command to resume it" in output
@@ -311,7 +312,7 @@ class Interrupter(Recorder):
 
 
 def check_interruption(scenes: Path, storage: Path, listener: Interrupter, **settings: Any) -> None:
-    """Of three trials: those that were started are unfinished, and nothing is left on the cluster."""
+    """The started ones of three trials are unfinished, and nothing is left on the cluster."""
     places = {"data.root": str(scenes), "run.storage": str(storage), "optim.steps": 1000}
     search = dataclasses.replace(SEARCH, known=({}, {"optim.lr": 0.02}), trials=3, **settings)
     with connect(min_cpus=2):
@@ -356,13 +357,13 @@ def test_three_arms_on_three_seeds_print_their_table_and_may_be_asked_for_bit_by
 ) -> None:
     search = tmp_path / "runs" / "small-arms"
     some = run_command(
-        command(scenes, tmp_path / "runs", "--search.arms", "ce", "cool", "--search.seeds", "0", "1"),
+        command(scenes, tmp_path / "runs", "compare", "ce", "cool", "--seeds", "0", "1"),
         tmp_path,
     )
     assert "2 arms (ce, cool) on seeds 0, 1" in some
     kept = ended_rows(search)
     assert kept.keys() == {"ce-s0", "ce-s1", "cool-s0", "cool-s1"}
-    every = run_command(command(scenes, tmp_path / "runs", "--search.arms"), tmp_path)
+    every = run_command(command(scenes, tmp_path / "runs", "compare"), tmp_path)
     assert "5 trials to run" in every
     check_the_promise(search, kept, trials=9)
 
@@ -376,7 +377,8 @@ def test_three_arms_on_three_seeds_print_their_table_and_may_be_asked_for_bit_by
     difference = ttest_rel(scores["contrast"], scores["ce"]).confidence_interval(0.95)
     row = next(line for line in every.splitlines() if line.startswith("contrast "))
     mean = statistics.fmean(scores["contrast"]) - statistics.fmean(scores["ce"])
-    assert row.rstrip().endswith(f"{mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]")
+    shown = [points(number / 100) for number in (mean, difference.low, difference.high)]
+    assert row.rstrip().endswith("{} [{}, {}]".format(*shown))
     assert "IoU in %, cool and ce" in every
     assert (search / "report.html").is_file()
 

@@ -41,7 +41,7 @@ class Reference:
     pixels_per_image: int = 10
     region_memory_size: int = 1000
     num_images: int | None = None
-    memory_dtype: torch.dtype = torch.float64
+    memory_dtype: str = "float64"
     memory_term: str = "separate"
     memory_weight: float = 1.0
     memory_max_age: int | None = None
@@ -176,7 +176,7 @@ class Reference:
         ]
 
     def _newest(self, entered: dict[int, list[Entered]], size: int, *, first_slot: int) -> list[Stored]:
-        """Of every class the last ``size``, without those that are too old."""
+        """The last ``size`` rows of every class, without those that are too old."""
         memory = []
         for c, rows in entered.items():
             for number, (step, row) in list(enumerate(rows))[max(len(rows) - size, 0) :]:
@@ -198,7 +198,7 @@ class Reference:
                     self.region_of_image[c, int(image_ids[b])] = self._stored(region)
 
     def _stored(self, row: Tensor) -> Entered:
-        return Entered(self.now, row.to(self.memory_dtype).to(row.dtype))
+        return Entered(self.now, row.to(getattr(torch, self.memory_dtype)).to(row.dtype))
 
 
 def _mean(losses: list[Tensor], otherwise: Tensor) -> Tensor:

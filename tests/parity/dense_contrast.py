@@ -38,14 +38,14 @@ class DenseContrast(PixelContrast):
                 in_memory.append(self._eq3(*chosen))
                 both = zip((near[number], far[number]), chosen, strict=True)
                 joint.append(self._eq3(*(torch.cat(pair) for pair in both)))
-        if self.memory_term == "joint":
+        if self.loss.memory_term == "joint":
             return _mean(joint)
-        return _mean(in_batch) + self.memory_weight * _mean(in_memory)
+        return _mean(in_batch) + self.loss.memory_weight * _mean(in_memory)
 
     def _eq3(self, positives: Tensor, negatives: Tensor) -> Tensor:
         """Eq. 3 of one anchor; NaN without positives."""
-        total = torch.logsumexp(negatives / self.temperature, 0)
-        return F.softplus(total - positives / self.temperature).mean()
+        total = torch.logsumexp(negatives / self.loss.temperature, 0)
+        return F.softplus(total - positives / self.loss.temperature).mean()
 
 
 def _mean(losses: list[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from contrast_reference import Reference
 from torch import Tensor, nn
 
+from contrasts import pixel_contrast
 from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.contrast.banks import Shard, reshard
@@ -73,7 +74,7 @@ SPECIAL = {
     "queue that one batch overflows": scenario(pixel_queue_size=3, anchors_per_class=3, pixels_per_image=4),
     "an image twice in a batch": scenario(region_memory_size=2, num_images=2, pixel_queue_size=0, **ALL),
     "K and pools larger than there is": scenario(num_positives=99, num_negatives=99, semi_hard_share=1.0),
-    "stored in bfloat16": scenario(memory_dtype=torch.bfloat16, region_memory_size=3),
+    "stored in bfloat16": scenario(memory_dtype="bfloat16", region_memory_size=3),
     "only hard, odd budget": scenario(anchors_per_class=3, hard_share=1.0, **ALL),
     "one anchor a class": scenario(pixel_queue_size=5, anchors_per_class=1, **ALL),
     "very unequal void": scenario("unequal", anchors_per_class=5),
@@ -115,18 +116,18 @@ REMEDIES = {
     "every remedy, all void": scenario("all", **EVERY),
 }
 SHARDED = {
-    f"sharded, {memory} memory": scenario(sharded=True, **MEMORIES[memory], **ALL)
+    f"sharded, {memory} memory": scenario(memory_sharded=True, **MEMORIES[memory], **ALL)
     for memory in ("pixel", "region", "newest regions", "both")
 } | {
     "sharded, queue that one batch overflows": scenario(
-        sharded=True, pixel_queue_size=3, pixels_per_image=4, **ALL
+        memory_sharded=True, pixel_queue_size=3, pixels_per_image=4, **ALL
     ),
-    "sharded, last images all void": scenario("last", sharded=True, **MEMORIES["both"], **ALL),
-    "sharded, all void": scenario("all", sharded=True, **MEMORIES["both"], **ALL),
-    "sharded, bfloat16": scenario(sharded=True, memory_dtype=torch.bfloat16, **ALL),
-    "sharded, young, separate": scenario(sharded=True, **YOUNG, **REMEDY, **ALL),
+    "sharded, last images all void": scenario("last", memory_sharded=True, **MEMORIES["both"], **ALL),
+    "sharded, all void": scenario("all", memory_sharded=True, **MEMORIES["both"], **ALL),
+    "sharded, bfloat16": scenario(memory_sharded=True, memory_dtype="bfloat16", **ALL),
+    "sharded, young, separate": scenario(memory_sharded=True, **YOUNG, **REMEDY, **ALL),
     "sharded, young regions, separate, last images all void": scenario(
-        "last", sharded=True, **YOUNG_REGIONS, **REMEDY, **ALL
+        "last", memory_sharded=True, **YOUNG_REGIONS, **REMEDY, **ALL
     ),
 }
 """Where all examples are used, the parts of a memory are one memory."""
@@ -204,7 +205,7 @@ def whole_state(contrast: PixelContrast) -> dict[str, Tensor]:
 
 
 def build_contrast(case: Scenario) -> PixelContrast:
-    contrast = PixelContrast(num_classes=CLASSES, embedding_dim=DIM, seed=3, **case.kwargs)
+    contrast = pixel_contrast(num_classes=CLASSES, embedding_dim=DIM, seed=3, **case.kwargs)
     return contrast if "memory_dtype" in case.kwargs else contrast.double()
 
 
@@ -217,7 +218,7 @@ def expected() -> dict[str, list[tuple[Tensor, Tensor, int]]]:
     results = {}
     for name, case in SCENARIOS.items():
         network, steps = build(), []
-        settings = {key: value for key, value in case.kwargs.items() if key != "sharded"}
+        settings = {key: value for key, value in case.kwargs.items() if key != "memory_sharded"}
         reference = Reference(CLASSES, seed=3, **settings)
         for step in range(case.steps):
             images, labels, positions = global_batch(step, case.void)

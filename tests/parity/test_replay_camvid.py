@@ -9,11 +9,11 @@ import torch
 from dense_contrast import DenseContrast
 from torch import Tensor
 
+from contrasts import pixel_contrast
 from pixelcontrast import Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.loss import Term
+from pixelcontrast.contrast.hyperparameters import PositiveMining, Term
 from pixelcontrast.contrast.maps import labels_at
-from pixelcontrast.contrast.mining import Mining
 from pixelcontrast.datasets.loading import train_loader
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.training.state import build_state
@@ -80,14 +80,15 @@ def without_lone_pixels(labels: Tensor) -> Tensor:
 def replay(
     form: type[PixelContrast],
     recorded: tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, Any]],
-    mining: Mining,
+    mining: PositiveMining,
     term: Term,
     dtype: torch.dtype,
     steps: int,
 ) -> list[tuple[Tensor, Tensor]]:
     """Loss and its gradient in the embeddings, step by step."""
     memory, inputs, settings = recorded
-    contrast = form(**settings, positive_mining=mining, negative_mining=mining, memory_term=term)
+    settings = settings | {"positive_mining": mining, "negative_mining": mining, "memory_term": term}
+    contrast = pixel_contrast(form, **settings)
     contrast.load_state_dict(memory)
     contrast.to(dtype)
     results = []
@@ -114,7 +115,7 @@ def replay(
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_recorded_steps_agree_with_the_obvious_form(
-    mining: Mining, term: Term, steps: int, dtype: torch.dtype, tolerance: float, recorded: Any
+    mining: PositiveMining, term: Term, steps: int, dtype: torch.dtype, tolerance: float, recorded: Any
 ) -> None:
     assert (recorded[0]["memory.pixel.written"] >= 0).sum() > 10_000
     ours, want = (

@@ -204,7 +204,7 @@ def gce_workers_say_what_they_have(config: Config) -> Problems:
 
 
 COMMON: list[Rule] = [nothing_is_open_to_the_world, no_secret_is_written_down]
-"""Of any file."""
+"""Rules of any file."""
 LOCAL: list[Rule] = [
     *COMMON,
     ray_accepts_it,

@@ -33,7 +33,7 @@ class ObjectStore:
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.refused: Callable[[str, str], bool] = lambda _method, _path: False
-        """Of a request's method and path: whether the server has no room for it."""
+        """Whether the server has no room for a request of this method and path."""
         self._instant = lambda: None
 
     def __enter__(self) -> Self:

@@ -24,7 +24,7 @@ CHECKPOINTS = 3
 
 
 def experiment(scenes: Path, storage: str) -> Experiment:
-    """Of twelve steps, evaluated at each fourth, kept at each third, reported at each."""
+    """Twelve steps: evaluated every four, saved every three, reported every one."""
     return Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=16, dropout=0.1),

@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
-from pixelcontrast.cluster.paths import absolute_paths
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import check_memory_fits, check_placement, concurrency, takes_gpus
 from pixelcontrast.config import Data, Experiment, Model, Run, Workers
 
@@ -82,14 +82,14 @@ def test_paths_become_absolute_and_uris_stay(tmp_path, monkeypatch):
     local = Experiment(
         data=Data(layout="camvid", root="data"), run=run(Workers(1)), model=Model(weights="hrnet.safetensors")
     )
-    moved = absolute_paths(local)
+    moved = reachable_paths(local)
     assert moved.data.root == str(tmp_path / "data")
     assert moved.run.storage == str(tmp_path / "runs")
     assert moved.model.weights == str(tmp_path / "hrnet.safetensors")
     remote = Experiment(
         data=Data(layout="camvid", root="s3://bucket/data"), run=run(Workers(1), storage="s3://bucket/runs")
     )
-    assert absolute_paths(remote) == remote
+    assert reachable_paths(remote) == remote
 
 
 def test_first_cause_is_a_death_before_what_follows_from_it():

@@ -42,8 +42,8 @@ def test_piped_rows_are_plain_lines_with_the_numbers():
     assert all(character.isprintable() or character == "\n" for character in text)
     first, second, third = text.splitlines()
     assert all(number in first for number in ("40/200", "CE 0.512", "contrast 4.321", "12.3 img/s"))
-    assert all(number in second for number in ("step 40", "mIoU 0.457", "0.891"))
-    assert all(number in third for number in ("60/200", "mIoU 0.457", "left"))
+    assert all(number in second for number in ("step 40", "mIoU 45.7 %", "pixel accuracy 89.1 %"))
+    assert all(number in third for number in ("60/200", "mIoU 45.7 %", "left"))
 
 
 def test_baseline_without_contrast_shows_none():
@@ -73,7 +73,7 @@ def test_time_left_follows_the_pace_of_the_rows(monkeypatch):
 def test_terminal_shows_the_same_numbers_live():
     text = shown(TRAIN, EVAL, TRAIN | {"step": 60}, terminal=True)
     assert "\x1b[" in text
-    assert all(word in text for word in ("60/200", "CE 0.512", "contrast 4.321", "mIoU 0.457"))
+    assert all(word in text for word in ("60/200", "CE 0.512", "contrast 4.321", "mIoU 45.7 %"))
 
 
 def test_table_is_plain_and_fits_80_columns_when_piped():
@@ -87,7 +87,7 @@ def test_table_is_plain_and_fits_80_columns_when_piped():
     assert ["sky", "0.0"] in lines
     assert ["mIoU", "45.7"] in lines
     assert ["pixel", "accuracy", "89.1"] in lines
-    assert next(line for line in lines if "light" in line)[-1] == "-"
+    assert next(line for line in lines if "light" in line)[-1] == "–"
 
 
 def test_a_real_terminal_gets_one_line_that_is_redrawn():

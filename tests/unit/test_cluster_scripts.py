@@ -100,7 +100,7 @@ def test_shellcheck_and_bash_read_the_batch_script(
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Of a Dockerfile: (word, rest), continued lines joined."""
+    """(word, rest) of each instruction in a Dockerfile, continued lines joined."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
@@ -134,7 +134,8 @@ def test_the_image_installs_what_the_project_asks_for(tmp_path: Path) -> None:
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(["sh", "-c", listing], env=environment, check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["clusters"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["platform"], *extras["clusters"]]
     assert (tmp_path / "requirements.txt").read_text().splitlines() == wanted
     assert f"ray=={RAY_VERSION}" in (tmp_path / "constraints.txt").read_text()
     assert any(re.match(r"ray\[.*>=2\.60,<2\.61", each) for each in wanted)

@@ -19,7 +19,7 @@ import cluster_schemas
 import strict_yaml
 from cluster_rules import AWS, GCP, LOCAL, RAY_VERSION, ROOT, Rule
 from kuberay_rules import KUBERAY
-from pixelcontrast.cluster.paths import check_job_paths
+from pixelcontrast.cluster.paths import reachable_paths
 
 CLUSTERS = ROOT / "clusters"
 RULES: dict[str, list[Rule]] = {
@@ -209,7 +209,7 @@ def test_a_key_given_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [*RULES, "runtime_env.yaml"])
 def test_every_field_has_a_comment(name: str) -> None:
-    """Of the first two levels, a comment above it or above its brothers; of a resource, those of its spec."""
+    """Each field of the first two levels, or of a resource's spec, has a comment above it or its siblings."""
     depth = r"(  |    )" if name.startswith("kuberay") else r"(|  )"
     lines = (CLUSTERS / name).read_text().splitlines()
     bare = []
@@ -231,7 +231,7 @@ def test_the_job_s_command_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     experiment = parse(__import__(Path(file).stem).EXPERIMENT, args=options)
     monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
-    check_job_paths(experiment)
+    reachable_paths(experiment)
     assert "://" in experiment.run.storage
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

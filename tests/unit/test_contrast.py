@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelcontrast.contrast import PixelContrast, loss
+from contrasts import pixel_contrast
+from pixelcontrast.contrast import MemoryConfig, PixelContrast, loss
 
 CLASSES, DIM = 3, 4
 
@@ -16,7 +17,7 @@ CLASSES, DIM = 3, 4
 def make(**settings: Any) -> PixelContrast:
     defaults: dict[str, Any] = {"num_classes": CLASSES, "embedding_dim": DIM, "pixel_queue_size": 8}
     defaults |= {"region_memory_size": 0, "positive_mining": "all", "negative_mining": "all"}
-    return PixelContrast(**defaults | settings)
+    return pixel_contrast(**defaults | settings)
 
 
 def embeddings(*shape: int, seed: int = 0) -> Tensor:
@@ -31,7 +32,7 @@ def logits_for(predictions: Tensor, num_classes: int = CLASSES) -> Tensor:
 
 def test_docstring_example_runs() -> None:
     result = doctest.testmod(loss)
-    assert result.attempted >= 8
+    assert result.attempted >= 10
     assert result.failed == 0
 
 
@@ -284,6 +285,7 @@ def test_diagnostics_average_what_the_batch_s_anchors_were_compared_with() -> No
     assert read["memory_positive_similarity"] is read["memory_negative_similarity"] is None
     again = contrast.diagnostics.read()
     assert again.pop("class_gap") == [None] * CLASSES
+    assert again.pop("refused_rows") == 0
     assert set(again.values()) == {None}, "it begins anew"
 
 
@@ -426,6 +428,7 @@ def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None
         ("semi_hard_share", 0.0),
         ("rare_class_power", -1.0),
         ("region_memory_size", -1),
+        ("pixels_per_image", 0),
         ("anchors_per_class", 0),
         ("num_negatives", 0),
         ("ignore_index", 2),
@@ -437,10 +440,25 @@ def test_wrong_settings_are_named(name: str, value: float) -> None:
 
 
 def test_unknown_mining_is_refused_with_what_there_is() -> None:
-    with pytest.raises(
-        ValueError, match="'semihard'; there are all, random, filtered, hardest, semi-hard, semi-hard-subset"
-    ):
+    with pytest.raises(ValueError, match="negative_mining is 'semihard'; there are all, random, filtered, "):
         make(negative_mining="semihard")
+    with pytest.raises(ValueError, match="positive_mining is 'filtered'; there are all, random, hardest, "):
+        make(positive_mining="filtered")
+
+
+def test_a_memory_without_a_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="pixel_queue_size is not set, and stands for 10 per training image"):
+        PixelContrast(num_classes=CLASSES, embedding_dim=DIM, memory=MemoryConfig(memory="pixel"))
+
+
+def test_a_memory_whose_size_is_not_set_is_bounded_and_shows_its_size() -> None:
+    """150 classes × 256, more images than fit: at most 200,000 rows in each bank."""
+    settings = MemoryConfig(memory="both")
+    with torch.device("meta"):
+        contrast = PixelContrast(num_classes=150, embedding_dim=256, memory=settings, num_images=20_000)
+    assert 2 * 199_000 * 4 * 256 < contrast.memory.nbytes < 2 * 200_000 * (4 * 256 + 8)
+    assert "(pixel): Queue(150 classes × 1333 rows × 256 float32, 206.35 MB)" in repr(contrast)
+    assert repr(make(pixel_queue_size=0).memory) == "Memory(no banks)"
 
 
 def test_a_deferred_batch_that_is_not_kept_leaves_no_trace() -> None:
@@ -460,3 +478,39 @@ def test_a_deferred_batch_that_is_not_kept_leaves_no_trace() -> None:
     for (name, ours), theirs in zip(deferred.named_buffers(), plain.buffers(), strict=True):
         assert torch.equal(ours, theirs), name
     assert int(deferred.steps) == 2
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_rows_that_are_not_finite_do_not_enter_the_memory(
+    deferred: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One pixel of class 0 is NaN and one of class 1 infinite; the step after has a finite loss."""
+    labels, ids = torch.tensor([[[0, 0, 1, 1, 2]]]), torch.tensor([1])
+    codes = embeddings(1, DIM, 1, 5).detach()
+    broken = codes.clone()
+    broken[0, 1, 0, 0], broken[0, 2, 0, 3] = torch.nan, torch.inf
+    contrast = make(region_memory_size=3, num_images=3, deferred=deferred)
+
+    def step(maps: Tensor) -> Tensor:
+        value = contrast(maps, labels, logits_for(labels), image_ids=ids)
+        contrast.keep()
+        return value
+
+    step(broken)
+    queue, regions = contrast.memory.pixel, contrast.memory.region
+    assert queue is not None
+    assert regions is not None
+    assert queue.filled.tolist() == queue.pointer.tolist() == [1, 1, 1]
+    torch.testing.assert_close(queue.rows[:2, 0], codes[0, :, 0, 1:3].T)
+    assert regions.filled.tolist() == [0, 0, 0], "a broken pixel spoils its image's regions"
+    assert contrast.diagnostics.read()["refused_rows"] == 2 + 3
+    step(broken)
+    assert contrast.diagnostics.read()["refused_rows"] == 2 + 3
+    said = [record.getMessage().partition(" rows")[0] for record in caplog.records]
+    assert said == [f"embeddings hold NaN or infinity: {rows}" for rows in ("2 of 5", "3 of 3")], "once each"
+    value = step(codes)
+    assert value > 0
+    assert value.isfinite()
+    assert queue.filled.tolist() == [4, 4, 3]
+    assert regions.filled.tolist() == [1, 1, 1]
+    assert contrast.diagnostics.read()["refused_rows"] == 0

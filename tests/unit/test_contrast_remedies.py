@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcontrast.contrast import PixelContrast
+from contrasts import pixel_contrast
+from pixelcontrast.contrast import PixelContrast, ProjectionHead
 from pixelcontrast.contrast.maps import pixel_rows
 from processes import run_ranks
 
@@ -17,7 +18,7 @@ CLASSES, DIM = 3, 4
 def make(**settings: Any) -> PixelContrast:
     defaults: dict[str, Any] = {"num_classes": CLASSES, "embedding_dim": DIM, "pixel_queue_size": 8}
     defaults |= {"region_memory_size": 0, "positive_mining": "all", "negative_mining": "all"}
-    return PixelContrast(**defaults | settings)
+    return pixel_contrast(**defaults | settings)
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:
@@ -89,7 +90,7 @@ def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
 
 
 def test_a_boundary_to_a_wrong_pixel_is_a_boundary_where_only_right_pixels_enter() -> None:
-    """Of columns 0 0 0 1 1 1, of which the first 1 is taken for a 0: column 2 lies at the boundary."""
+    """With columns 0 0 0 1 1 1, of which the first 1 is taken for a 0, column 2 lies at the boundary."""
     labels, predicted = torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 0, 0, 1, 1]]])
     contrast = make(embedding_dim=6, only_correct=True, boundary_share=1.0, pixels_per_image=1)
     for _ in range(5):
@@ -180,7 +181,7 @@ EDGES = ("no anchor", "one anchor", "one anchor a class", "one class", "all")
 
 
 def labels_of_edge(name: str) -> Tensor:
-    """Of four images; the first alone is labelled but in the last two cases."""
+    """Labels of four images; only the first is labelled, but in the last two cases."""
     labels = torch.full((4, 4, 4), 255)
     match name:
         case "one anchor":
@@ -234,11 +235,60 @@ def test_hardly_any_anchor_on_any_rank_gives_finite_losses_that_reach_every_rank
             assert gradient[0].any()
 
 
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "boundaries": {"boundary_share": 0.5},
+    "only correct": {"only_correct": True, "boundary_share": 0.5, "rare_class_power": 0.5},
+    "a slot per image": {"region_memory_size": 4, "num_images": 4},
+    "shared": {"memory_sharded": True, "region_memory_size": 3},
+    "semi-hard": {"positive_mining": "semi-hard", "negative_mining": "semi-hard", "num_negatives": 2},
+    "filtered": {"negative_mining": "filtered", "memory_term": "joint", "memory_dtype": "bfloat16"},
+    "hardest": {"positive_mining": "hardest", "negative_mining": "hardest", "memory_max_age": 1},
+}
+
+
+def steps_of_everything(rank: int, world_size: int) -> dict[str, list[Tensor]]:
+    """Two steps of every setting, with a head on maps or on pixels; the last rank has no images."""
+    del world_size
+    mine, results = [slice(0, 4), slice(4, 4)][rank], {}
+    for name, settings in EVERYTHING.items():
+        for by_pixel in (False, True):
+            torch.manual_seed(0)
+            head, contrast, loss = ProjectionHead(5, DIM), make(**settings), torch.zeros(())
+            for step in range(2):
+                features = maps(4, 5, 4, 4, seed=step)[mine].requires_grad_()
+                logits, ids = torch.zeros(4, CLASSES, 2, 3)[mine], torch.arange(4)[mine]
+                given = features if by_pixel else head(features)
+                project = head.rows if by_pixel else None
+                labels = class_maps(4, 8, 8)[mine]
+                loss = contrast(given, labels, logits, image_ids=ids, project=project)
+                loss.backward()
+            grad = head.conv1.weight.grad
+            assert grad is not None, "not connected: DDP would wait for this rank"
+            results[f"{name}, {by_pixel}"] = [loss.detach(), grad, contrast.next_position]
+    return results
+
+
+def test_a_rank_without_images_takes_part_in_everything() -> None:
+    """Loss and head's gradient are those of one process; images are counted on all ranks."""
+    alone, ranks = steps_of_everything(0, 1), run_ranks(2, steps_of_everything)
+    for name, (loss, gradient, position) in alone.items():
+        assert loss > 0
+        (first, first_grad, first_position), (second, second_grad, second_position) = (
+            rank[name] for rank in ranks
+        )
+        assert second == 0
+        assert not second_grad.any()
+        if not name.startswith("shared"):  # mined in parts: a draw of another kind
+            torch.testing.assert_close(first / 2, loss, msg=name)
+            torch.testing.assert_close(first_grad / 2, gradient, msg=name)
+        assert first_position == second_position == position == 8
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("memory_max_age", 0, "memory_max_age is 0; it must be above 0"),
-        ("memory_weight", -1.0, "memory_weight is -1.0; it must not be below 0"),
+        ("memory_max_age", 0, "memory_max_age is 0; it must be at least 1"),
+        ("memory_weight", -1.0, "memory_weight is -1.0; it must be at least 0"),
         ("memory_term", "both", "memory_term is 'both'; there are separate, joint"),
     ],
 )

@@ -247,7 +247,7 @@ def test_the_command_shows_findings_and_ends_with_1(
     assert stop.value.code == 1
     shown = capsys.readouterr().out
     assert shown.count("unknown label ids: 2–4") == 2
-    assert "… and 1 more problems of this sort: label" in shown
+    assert "… and 1 more problems of this kind: label" in shown
     assert "3 problems, 0 notes" in shown
     assert "all well" not in shown
 

@@ -21,7 +21,7 @@ from pixelcontrast.runs.storage import Storage
 
 @pytest.fixture(scope="module")
 def facts(scenes: Path) -> Facts:
-    """Of this machine, as a node with a token."""
+    """Facts of this machine, as a node with a token."""
     return replace(
         Probe("a").look(str(scenes), "cityscapes", []), token_required=True, token_file=("/root/token", 0o600)
     )

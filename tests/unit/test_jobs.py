@@ -13,7 +13,7 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 import repository
 import strict_yaml
 from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
-from pixelcontrast.cluster.paths import absolute_paths
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.config import Data, Experiment, Run
 
 PACKAGE = "platform/pixelcontrast/"
@@ -99,14 +99,14 @@ def experiment(storage: str, root: str = "/data") -> Experiment:
 
 def test_a_job_may_not_have_relative_paths(monkeypatch):
     relative = experiment("runs")
-    assert Path(absolute_paths(relative).run.storage) == Path.cwd() / "runs"
+    assert Path(reachable_paths(relative).run.storage) == Path.cwd() / "runs"
     monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
     with pytest.raises(ValueError, match=r"run.storage is 'runs', a relative path. This is a job: .*s3://"):
-        absolute_paths(relative)
+        reachable_paths(relative)
     with pytest.raises(ValueError, match=r"data.root is 'runs/scenes', a relative path. .* every node"):
-        absolute_paths(experiment("s3://bucket/runs", "runs/scenes"))
+        reachable_paths(experiment("s3://bucket/runs", "runs/scenes"))
     doctor = Wanted(storage="runs", data=None, layout=None, run=Run(name="doctor"))
     with pytest.raises(ValueError, match=r"storage is 'runs', a relative path. This is a job"):
         diagnose(doctor)
     for storage in ("s3://bucket/runs", "gs://bucket/runs", "/shared/runs"):
-        assert absolute_paths(experiment(storage)).run.storage == storage
+        assert reachable_paths(experiment(storage)).run.storage == storage

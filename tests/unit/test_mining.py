@@ -28,7 +28,7 @@ def examples(*similarities: list[float], place: list[int] | None = None) -> Exam
 
 
 def spans(*counts: int) -> list[list[Span]]:
-    """Of every class the first slots."""
+    """The first slots of every class."""
     return [[Span(0, count)] for count in counts]
 
 
@@ -202,7 +202,7 @@ def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = 4000
     ],
 )
 def test_free_draws_are_uniform_in_their_pool(mining: Any, pools: list[range]) -> None:
-    """Of anchors that look to either end of the examples, each draws from its own pool alone."""
+    """Anchors that look to either end of the examples draw from their own pool alone."""
     times = draw_often(Miner(mining, 3, 0.4), torch.tensor([[1.0], [-1.0]]))
     for row, pool in zip(times, pools, strict=True):
         p = 3 / len(pool)
@@ -242,11 +242,6 @@ def test_shards_choose_a_draw_stratified_by_shards() -> None:
     want = torch.zeros(n)
     want[12:] = 4 / 8  # the pool of both halves is that of the whole here, as their ranks alternate
     assert (union - want).abs().max() <= 5 * (0.25 / trials) ** 0.5
-
-
-def test_unknown_mining_is_refused() -> None:
-    with pytest.raises(ValueError, match="'semihard'; there are all, random, filtered"):
-        Miner("semihard", 1, 0.1)  # type: ignore[arg-type]
 
 
 def test_kth_smallest() -> None:

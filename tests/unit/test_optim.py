@@ -15,7 +15,7 @@ from pixelcontrast.training.step import train_step
 
 def experiment(optimizer: Any) -> Experiment:
     return Experiment(
-        data=Data(layout="camvid", root=""),
+        data=Data(layout="camvid", root="camvid"),
         model=Model(backbone="hrnet_w18_small", embedding_dim=8),
         contrast=Contrast(memory="pixel", pixel_queue_size=20),
         optim=Optim(optimizer=optimizer, steps=8, batch_size=2, lr=0.01),

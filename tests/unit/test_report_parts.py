@@ -7,9 +7,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from pixelcontrast import config, parse
-from pixelcontrast.reports.command import options
 from pixelcontrast.reports.importance import importances
-from pixelcontrast.reports.words import duration, percent, points
+from pixelcontrast.words import duration, percent, points
 from searches import experiment
 
 
@@ -25,10 +24,10 @@ def test_options_read_back_whatever_their_type(scenes: Path, tmp_path: Path) -> 
         "model.weights": "-a file's name.pth",
         "data.crop_size": [32, 48],
     }
-    assert parse(settings, args=options(values)) == config.replace(settings, values)
+    assert parse(settings, args=config.arguments(values)) == config.replace(settings, values)
     changed = config.replace(settings, values)
     back = {key: config.flatten(settings)[key] for key in values}
-    assert parse(changed, args=options(back)) == settings
+    assert parse(changed, args=config.arguments(back)) == settings
 
 
 def test_importance_finds_what_decides_and_says_how_surely() -> None:

@@ -18,11 +18,11 @@ from pyarrow import csv, fs
 from pixelcontrast import Data, Experiment, Run, Search, config, parse
 from pixelcontrast.reports import compare_arms, write_report
 from pixelcontrast.reports.search_page import search_page
-from pixelcontrast.reports.words import percent, points
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search import reading
 from pixelcontrast.search.folder import SearchFolder, open_study_storage
 from pixelcontrast.search.trials import Trials
+from pixelcontrast.words import percent, points
 from searches import ARMS, SPACE, experiment, run_search
 
 TRIALS = 6

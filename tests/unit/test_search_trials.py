@@ -302,7 +302,7 @@ def test_a_database_is_taken_instead_of_the_journal(experiment: Experiment, tmp_
     driver.die()
     assert states(driver.folder.trials()) == ["COMPLETE"]
     assert not (tmp_path / "street-search" / "study.journal").exists()
-    with pytest.raises(ValueError, match=r"search\.study nosuch://x cannot be opened"):
+    with pytest.raises(ValueError, match=r"--study nosuch://x cannot be opened"):
         Driver(config.replace(experiment, {"run.name": "b"}), Search(space=SPACE, study="nosuch://x"))
 
 

@@ -188,9 +188,7 @@ def test_a_password_of_the_study_s_database_is_refused_and_not_repeated(scenes: 
     search = Search(
         space={"optim.lr": loguniform(0.01, 0.1)}, trials=1, study="postgresql://me:hunter2@db/optuna"
     )
-    with pytest.raises(
-        ValueError, match=r"search\.study: a password stands in the URL.*PGPASSWORD"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"--study: a password stands in the URL.*PGPASSWORD") as caught:
         SearchFolder(experiment(scenes, str(tmp_path)), search, None).check()
     assert "hunter2" not in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -136,7 +136,7 @@ def test_a_gradient_that_overflows_under_a_finite_loss_is_seen(skip: bool) -> No
 
 
 def small(**sections: Any) -> Experiment:
-    return Experiment(data=Data(layout="camvid", root=""), run=Run(name="a"), **sections)
+    return Experiment(data=Data(layout="camvid", root="camvid"), run=Run(name="a"), **sections)
 
 
 def test_warmup_reaches_the_network_with_nothing_and_then_with_all() -> None:

@@ -1,5 +1,6 @@
 """The contrastive term as an experiment asks for it."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
+from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig
 from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.runs import checkpoint
@@ -133,10 +135,13 @@ def test_every_setting_reaches_the_term() -> None:
     changed = replace(EXPERIMENT, {f"contrast.{k}": v for k, v in vars(settings).items() if k != "weight"})
     term = build_contrast(changed, num_classes=3, num_images=5)
     assert term is not None
-    names = ["temperature", "anchors_per_class", "hard_share", "rare_class_power", "pixels_per_image"]
-    names += ["boundary_share", "memory_term", "memory_weight", "only_correct"]
-    for name in names:
-        assert getattr(term, name) == getattr(settings, name)
+    for part, kind in (
+        (term.loss, InfoNCE),
+        (term.anchors, AnchorSampling),
+        (term.memory_config, MemoryConfig),
+    ):
+        for field in fields(kind):
+            assert getattr(part, field.name) == getattr(settings, field.name)
     assert term.positive_miner == Miner("random", 5, 0.3)
     assert term.negative_miner == Miner("hardest", 6, 0.3, margin=-0.2)
     assert [bank.max_age for bank in term.memory.banks.values() if isinstance(bank, Queue)] == [7, 7]

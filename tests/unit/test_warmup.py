@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contrasts import pixel_contrast
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.loading import Batch
@@ -25,9 +26,8 @@ def model_of(**settings: Any) -> SegmentationModel:
 
 
 def term() -> PixelContrast:
-    settings: dict[str, Any]
-    settings = {"pixel_queue_size": 20, "region_memory_size": 0, "anchors_per_class": 10}
-    return PixelContrast(num_classes=CLASSES, embedding_dim=8, **settings).double()
+    contrast = pixel_contrast(num_classes=CLASSES, embedding_dim=8, pixel_queue_size=20, anchors_per_class=10)
+    return contrast.double()
 
 
 def batch(size: int = 32) -> Batch:
@@ -83,7 +83,7 @@ def moved(model: SegmentationModel, *, of_head: bool) -> dict[str, Tensor]:
 
 def schedule(steps: int, **settings: Any) -> list[tuple[float, bool]]:
     experiment = Experiment(
-        data=Data(layout="camvid", root=""),
+        data=Data(layout="camvid", root="camvid"),
         contrast=Contrast(**settings),
         optim=Optim(steps=steps),
         run=Run(name="a"),

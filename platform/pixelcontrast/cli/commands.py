@@ -1,16 +1,21 @@
-"""The command ``pixelcontrast``: looking at machines, runs and searches, and training what a run records."""
+"""The command ``pixelcontrast``: from the images to a trained network, and what to look at afterwards."""
 
+import functools
+import operator
 import sys
 import time
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import tyro
 
+import pixelcontrast
+from pixelcontrast import runs
 from pixelcontrast.cli.data import data_command
 from pixelcontrast.cli.evaluate import evaluate
-from pixelcontrast.cli.experiment import main
+from pixelcontrast.cli.experiment import run
 from pixelcontrast.cli.export import export
+from pixelcontrast.cli.options import parse_options
 from pixelcontrast.cli.predict import predict
 from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import Layout, Run, Workers, explain
@@ -20,108 +25,64 @@ _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHE
 _File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 _Location = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_SEARCH")]
 
+_DESCRIPTION = """\
+Train semantic segmentation networks with pixel-wise contrast.
+
+An experiment is a Python file: python experiments/camvid.py --help.
+
+The commands here are for what comes before and after it.
+
+pixelcontrast --version prints the version."""
+
 
 def command() -> None:
     """The console script."""
-    # The file decides the options' defaults, so it is read before them.
-    match sys.argv[1:]:
-        case ["train", file, *options] if not file.startswith("-"):
-            return _train(file, options)
+    with failures_told(resume="Rerun the command to start."):
+        _dispatch(sys.argv[1:])
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    match arguments:
+        case ["--version"]:
+            print(f"pixelcontrast {pixelcontrast.__version__}")
         case ["data", *options]:
-            return data_command(options)
-    commands = (dashboard, data, doctor, evaluate, export, predict, report, reproduce, train, verify)
-    return tyro.extras.subcommand_cli_from_dict(
-        {function.__name__: function for function in commands},
+            data_command(options)
+        case ["train", file, *options] if not file.startswith("-"):
+            # The file decides the options' defaults, so it is read before them.
+            _train(file, options)
+        case [name, *options] if name in COMMANDS:
+            tyro.cli(COMMANDS[name], prog=f"pixelcontrast {name}", args=options)
+        case _:
+            _overview(arguments or ["--help"])
+
+
+def _overview(arguments: Sequence[str]) -> None:
+    """Show the help, of each command its first line; or refuse what is no command."""
+    choices: list[Any] = [
+        Annotated[Any, tyro.conf.subcommand(name, constructor=function, description=_first_line(function))]
+        for name, function in COMMANDS.items()
+    ]
+    tyro.cli(
+        functools.reduce(operator.or_, choices),
         prog="pixelcontrast",
-        description="Look at machines, runs and searches. Experiment files train: see experiments/.",
+        description=_DESCRIPTION,
+        args=arguments,
     )
 
 
-def dashboard(location: _Location, port: int | None = None) -> None:
-    """Open the pages that compare a search's trials, or show a run, live; until Ctrl-C.
-
-    Args:
-        location: the folder of a run or a search, or a URI that pyarrow reads.
-        port: of the first page, the second gets the next one; unset: free ones.
-    """
-    from pixelcontrast.dashboard import describe, serve
-
-    with (
-        failures_told(resume="The search itself, if it runs, continues."),
-        serve(location, port=port) as pages,
-    ):
-        print(describe(pages), flush=True)
-        while True:
-            time.sleep(3600)
+def _first_line(function: Callable[..., None]) -> str:
+    return (function.__doc__ or "").partition("\n")[0]
 
 
 def data() -> None:
-    """Describe your own images (data init), look at every file of a data set (data check)."""
+    """Describe your own images (data init), and check every file of a data set (data check)."""
     data_command(["--help"])
 
 
-def doctor(
-    storage: str | None = None,
-    data: str | None = None,
-    layout: Layout | None = None,
-    workers: str = "1",
-    cpus_per_worker: int = 1,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-) -> None:
-    """Look whether everything is there that a run needs: on the cluster in RAY_ADDRESS, else on this machine.
-
-    Ends with status 1 if something has to be done; every such thing has its remedy.
-
-    Args:
-        storage: write and read back here, from every node: a folder, or a URI that pyarrow reads.
-        data: the data set's folder, to be read on every node.
-        layout: of the data set: its files are then looked at, too.
-        workers: that shall get a place: N, or MIN:MAX.
-        cpus_per_worker: that each of them reserves.
-        device: auto asks for a GPU per worker where the cluster has GPUs.
-    """
-    from pixelcontrast.cli.tables import show_findings
-    from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
-
-    with failures_told(resume="Nothing was changed."):
-        try:
-            count = Workers.parse(workers)
-            asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)
-        except ValueError as error:
-            refuse(explain(error))
-        findings = diagnose(Wanted(storage=storage, data=data, layout=layout, run=asked))
-    show_findings(findings)
-    sys.exit(any(finding.remedy for finding in findings))
-
-
-def report(location: _Location) -> None:
-    """Write report.html, one file that needs nothing else, and of a search trials.parquet and trials.csv.
-
-    Args:
-        location: the folder of a run or a search, or a URI that pyarrow reads.
-    """
-    from pixelcontrast.reports import write_report
-
-    with failures_told(resume="The same command begins again."):
-        print(write_report(location))
-
-
-def reproduce(result: _Result) -> None:
-    """Print the commands that train again, from the beginning, what a result or a checkpoint records.
-
-    Args:
-        result: a run's folder or its result.json, or a checkpoint's folder; or a URI that pyarrow reads.
-    """
-    from pixelcontrast import runs
-
-    with failures_told(resume="Nothing was changed."):
-        print(runs.reproduce(result))
-
-
 def train(experiment: _File) -> None:
-    """Train what an experiment.json of a run or a checkpoint records, under the same name or another.
+    """Train again what the experiment.json of a run or a checkpoint records, with any setting changed.
 
-    All its settings are options, to be given after it: ``pixelcontrast train FILE --help`` lists them.
+    Every setting is an option after the file: ``pixelcontrast train FILE --help`` lists them.
 
     Args:
         experiment: the file, or a URI that pyarrow reads.
@@ -132,25 +93,112 @@ def train(experiment: _File) -> None:
 def _train(file: str, options: Sequence[str]) -> None:
     from pixelcontrast.runs import read_experiment_file
 
-    with failures_told(resume="The same command begins again."):
-        experiment = read_experiment_file(file)
-    main(experiment, args=options, description=f"Train what {file} records.")
+    experiment = read_experiment_file(file)
+    text, program = f"Train again what {file} records.", f"pixelcontrast train {file}"
+    run(parse_options(experiment, (), description=text, program=program, args=options)[1])
+
+
+def report(location: _Location) -> None:
+    """Write a run or a search as one HTML file, report.html; of a search also its trials as a table.
+
+    The table is trials.parquet and trials.csv, beside the report.
+
+    Args:
+        location: the folder of a run or a search, or a URI that pyarrow reads.
+    """
+    from pixelcontrast.reports import write_report
+
+    print(write_report(location))
+
+
+def dashboard(location: _Location, port: int | None = None) -> None:
+    """Watch a run or a search in the browser while it trains; until Ctrl-C.
+
+    Args:
+        location: the folder of a run or a search, or a URI that pyarrow reads.
+        port: port of the first page, the second page gets the next one; unset: any free ports.
+    """
+    from pixelcontrast.dashboard import describe, serve
+
+    with (
+        failures_told(resume="A run or search that is training continues."),
+        serve(location, port=port) as pages,
+    ):
+        print(describe(pages), flush=True)
+        while True:
+            time.sleep(3600)
 
 
 def verify(run: _Run) -> None:
-    """Compare every file of a run with what was written, and with each other; change nothing.
+    """Check every file of a run against its checksum, and against the other files; change nothing.
 
-    Ends with status 1 if a file is damaged; every such file is named.
+    The status is 1 if a file is damaged; every damaged file is named.
 
     Args:
-        run: the folder of a run that is not running now, or a URI that pyarrow reads.
+        run: the folder of a run that is not training now, or a URI that pyarrow reads.
     """
     from pixelcontrast import training
 
     damaged = 0
-    with failures_told(resume="Nothing was changed."):
-        for state, name, text in training.verify(run):
-            damaged += state == "DAMAGED"
-            print(f"{state:9}  {name}  {text}", flush=True)
+    for state, name, text in training.verify(run):
+        damaged += state == "DAMAGED"
+        print(f"{state:9}  {name}  {text}", flush=True)
     print(f"{run}: {f'{damaged} damaged' if damaged else 'all well'}")
     sys.exit(damaged > 0)
+
+
+def reproduce(result: _Result) -> None:
+    """Print the commands that train a recorded result again, from the beginning.
+
+    Args:
+        result: a run's folder or its result.json, or a checkpoint's folder; or a URI that pyarrow reads.
+    """
+    print(runs.reproduce(result))
+
+
+def doctor(
+    storage: str | None = None,
+    data: str | None = None,
+    layout: Layout | None = None,
+    workers: str = "1",
+    cpus_per_worker: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Check that this machine, or the cluster in RAY_ADDRESS, has all that a run needs.
+
+    The status is 1 if something is missing; every finding comes with its remedy.
+
+    Args:
+        storage: a folder, or a URI that pyarrow reads; every node writes to it and reads back.
+        data: the data set's folder, which every node must be able to read.
+        layout: layout of the data set; with it, the data set's files are looked at, too.
+        workers: number of workers that must fit: N, or MIN:MAX.
+        cpus_per_worker: CPU cores that each worker reserves.
+        device: auto asks for a GPU per worker where the cluster has GPUs.
+    """
+    from pixelcontrast.cli.tables import show_findings
+    from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
+
+    try:
+        count = Workers.parse(workers)
+        asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)
+    except ValueError as error:
+        refuse(explain(error))
+    findings = diagnose(Wanted(storage=storage, data=data, layout=layout, run=asked))
+    show_findings(findings)
+    sys.exit(any(finding.remedy for finding in findings))
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "data": data,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "report": report,
+    "dashboard": dashboard,
+    "verify": verify,
+    "reproduce": reproduce,
+    "doctor": doctor,
+}
+"""Name → what it runs, in the order of the journey, which is the order of the help."""

@@ -1,4 +1,4 @@
-"""The commands ``pixelcontrast data …``: describe a folder of images, look at every file of a data set."""
+"""The commands ``pixelcontrast data …``: describe a folder of images, check every file of a data set."""
 
 import sys
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _Root = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
 def data_command(arguments: Sequence[str]) -> None:
     """Run ``pixelcontrast data`` with these arguments."""
     tyro.extras.subcommand_cli_from_dict(
-        {"check": check, "init": init},
+        {"init": init, "check": check},
         prog="pixelcontrast data",
-        description="Your own images, and whether a data set is as a training needs it.",
+        description="Prepare your own images for training, and check a data set before it.",
         args=arguments,
     )
 
@@ -27,16 +27,16 @@ def data_command(arguments: Sequence[str]) -> None:
 def init(
     root: _Root, images: str | None = None, masks: str | None = None, processes: int | None = None
 ) -> None:
-    """Write ROOT/dataset.toml from the images and masks that are there; then edit it.
+    """Describe a folder of images and masks in ROOT/dataset.toml, for you to edit.
 
-    It proposes a class for every id or colour in the masks, and lists of training and validation images where
-    no folders or lists tell them apart.
+    It proposes a class for every id or colour in the masks. Where no folders or lists tell training and
+    validation images apart, it writes such lists.
 
     Args:
         root: the folder of images and masks.
         images: where the images are, below ROOT: a folder, or a pattern such as '{split}/*_rgb.jpg'.
-        masks: likewise the masks, whose stars stand for the same as the images'.
-        processes: that read masks at the same time; unset: one per core.
+        masks: where the masks are, likewise; a star stands for the same text as in the images' pattern.
+        processes: processes that read masks in parallel; unset: one per core.
     """
     from pixelcontrast.datasets.parallel import default_processes
     from pixelcontrast.datasets.propose import init as write
@@ -65,18 +65,17 @@ def check(
     limit: int = 20,
     histogram: str | None = None,
 ) -> None:
-    """Decode every image and label: what is wrong, in which file, and what to do about it.
+    """Decode every image and mask, and list what is wrong, in which file, and what to do about it.
 
-    Ends with status 1 if something has to be put right. Else it shows the classes' shares and the image
-    sizes.
+    The status is 1 if anything is wrong. Otherwise it shows the share of each class and the image sizes.
 
     Args:
         root: the data set's folder.
-        layout: of the data set; folder: your own, described by ROOT/dataset.toml.
-        class_order: of PASCAL-Context.
-        processes: that decode at the same time; unset: one per core.
-        limit: findings of a sort that are shown.
-        histogram: a PNG file to draw the classes' shares to.
+        layout: layout of the data set; folder: your own images, described by ROOT/dataset.toml.
+        class_order: order of PASCAL-Context's classes.
+        processes: processes that decode in parallel; unset: one per core.
+        limit: how many findings of one kind are shown.
+        histogram: PNG file for a chart of the classes' shares.
     """
     from pixelcontrast.cli.tables import show_contents, show_data_findings
     from pixelcontrast.datasets.check import check as look

@@ -10,6 +10,7 @@ from rich.table import Table
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout
+from pixelcontrast.words import percent
 
 if TYPE_CHECKING:
     from pixelcontrast.inference.evaluate import Evaluation, Job
@@ -134,19 +135,15 @@ def _show(found: "Evaluation") -> None:
     table.add_column("class", footer="mean")
     means = {"IoU %": "miou", "accuracy %": "mean_accuracy", "boundary IoU %": "boundary_iou"}
     for title, key in means.items():
-        table.add_column(title, justify="right", footer=_percent(scores[key]))
+        table.add_column(title, justify="right", footer=percent(scores[key]))
     for name, row in scores["classes"].items():
-        table.add_row(name, *(_percent(row[key]) for key in ("iou", "accuracy", "boundary_iou")))
+        table.add_row(name, *(percent(row[key]) for key in ("iou", "accuracy", "boundary_iou")))
     console.print(table)
     others = {"frequency-weighted IoU": "frequency_weighted_iou", "pixel accuracy": "pixel_accuracy"}
-    text = ", ".join(f"{name} {_percent(scores[key])} %" for name, key in others.items())
+    text = ", ".join(f"{name} {percent(scores[key])} %" for name, key in others.items())
     for line in (
         text,
         f"{source.run}, step {source.step}, on {found.num_images} images of {found.job.split}",
         f"{found.job.protocol}; boundary ratio {found.job.boundary_ratio:g}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"

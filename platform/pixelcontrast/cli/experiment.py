@@ -1,11 +1,11 @@
-"""What an experiment file's command does: train, search the space, or compare the arms."""
+"""What an experiment's file runs: a training, a search, or a comparison of arms."""
 
 from collections.abc import Callable, Sequence
 
-from pixelcontrast.cli.options import Command, parse_command
 from pixelcontrast.cli.search import search_space, study_arms
-from pixelcontrast.cli.terminal import failures_told, messages_shown, refuse
-from pixelcontrast.cluster.paths import check_job_paths
+from pixelcontrast.cli.terminal import failures_told, messages_shown
+from pixelcontrast.cli.verbs import parse_command
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
 
@@ -18,29 +18,26 @@ def main(
     description: str | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
-    """What an experiment file ends with: change the settings from the command line, then train or search.
+    """What an experiment's file ends with: read the command line, then train, search or compare.
 
     Args:
-        search: the space that ``--search.trials N`` searches, and the arms that ``--search.arms`` compares.
-        prepare: called with the changed experiment first, to make data that are not there; a ``ValueError``
-            of its own ends the command with that message.
-        args: the options; None for those of the command line.
+        search: the space of the command ``search``, and the arms of ``compare``.
+        prepare: called first, with the changed experiment, its paths absolute, to make data that are not
+            there; a ``ValueError`` of its own ends the command with that message.
+        args: what follows the file's name; None for the command line.
     """
-    search = search or Search()
-    command = parse_command(experiment, search, description=description, args=args)
-    with failures_told(resume="The same command begins again."):
-        check_job_paths(command.experiment)
+    with failures_told(resume="Rerun the command to start."):
+        command = parse_command(experiment, search or Search(), description=description, args=args)
+        changed = reachable_paths(command.experiment)
         if prepare is not None:
-            prepare(command.experiment)
-    if command.search.trials is not None and command.arms is not None:
-        refuse("--search.trials searches the space and --search.arms compares arms: give one of them")
-    if command.search.trials is not None:
-        search_space(command.experiment, command.search)
-    elif command.arms is not None:
-        study_arms(command.experiment, command.search, command.arms)
-    else:
-        _refuse_idle_options(command, search)
-        run(command.experiment)
+            prepare(changed)
+    match command.verb:
+        case "train":
+            run(changed)
+        case "search":
+            search_space(changed, command.search)
+        case "compare":
+            study_arms(changed, command.search, command.arms)
 
 
 def run(experiment: Experiment) -> None:
@@ -49,31 +46,30 @@ def run(experiment: Experiment) -> None:
     Ends the process with status 2 where something is wrong before the start and 1 where the run failed; with
     130 on Ctrl-C and 143 on SIGTERM, after a checkpoint.
     """
+    with failures_told(resume="Rerun the command to resume from the newest checkpoint."):
+        _train(reachable_paths(experiment))
+
+
+def _train(experiment: Experiment) -> None:
     from pixelcontrast import training
     from pixelcontrast.cluster.train.launch import launch
     from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
     from pixelcontrast.runs.run_folder import open_storage
 
-    with failures_told(resume="Rerun the command to resume from the newest checkpoint."):
+    result = training.check(experiment)
+    if result is None:
+        print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
+        with TrainingProgress() as progress, messages_shown():
+            launch(experiment, on_row=progress.row)
         result = training.check(experiment)
-        if result is None:
-            print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
-            with TrainingProgress() as progress, messages_shown():
-                launch(experiment, on_row=progress.row)
-            result = training.check(experiment)
-        else:
-            print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")
+    else:
+        print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")
     assert result is not None, "a run that ended without an error has a result"
     print_evaluation(result)
     folder = open_storage(experiment)
     print(f"\nresult       {(folder / 'result.json').location}")
     print(f"predictions  {(folder / result['overlays']).location}")
     print(f"best network {(folder / result['best_checkpoint'] / 'model.safetensors').location}")
-
-
-def _refuse_idle_options(command: Command, search: Search) -> None:
-    if command.search != search:
-        refuse("options of --search need --search.trials N, to search, or --search.arms, to compare arms")
 
 
 def _describe(experiment: Experiment, memory: int) -> str:

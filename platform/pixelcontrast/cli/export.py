@@ -31,7 +31,7 @@ def export(
     """
     from pixelcontrast.inference import export_model, load_model
 
-    with failures_told(resume="The same command begins again."):
+    with failures_told(resume="Run the command again to start over."):
         model = load_model(run, step=step)
         try:
             written = export_model(model, format, argmax=argmax, out=out)

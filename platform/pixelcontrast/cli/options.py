@@ -1,6 +1,7 @@
-"""Settings as options of a command: the only tyro code."""
+"""Settings as options: how tyro reads the sections of an experiment, and what a command has beside them."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,27 +20,16 @@ from tyro.constructors import (
 from pixelcontrast import config
 from pixelcontrast.cli.terminal import refuse
 from pixelcontrast.config import Experiment, Workers
-from pixelcontrast.search import Search
 
-_IN_THE_FILE = ("space", "known", "arms")
-"""What a search has from the experiment's file alone; of the arms, an option chooses."""
+_SECTIONS = frozenset(Experiment.__dataclass_fields__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """What the command line asks for: a training, a search of the space, or a study of arms.
+class _Asked:
+    """What tyro reads: a command's own options, then the settings of the experiment, section by section."""
 
-    Attributes:
-        arms: names of those to compare; empty for all; None for none.
-    """
-
+    own: Sequence[StructFieldSpec]
     experiment: Experiment
-    search: Search
-    arms: tuple[str, ...] | None
-
-
-class _ArmNames(tuple[str, ...]):
-    """Names of arms after ``--search.arms``; none of them means all."""
 
 
 def parse(
@@ -49,67 +39,62 @@ def parse(
 
     An unknown option or an impossible value ends the process with status 2 and a line that names it;
     ``--help`` shows every setting with its default.
+
+    Args:
+        args: the options; None for those of the command line.
     """
-    return parse_command(experiment, Search(), description=description, args=args).experiment
+    return parse_options(experiment, (), description=description, program=sys.argv[0], args=args)[1]
 
 
-def parse_command(
+def parse_options(
     experiment: Experiment,
-    search: Search,
+    own: Sequence[StructFieldSpec],
     *,
-    description: str | None = None,
-    args: Sequence[str] | None = None,
-) -> Command:
-    """As ``parse``, with ``--search.trials`` and the other options of a search."""
+    description: str | None,
+    program: str,
+    args: Sequence[str] | None,
+) -> tuple[dict[str, Any], Experiment]:
+    """As ``parse``, with options of a command's own before the settings.
+
+    Args:
+        program: as the help shows it.
+
+    Returns:
+        The values of ``own`` by name, not checked; and the experiment.
+    """
     registry = ConstructorRegistry()
     registry.primitive_rule(_read_workers)
-    registry.primitive_rule(_read_arms)
     registry.struct_rule(_read_section)
-    default: Any = Command(experiment, search, None)
-    tree: Any = tyro.cli(Command, default=default, description=description, args=args, registry=registry)
-    options = tree.pop("search")
-    arms = options.pop("arms")
+    default: Any = _Asked(own, experiment)
+    tree: Any = tyro.cli(
+        _Asked, default=default, description=description, prog=program, args=args, registry=registry
+    )
+    sections = {name: tree.pop(name) for name in _SECTIONS}
     try:
-        chosen = dataclasses.replace(search, **options)
-    except ValidationError as error:
-        refuse("\n".join(f"search.{line}" for line in config.explain(error).splitlines()))
-    try:
-        return Command(config.from_tree(tree), chosen, None if arms is None else tuple(arms))
+        return tree, config.from_tree(sections)
     except ValidationError as error:
         refuse(config.explain(error))
 
 
-def _read_section(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Read the options of a section into a dict, so that all values are checked at once, by full key."""
-    if info.type is Command:
-        return StructConstructorSpec(instantiate=dict, fields=tuple(_sections(info.default)))
-    if not is_pydantic_dataclass(info.type):
-        return None
-    return StructConstructorSpec(instantiate=dict, fields=tuple(_fields(info.type, info.default)))
-
-
-def _sections(default: Any) -> list[StructFieldSpec]:
+def fields_of(section: Any, default: Any) -> list[StructFieldSpec]:
+    """An option for every field of a configuration's class, with its docstring as help."""
     return [
-        *_fields(Experiment, default.experiment),
-        StructFieldSpec(name="search", type=Search, default=default.search),
+        StructFieldSpec(
+            name=name, type=field.annotation, default=getattr(default, name), helptext=field.description
+        )
+        for name, field in section.__pydantic_fields__.items()
     ]
 
 
-def _fields(section: Any, default: Any) -> list[StructFieldSpec]:
-    fields: list[StructFieldSpec] = []
-    for name, field in section.__pydantic_fields__.items():
-        kind: Any = field.annotation
-        value = getattr(default, name)
-        if section is Search and name in _IN_THE_FILE:
-            if name != "arms":
-                continue
-            kind, value = _ArmNames | None, None
-            there = f" It has {', '.join(default.arms)}." if default.arms else ""
-            text = f"Compare the file's arms, or those named, on the same seeds.{there}"
-            fields.append(StructFieldSpec(name=name, type=kind, default=value, helptext=text))
-            continue
-        fields.append(StructFieldSpec(name=name, type=kind, default=value, helptext=field.description))
-    return fields
+def _read_section(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Read the options of a section into a dict, so that all values are checked at once, by full key."""
+    asked: Any = info.default
+    if info.type is _Asked:
+        fields = (*asked.own, *fields_of(Experiment, asked.experiment))
+        return StructConstructorSpec(instantiate=dict, fields=fields)
+    if not is_pydantic_dataclass(info.type):
+        return None
+    return StructConstructorSpec(instantiate=dict, fields=tuple(fields_of(info.type, info.default)))
 
 
 def _read_workers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Workers] | None:
@@ -121,16 +106,4 @@ def _read_workers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Workers] 
         instance_from_str=lambda texts: Workers.parse(texts[0]),
         is_instance=lambda value: isinstance(value, Workers),
         str_from_instance=lambda workers: [str(workers)],
-    )
-
-
-def _read_arms(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if info.type is not _ArmNames:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[NAME …]",
-        instance_from_str=_ArmNames,
-        is_instance=lambda value: isinstance(value, _ArmNames),
-        str_from_instance=list,
     )

@@ -35,7 +35,7 @@ def predict(
     from pixelcontrast.inference.device import choose_device
     from pixelcontrast.inference.predict import find_pictures, predict_pictures
 
-    with failures_told(resume="The same command begins again."):
+    with failures_told(resume="Run the command again to start over."):
         pictures = find_pictures(images, out=out)
         model = load_model(run, step).to(choose_device(device))
         try:

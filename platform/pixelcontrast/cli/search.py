@@ -1,4 +1,4 @@
-"""Searches and studies at the terminal: what starts, how trials end, how they compare."""
+"""Searches and comparisons at the terminal: which trials start, how they end, how they compare."""
 
 import shlex
 from collections.abc import Mapping
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pixelcontrast.cli.tables import percent, settings, show_arms, show_best
+from pixelcontrast.cli.tables import settings, show_arms, show_best
 from pixelcontrast.cli.terminal import failures_told, messages_shown
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
 from pixelcontrast.search.settings import arms_of, check_space
+from pixelcontrast.words import count, percent
 
 if TYPE_CHECKING:
     from pixelcontrast.search.folder import SearchFolder
@@ -23,35 +24,35 @@ _console = Console()
 
 def search_space(experiment: Experiment, search: Search) -> None:
     """Search the space of an experiment's file to ``search.trials`` trials, and show the best."""
-    from pixelcontrast import training
-    from pixelcontrast.cluster.tune.search import run_search
-
     with failures_told(resume=_RESUME), messages_shown():
+        from pixelcontrast import training
+        from pixelcontrast.cluster.tune.search import run_search
+
         check_space(search, experiment)
         training.check_inputs(experiment)
         _say(
-            f"Search of {search.trials} trials, {experiment.optim.steps} steps each, over "
+            f"Search of {count(search.trials or 0, 'trial')}, {experiment.optim.steps} steps each, over "
             f"{', '.join(search.space)}."
         )
         _say(_describe_stopping(search, experiment))
         folder = run_search(experiment, search, listener=_Lines())
-    show_best(folder.trials(), folder.storage)
-    _close(folder)
+        show_best(folder.trials(), folder.storage)
+        _close(folder)
 
 
 def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -> None:
     """Train the arms of an experiment's file on the same seeds, and show how they compare."""
-    from pixelcontrast import training
-    from pixelcontrast.cluster.tune.search import run_search
-
     with failures_told(resume=_RESUME), messages_shown():
+        from pixelcontrast import training
+        from pixelcontrast.cluster.tune.search import run_search
+
         arms = arms_of(search, experiment, names)
         training.check_inputs(experiment)
-        seeds = ", ".join(map(str, search.seeds))
-        _say(f"{len(arms)} arms ({', '.join(arms)}) on seeds {seeds}, {experiment.optim.steps} steps each.")
+        steps, seeds = experiment.optim.steps, ", ".join(map(str, search.seeds))
+        _say(f"{count(len(arms), 'arm')} ({', '.join(arms)}) on seeds {seeds}, {steps} steps each.")
         folder = run_search(experiment, search, arms=arms, listener=_Lines())
-    show_arms(folder.storage.location)
-    _close(folder)
+        show_arms(folder.storage.location)
+        _close(folder)
 
 
 def _describe_stopping(search: Search, experiment: Experiment) -> str:
@@ -70,20 +71,20 @@ def _describe_stopping(search: Search, experiment: Experiment) -> str:
 
 
 class _Lines:
-    """A line for every event, as trials of a search come to it side by side."""
+    """Prints a line per event; trials run side by side, so a live bar would not do."""
 
     def __init__(self) -> None:
         self._left = 0
 
     def began(self, *, remaining: int, concurrent: int) -> None:
         self._left = remaining
-        _say(f"{remaining} trials to run, {concurrent} at a time.")
+        _say(f"{count(remaining, 'trial')} to run, {concurrent} at a time.")
 
     def started(self, proposal: "Proposal") -> None:
         _say(f"{proposal.name}  starts  {settings(proposal.overrides)}")
 
     def evaluated(self, proposal: "Proposal", step: int, miou: float) -> None:
-        _say(f"{proposal.name}  step {step}  mIoU {percent(miou)}")
+        _say(f"{proposal.name}  step {step}  mIoU {percent(miou)} %")
 
     def ended(self, proposal: "Proposal", state: str, found: Mapping[str, Any]) -> None:
         self._left -= 1
@@ -91,7 +92,7 @@ class _Lines:
         if state == "failed":
             _say(f"{proposal.name}  failed: {found['error']}  ({left})")
             return
-        score = f"mIoU {percent(found['last_miou'])} at step {found['steps']}, {found['seconds']:.0f} s"
+        score = f"mIoU {percent(found['last_miou'])} % at step {found['steps']}, {found['seconds']:.0f} s"
         _say(f"{proposal.name}  {'stopped early' if state == 'pruned' else 'done'}  {score}  ({left})")
 
     def stopped(self, proposal: "Proposal", where: str) -> None:
@@ -99,7 +100,7 @@ class _Lines:
 
 
 def _close(folder: "SearchFolder") -> None:
-    """Write the report, and say where to look."""
+    """Write the report, and print where it is."""
     from pixelcontrast.reports import write_report
     from pixelcontrast.search.artifacts import attach_report
 

@@ -1,4 +1,4 @@
-"""A search's trials, a study's arms and the doctor's findings as tables at the terminal."""
+"""Tables at the terminal: trials of a search, arms of a comparison, findings of a check."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pixelcontrast.words import count, percent, points, setting
+
 if TYPE_CHECKING:
     from pixelcontrast.datasets.check import Finding, Report
     from pixelcontrast.runs.storage import Storage
@@ -16,7 +18,7 @@ _SHOWN = 10
 
 
 def show_best(trials: Sequence[Any], folder: "Storage") -> None:
-    """The best trials that have trained to the end, and what became of all.
+    """Print the best trials that have trained to the end, and how many ended in which way.
 
     Args:
         trials: Optuna's, with the attributes of ``runs.summary``.
@@ -45,7 +47,7 @@ def show_best(trials: Sequence[Any], folder: "Storage") -> None:
 
 
 def show_arms(location: str) -> None:
-    """Every arm's mIoU on each seed, and its difference to the first arm; then likewise by class."""
+    """Print every arm's mIoU on each seed and its difference to the first arm; then the same by class."""
     from pixelcontrast.reports import compare_arms
     from pixelcontrast.reports.arms_page import spread
 
@@ -53,7 +55,7 @@ def show_arms(location: str) -> None:
     first = found.miou[0].name
     shown = _table("arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first}, 95 %")
     for arm in found.miou:
-        scores = [percent(arm.scores[seed]) if seed in arm.scores else "–" for seed in found.seeds]
+        scores = [percent(arm.scores.get(seed)) for seed in found.seeds]
         shown.add_row(arm.name, *scores, spread(arm), _difference(arm))
     console.print("mIoU in % after the last step", highlight=False)
     console.print(shown)
@@ -77,8 +79,7 @@ def show_findings(findings: Sequence[tuple[str, str, str]]) -> None:
 
 
 def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
-    """A row for each finding, problems first; of a sort no more than ``limit``, and how many others there
-    are."""
+    """Print a row per finding, problems first: at most ``limit`` of one kind, then how many are left out."""
     if not findings:
         return
     shown = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
@@ -93,27 +94,25 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
             shown.add_row(*(Text(cell) for cell in (found.severity, found.file, found.problem, found.remedy)))
     console = Console()
     console.print(shown)
-    for (severity, subject), count in counts.items():
-        if count > limit:
-            _say(
-                console,
-                f"… and {count - limit} more {severity}s of this sort: {subject} (--limit shows them)",
-            )
+    for (severity, subject), number in counts.items():
+        if number > limit:
+            more = f"… and {number - limit} more {severity}s of this kind: {subject}"
+            _say(console, f"{more} (raise --limit to see them)")
     problems = sum(found.severity == "problem" for found in findings)
-    _say(console, f"{problems} problems, {len(findings) - problems} notes")
+    _say(console, f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
 
 
 def show_contents(report: "Report") -> None:
-    """The share of each class in both splits, what is ignored, and the images' sizes."""
+    """Print each class's share of the pixels in both splits, the ignored share, and the image sizes."""
     console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
     shares = {split: found.shares() for split, found in report.splits.items()}
     for place, name in enumerate((*report.names, "ignored")):
         images = sum(int(found.class_images[place]) for found in report.splits.values())
-        shown.add_row(name, *(f"{100 * share[place]:.3f}" for share in shares.values()), str(images))
+        shown.add_row(name, *(percent(share[place], digits=3) for share in shares.values()), str(images))
     console.print("pixels of each class, without the ignored ones; those as a share of all", highlight=False)
     console.print(shown)
     for split, found in report.splits.items():
-        sizes = [f"{width}×{height} ({count})" for (width, height), count in found.sizes.most_common(3)]
+        sizes = [f"{width}×{height} ({number})" for (width, height), number in found.sizes.most_common(3)]
         more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
         _say(console, f"{split}: {found.num_pairs} images of {', '.join(sizes)}{more}")
     _say(console, "all well")
@@ -121,12 +120,7 @@ def show_contents(report: "Report") -> None:
 
 def settings(overrides: Mapping[str, Any]) -> str:
     """Settings on one line."""
-    return "  ".join(f"{key} {_short(value)}" for key, value in overrides.items())
-
-
-def percent(share: float) -> str:
-    """One digit after the point."""
-    return f"{100 * share:.1f}"
+    return "  ".join(f"{key} {setting(value)}" for key, value in overrides.items())
 
 
 def _show_failed(console: Console, trials: Sequence[Any]) -> None:
@@ -139,8 +133,8 @@ def _difference(arm: Any) -> str:
     if arm.difference is None:
         return ""
     mean, interval = arm.difference.mean, arm.difference.interval
-    text = f"{100 * mean:+.1f}"
-    return text if interval is None else f"{text} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+    ends = "" if interval is None else f" [{', '.join(map(points, interval))}]"
+    return points(mean) + ends
 
 
 def _table(first: str, *others: str) -> Table:
@@ -149,10 +143,6 @@ def _table(first: str, *others: str) -> Table:
     for name in others:
         shown.add_column(name, justify="right")
     return shown
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _say(console: Console, line: str) -> None:

@@ -1,4 +1,4 @@
-"""What every command does at the terminal: refuse, show messages, end with the right status."""
+"""How every command ends at the terminal, and how it shows messages."""
 
 import logging
 import signal
@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.signals import Interrupted
+
 
 def refuse(message: str) -> NoReturn:
-    """End with status 2: something is wrong before the start."""
+    """Print the message and end with status 2: nothing has been started."""
     print(message, file=sys.stderr)
     sys.exit(2)
 
@@ -19,11 +22,8 @@ def failures_told(resume: str) -> Iterator[None]:
     """End the process with status 2 on a ``ValueError``, 1 where Ray failed, 130 on Ctrl-C, 143 on SIGTERM.
 
     Args:
-        resume: said when stopped: how to resume.
+        resume: printed when the command is stopped: how to resume.
     """
-    from pixelcontrast.cluster.errors import LaunchError
-    from pixelcontrast.cluster.signals import Interrupted
-
     try:
         yield
     except ValueError as error:
@@ -38,7 +38,7 @@ def failures_told(resume: str) -> Iterator[None]:
 
 @contextmanager
 def messages_shown() -> Iterator[None]:
-    """Print what the platform's loggers say, the workers' included, above the progress."""
+    """Print the messages of the platform's loggers, those of workers included, above the progress."""
     logger, handler = logging.getLogger("pixelcontrast"), logging.StreamHandler()
     logger.addHandler(handler)
     level = logger.level

@@ -1,16 +1,20 @@
-"""Paths as every process of a run sees them: absolute, and in a job never relative."""
+"""Paths that every process of a run can reach: in a job never relative."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from pixelcontrast.cluster.ray_internals import in_a_job
-from pixelcontrast.config import Experiment
+from pixelcontrast.config import Experiment, absolute_paths, expand_home
 
 
-def check_job_paths(experiment: Experiment) -> None:
-    """Check ``run.storage`` and ``data.root`` with ``check_job_path``."""
+def reachable_paths(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths; URIs are unchanged.
+
+    Raises:
+        ValueError: ``run.storage`` or ``data.root`` is relative in a job.
+    """
     check_job_path("run.storage", experiment.run.storage, "a URI (s3://bucket/runs) or an absolute path")
     check_job_path("data.root", experiment.data.root, "an absolute path")
+    return absolute_paths(experiment)
 
 
 def check_job_path(key: str, path: str, allowed: str) -> None:
@@ -19,30 +23,8 @@ def check_job_path(key: str, path: str, allowed: str) -> None:
     Raises:
         ValueError: ``path`` is relative, and this process is a job's driver.
     """
-    if in_a_job() and "://" not in path and not Path(path).expanduser().is_absolute():
+    if in_a_job() and "://" not in path and not Path(expand_home(path)).is_absolute():
         raise ValueError(
             f"{key} is {path!r}, a relative path. This is a job: its working folder is a copy of yours, "
             f"which Ray deletes. Give {allowed} that every node of the cluster reaches."
         )
-
-
-def absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths, as workers run in a folder of Ray's; URIs are unchanged.
-
-    Raises:
-        ValueError: relative paths in a job.
-    """
-    check_job_paths(experiment)
-    data, run, model = experiment.data, experiment.run, experiment.model
-    weights = model.weights if model.weights in ("none", "timm") else absolute_path(model.weights)
-    return replace(
-        experiment,
-        data=replace(data, root=absolute_path(data.root)),
-        run=replace(run, storage=absolute_path(run.storage)),
-        model=replace(model, weights=weights),
-    )
-
-
-def absolute_path(path: str) -> str:
-    """The absolute path of a folder; a URI is unchanged."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())

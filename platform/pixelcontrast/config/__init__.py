@@ -5,11 +5,13 @@ value raises ``pydantic.ValidationError`` (a ``ValueError``), and ``explain`` tu
 mistake. Keys are written with dots (``"contrast.temperature"``), on the command line as in ``replace``.
 """
 
+from pixelcontrast.config.arguments import arguments
 from pixelcontrast.config.experiment import (
     COMMIT_VARIABLE,
     PAPER,
     PLACEMENT,
     Experiment,
+    absolute_paths,
     differences,
     explain,
     fingerprint,
@@ -20,6 +22,7 @@ from pixelcontrast.config.experiment import (
     replace,
     to_json,
 )
+from pixelcontrast.config.paths import absolute_path, expand_home
 from pixelcontrast.config.sections import (
     ClassOrder,
     Contrast,
@@ -27,9 +30,7 @@ from pixelcontrast.config.sections import (
     Data,
     Layout,
     Model,
-    NegativeMining,
     Optim,
-    PositiveMining,
     Run,
     Share,
     Workers,
@@ -46,13 +47,15 @@ __all__ = [
     "Experiment",
     "Layout",
     "Model",
-    "NegativeMining",
     "Optim",
-    "PositiveMining",
     "Run",
     "Share",
     "Workers",
+    "absolute_path",
+    "absolute_paths",
+    "arguments",
     "differences",
+    "expand_home",
     "explain",
     "fingerprint",
     "flatten",

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace as with_fields
 from typing import Any
 
 import pydantic_core
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from pixelcontrast.config.paths import absolute_path
 from pixelcontrast.config.sections import STRICT, Contrast, Data, Model, Optim, Run
 
 COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
@@ -105,6 +107,21 @@ def replace(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
     return from_tree(tree)
 
 
+def absolute_paths(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths: workers run in other folders, and later starts may, too.
+
+    URIs are unchanged.
+    """
+    data, run, model = experiment.data, experiment.run, experiment.model
+    weights = model.weights if model.weights in ("none", "timm") else absolute_path(model.weights)
+    return with_fields(
+        experiment,
+        data=with_fields(data, root=absolute_path(data.root)),
+        run=with_fields(run, storage=absolute_path(run.storage)),
+        model=with_fields(model, weights=weights),
+    )
+
+
 def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Experiment:
     """An experiment from section → field → value; raises ``pydantic.ValidationError`` naming the keys."""
     return from_json(
@@ -130,7 +147,7 @@ def flatten(experiment: Experiment) -> dict[str, Any]:
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     """Dotted key → (old, new) of every value that decides what is trained and differs."""
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(absolute_paths(old)), flatten(absolute_paths(new))
     return {
         key: (before[key], after[key]) for key in after if key not in PLACEMENT and before[key] != after[key]
     }
@@ -160,7 +177,7 @@ def refuse_changes(what: str, changes: Mapping[str, tuple[Any, Any]], *, option:
 
 
 def explain(error: ValueError) -> str:
-    """Of a ``ValidationError`` one line per mistake: the dotted key, what is allowed, what was given."""
+    """One line per mistake of a ``ValidationError``: the dotted key, what is allowed, what was given."""
     if not isinstance(error, ValidationError):
         return str(error)
     return "\n".join(_explain_one(mistake) for mistake in error.errors())

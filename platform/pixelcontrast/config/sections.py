@@ -1,13 +1,28 @@
 """The sections of a run's configuration: data, network, contrast, optimiser, and where it runs."""
 
-from typing import Annotated, Any, Literal
+import ast
+import inspect
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
 
+from annotated_types import Ge, Lt
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from pixelcontrast.config.paths import Location
+from pixelcontrast.contrast.hyperparameters import (
+    AnchorSampling,
+    Count,
+    InfoNCE,
+    MemoryConfig,
+    Mining,
+    NonNegative,
+    Positive,
+    Share,
+)
+
 Layout = Literal[
     "ade20k",
     "camvid",
@@ -20,12 +35,25 @@ Layout = Literal[
     "pascal-context-60",
 ]
 ClassOrder = Literal["alphabetical", "voc"]
-PositiveMining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
-NegativeMining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
-"""Types are not converted, and unknown keys refused."""
+STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""Types are not converted, unknown keys and numbers that are not finite refused."""
+Section = TypeVar("Section")
+
+
+def _with_inherited_docstrings(section: type[Section]) -> type[Section]:
+    """Give inherited fields their docstrings: pydantic reads those of a section's own fields only."""
+    fields: dict[str, FieldInfo] = vars(section)["__pydantic_fields__"]
+    for base in section.__bases__:
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in pairwise(definition.body):
+            match field, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(docstring))),
+                ):
+                    fields[name].description = inspect.cleandoc(docstring)
+    return section
 
 
 class Workers:
@@ -75,7 +103,7 @@ class Data:
 
     layout: Layout
     """How files and labels are laid out; folder: your own images, described by a dataset.toml beside them."""
-    root: str
+    root: Location
     """The data set's folder."""
     class_order: ClassOrder | None = None
     """PASCAL-Context only: the order of its classes, and how PNG label files number them. unset: alphabetical
@@ -105,7 +133,7 @@ class Model:
 
     backbone: str = "hrnet_w48"
     """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny."""
-    weights: str = "none"
+    weights: Location = "none"
     """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
     decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
     """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on
@@ -120,66 +148,21 @@ class Model:
     """BatchNorm in the projection head, as imported weights of the reference need it."""
 
 
+@_with_inherited_docstrings
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Contrast:
-    """The contrastive term (Wang et al., ICCV 2021); all sizes are global, whatever the number of workers."""
+class Contrast(Mining, MemoryConfig, AnchorSampling, InfoNCE):
+    """The contrastive term (Wang et al., ICCV 2021); all sizes are global, whatever the number of workers.
+
+    Loss, anchors, memory and mining are the parts of ``PixelContrast``; their fields come in this order, the
+    last base's first.
+    """
 
     weight: NonNegative = 1.0
     """λ, the term's weight in the loss; 0 trains the plain network, without head, sampling or bank."""
-    temperature: Positive = 0.1
-    """τ of Eq. 3."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the steps in which the term trains the projection head alone; then the memory is emptied."""
-    ramp: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ramp: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the steps after the warm-up over which the term's gradient into the network grows."""
-    anchors_per_class: Count = 50
-    """Anchors drawn per class and global batch."""
-    hard_share: Share = 0.5
-    """Share of the anchors drawn among the pixels that are misclassified now; the rest is drawn from all."""
-    rare_class_power: NonNegative = 0.0
-    """Above 0, classes get anchors by their share of the pixels to the power of −this; 0: all alike."""
-    memory: Literal["none", "pixel", "region", "both"] = "none"
-    """none: an anchor is compared with the other anchors of the global batch only. pixel: also with a queue
-    of earlier batches' pixels. region: also with the average embedding of each class in an image."""
-    pixel_queue_size: Count | None = None
-    """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes."""
-    pixels_per_image: Count = 10
-    """Random pixels per class and image that enter the queue."""
-    boundary_share: Share = 0.0
-    """Share of them drawn next to pixels of another class (boundary-aware negatives, after Contextrast)."""
-    region_memory_size: Count | None = None
-    """Regions per class; unset: 1 per training image, and at most 200,000 over all classes. With fewer than
-    training images, the newest regions are kept."""
-    memory_dtype: Literal["float32", "bfloat16"] = "float32"
-    """How the memory is stored; bfloat16 halves it."""
-    memory_term: Literal["separate", "joint"] = "separate"
-    """separate: Eq. 3 over the batch plus memory_weight times Eq. 3 over the memory (after XBM), so that many
-    old rows cannot outweigh the batch. joint: one Eq. 3 over both, as in the paper."""
-    memory_weight: NonNegative = 1.0
-    """Weight of the separate memory term."""
-    memory_max_age: Count | None = None
-    """Steps after which a stored row is no longer used; unset: only newer rows replace it. With it, the
-    region memory keeps the newest regions instead of one per image."""
-    only_correct: bool = False
-    """Only pixels that are classified correctly at the time enter the memory."""
-    memory_sharded: bool = False
-    """Each of W workers stores 1/W of the memory, and chooses in it 1/W of what each anchor meets; unset:
-    each stores all of it."""
-    positive_mining: PositiveMining = "random"
-    """Which positives of the memory an anchor is compared with (those of the batch always): all, random ones,
-    the hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset
-    takes the hardest semi_hard_share of random ones, which is faster."""
-    negative_mining: NegativeMining = "random"
-    """Likewise for negatives, of which the most similar are the hardest. filtered: random ones that are less
-    similar than the anchor's positives in the batch are on average (after FaceNet)."""
-    num_positives: Count = 1024
-    """Positives that an anchor meets in the memory, at most, unless positive_mining is all."""
-    num_negatives: Count = 2048
-    """Negatives that an anchor meets in the memory, at most, unless negative_mining is all."""
-    semi_hard_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of an anchor's positives, and of its negatives, that semi-hard mining draws from."""
-    negative_margin: float = 0.0
-    """filtered leaves out negatives whose similarity exceeds the positives' mean by this much."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -222,7 +205,7 @@ class Run:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The run's folder in the storage; starting the same name again resumes it."""
-    storage: str = "runs"
+    storage: Location = "runs"
     """A folder, or a URI that pyarrow reads (s3://bucket/runs, gs://…); must be reachable by all workers."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Keys every random choice: weights, sample order, augmentation, anchors."""

@@ -1,5 +1,21 @@
 """Pixel-wise cross-image contrast: torch only, usable in any training loop."""
 
-from pixelcontrast.contrast.loss import PixelContrast
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PixelContrast"]
+from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
+
+if TYPE_CHECKING:
+    from pixelcontrast.contrast.loss import PixelContrast
+    from pixelcontrast.contrast.projection import ProjectionHead
+
+_HOMES = {"PixelContrast": "loss", "ProjectionHead": "projection"}
+
+__all__ = ["AnchorSampling", "InfoNCE", "MemoryConfig", "Mining", "PixelContrast", "ProjectionHead"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for: a configuration has the settings without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pixelcontrast.contrast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pixelcontrast.contrast.{_HOMES[name]}"), name)

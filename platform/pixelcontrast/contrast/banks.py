@@ -2,10 +2,12 @@
 
 Replicated, every rank stores the same gathered rows, so all copies are equal to the bit. Sharded, rank r of W
 stores the rows of the slots r, r + W, r + 2W, … of every class; all else is the same on every rank. The
-buffers are state to be saved and restored; nothing here must be wrapped in DDP, whose buffer broadcast is not
-needed.
+buffers are state to be saved and restored. Do not wrap a bank in DDP: its broadcast of buffers is not needed.
+
+A row that is not finite is refused: it would make every later loss NaN until it is overwritten.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast.contrast.sampling import place_in_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,16 @@ class Bank(nn.Module):
     ):
         super().__init__()
         self.shard = shard
+        self._has_warned = False
         self.register_buffer(
             "rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype)
         )
         self.register_buffer("written", torch.full((num_classes, size), -1, dtype=torch.int64))
+
+    def extra_repr(self) -> str:
+        num_classes, stored, dim = self.rows.shape
+        shape = f"{num_classes} classes × {stored} rows × {dim} {self.rows.dtype}".replace("torch.", "")
+        return f"{shape}, {nbytes(self) / 1e6:,.2f} MB"
 
     @property
     def size(self) -> int:
@@ -122,6 +132,18 @@ class Bank(nn.Module):
     def _is_usable(self, step: int) -> Tensor:
         del step
         return self.written >= 0
+
+    def _warn_of_refused(self, finite: Tensor) -> None:
+        """Warn once. Waits for the device, so it is called only where a step has waited already."""
+        if self._has_warned or bool(finite.all()):
+            return
+        self._has_warned = True
+        logger.warning(
+            "embeddings hold NaN or infinity: %d of %d rows are kept out of the contrast's memory; "
+            "diagnostics.read() counts such rows as refused_rows",
+            int((~finite).sum()),
+            len(finite),
+        )
 
     def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, step: int) -> None:
         self.written.flatten().index_fill_(0, labels * self.size + slots, step)
@@ -169,18 +191,26 @@ class Queue(Bank):
         return self.written >= oldest
 
     @torch.no_grad()
-    def enqueue(self, rows: Tensor, labels: Tensor, *, step: int) -> None:
-        """Let rows [n, D] of classes ``labels`` [n] in, in their order; in a full ring the oldest leave."""
-        order = torch.argsort(labels, stable=True)
-        count = torch.bincount(labels, minlength=len(self.pointer))
+    def enqueue(self, rows: Tensor, labels: Tensor, *, step: int) -> Tensor:
+        """Let rows [n, D] of classes ``labels`` [n] in, in their order; in a full ring the oldest leave.
+
+        Returns:
+            int64 []: how many rows were refused because they are not finite.
+        """
+        finite = rows.isfinite().all(dim=1)
+        groups = labels.masked_fill(~finite, len(self.pointer))  # the refused are a group of their own
+        order = torch.argsort(groups, stable=True)
+        count = torch.bincount(groups, minlength=len(self.pointer) + 1)
         place = torch.empty_like(labels)
-        place[order] = place_in_run(labels[order])
+        place[order] = place_in_run(groups[order])
         slots = (self.pointer[labels] + place) % self.size
-        kept = place >= (count - self.size)[labels]
+        kept = finite & (place >= (count - self.size)[groups])
         if not bool(kept.all()):
+            self._warn_of_refused(finite)
             labels, slots, rows = labels[kept], slots[kept], rows[kept]
         self._write(labels, slots, rows, step)
-        self.pointer.copy_((self.pointer + count) % self.size)
+        self.pointer.copy_((self.pointer + count[:-1]) % self.size)
+        return count[-1]
 
 
 class Slots(Bank):
@@ -209,14 +239,27 @@ class Slots(Bank):
         return names
 
     @torch.no_grad()
-    def store(self, rows: Tensor, labels: Tensor, images: Tensor, *, step: int) -> None:
-        """Let rows [n, D] of classes ``labels`` [n] and ``images`` [n] in; the last of equals stays."""
-        numbers = labels * self.size + images
+    def store(self, rows: Tensor, labels: Tensor, images: Tensor, *, step: int) -> Tensor:
+        """Let rows [n, D] of classes ``labels`` [n] and ``images`` [n] in; the last of equals stays.
+
+        Returns:
+            int64 []: how many rows were refused because they are not finite.
+        """
+        finite = rows.isfinite().all(dim=1)
+        numbers = (labels * self.size + images).masked_fill(~finite, self.slot.numel())
         order = torch.argsort(numbers, stable=True)
-        last = torch.ones_like(numbers, dtype=torch.bool)
+        last = torch.ones_like(finite)
         last[:-1] = numbers[order][1:] != numbers[order][:-1]
-        kept = order[last]
+        kept = order[last & finite[order]]
+        if len(kept) < len(rows):
+            self._warn_of_refused(finite)
         rows, labels, images = rows[kept], labels[kept], images[kept]
         new = torch.nonzero(self.slot[labels, images] < 0).squeeze(1)
         self.slot[labels[new], images[new]] = self.filled[labels[new]] + place_in_run(labels[new])
         self._write(labels, self.slot[labels, images], rows, step)
+        return (~finite).sum()
+
+
+def nbytes(module: nn.Module) -> int:
+    """Bytes of a module's buffers."""
+    return sum(buffer.nbytes for buffer in module.buffers())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast.banks import Queue, Slots
+from pixelcontrast.contrast.hyperparameters import MemoryConfig
 from pixelcontrast.contrast.maps import group_means, pixel_rows, region_means, unit
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.sampling import draw_entries
@@ -30,7 +31,8 @@ class Entering:
         labels: int64 [B, h, w]; pixels with ``ignore_index`` do not enter.
         positions: int64 [B], the images' places in the sample stream; they name the draws.
         image_ids: int64 [B], needed for a memory with a slot for every image.
-        near_boundary: bool [B, h, w], where ``boundary_share`` of the queue's entries are drawn.
+        near_boundary: bool [B, h, w], where ``boundary_share`` of the queue's entries are drawn; None where
+            that share is 0.
     """
 
     features: Tensor
@@ -39,16 +41,19 @@ class Entering:
     image_ids: Tensor | None
     project: Projection | None
     near_boundary: Tensor | None
+    config: MemoryConfig
     num_classes: int
-    pixels_per_image: int
-    boundary_share: float
     ignore_index: int
     seed: int
     group: Group
 
     @torch.no_grad()
-    def changes(self, memory: Memory, *, step: int) -> Iterator[Callable[[], None]]:
-        """Gather the rows of all ranks; yields what writes them into ``memory``. Collective."""
+    def changes(self, memory: Memory, *, step: int) -> Iterator[Callable[[], Tensor]]:
+        """Gather the rows of all ranks. Collective.
+
+        Yields:
+            Calls that write them into ``memory``; each returns how many rows it refused, int64 [].
+        """
         if memory.pixel is not None:
             yield partial(memory.pixel.enqueue, *self._pixels(), step=step)
         if memory.region is not None:
@@ -66,9 +71,9 @@ class Entering:
         entries = draw_entries(
             self.labels,
             self.positions,
-            per_image=self.pixels_per_image,
+            per_image=self.config.pixels_per_image,
             preferred=self.near_boundary,
-            preferred_share=self.boundary_share,
+            preferred_share=self.config.boundary_share,
             num_classes=self.num_classes,
             seed=self.seed,
             ignore_index=self.ignore_index,

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
-from pixelcontrast.contrast.banks import Queue, Shard, Slots
+from pixelcontrast.contrast.banks import Shard, Slots
 from pixelcontrast.contrast.diagnostics import Diagnostics
 from pixelcontrast.contrast.enqueue import Entering, Projection, embed
+from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
 from pixelcontrast.contrast.info_nce import Compared, Comparison, info_nce, no_blocks
+from pixelcontrast.contrast.inputs import check_image_ids, check_inputs
 from pixelcontrast.contrast.maps import boundaries, labels_at, predictions_at, unit
-from pixelcontrast.contrast.memory import Memory
-from pixelcontrast.contrast.mining import ClassSums, Miner, Mining
+from pixelcontrast.contrast.memory import build_memory
+from pixelcontrast.contrast.mining import ClassSums, build_miners
 from pixelcontrast.contrast.sampling import (
     Anchors,
     anchor_budgets,
@@ -23,9 +24,6 @@ from pixelcontrast.contrast.sampling import (
     labelled_pixels,
 )
 from pixelcontrast.distributed import Group
-
-Term = Literal["separate", "joint"]
-"""How batch and memory make up the loss."""
 
 
 class PixelContrast(nn.Module):
@@ -35,49 +33,46 @@ class PixelContrast(nn.Module):
     that holds the whole batch. This module has no parameters: do not wrap it in DDP; save its ``state_dict``.
 
         >>> import torch
-        >>> from pixelcontrast.contrast import PixelContrast
-        >>> network = torch.nn.Conv2d(3, 16 + 5, 1)  # any network that gives embeddings and logits
-        >>> contrast = PixelContrast(num_classes=5, embedding_dim=16, pixel_queue_size=100)
+        >>> from torch import nn
+        >>> from pixelcontrast.contrast import PixelContrast, ProjectionHead
+        >>> backbone, classifier = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 5, 1)  # any network
+        >>> head, contrast = ProjectionHead(32, 16), PixelContrast(num_classes=5, embedding_dim=16)
+        >>> optimizer = torch.optim.SGD(nn.ModuleList([backbone, classifier, head]).parameters(), lr=0.01)
         >>> images, labels = torch.rand(2, 3, 32, 32), torch.randint(5, (2, 32, 32))
-        >>> embeddings, logits = network(images).split([16, 5], dim=1)
-        >>> loss = torch.nn.functional.cross_entropy(logits, labels) + contrast(embeddings, labels, logits)
+        >>> features = backbone(images)
+        >>> logits, embeddings = classifier(features), head(features)
+        >>> loss = nn.functional.cross_entropy(logits, labels) + contrast(embeddings, labels, logits)
         >>> loss.backward()
+        >>> optimizer.step()
+
+    Loss, anchors, memory and mining have their settings, whose defaults contrast within the batch:
+
+        >>> from pixelcontrast.contrast import InfoNCE, MemoryConfig
+        >>> memory = MemoryConfig(memory="pixel", pixel_queue_size=100)
+        >>> loss = InfoNCE(temperature=0.07)
+        >>> contrast = PixelContrast(num_classes=5, embedding_dim=16, loss=loss, memory=memory)
+        >>> print(contrast.memory)
+        Memory(
+          (pixel): Queue(5 classes × 100 rows × 16 float32, 0.04 MB)
+        )
 
     Args:
         num_classes: classes, labelled from 0.
         embedding_dim: D.
-        temperature: τ.
-        anchors_per_class: anchors of each class in a global batch, at most.
-        hard_share: share of them drawn among the misclassified pixels (rounded up).
-        rare_class_power: above 0, a class has the more anchors the fewer its pixels (``anchor_budgets``).
-        pixel_queue_size: entries per class of the pixel queue; 0 for none.
-        pixels_per_image: random pixels per class and image that enter the queue after the loss.
-        boundary_share: share of them, rounded up, drawn next to pixels of another class where there are any:
-            boundary-aware negatives (after Contextrast, arXiv 2404.10633).
-        region_memory_size: entries per class of the region memory, each the average embedding of a class in
-            an image; 0 for none.
-        num_images: of the training set. Where ``region_memory_size`` is enough for all of them, each has its
-            slot, and ``forward`` needs ``image_ids``; else the newest regions are kept.
-        memory_dtype: in which the memory is stored.
-        sharded: each rank stores a part of the memory, with which the anchors of all ranks are compared; else
-            each rank stores all of it.
-        memory_term: ``separate``: Eq. 3 over the batch plus ``memory_weight`` times Eq. 3 over the memory
-            (after XBM, arXiv 1912.06798); ``joint``: one Eq. 3 over both, as in the paper.
-        memory_max_age: steps after which an entry is no longer used; None: only newer ones replace it.
-        only_correct: only pixels that are classified correctly at the time enter the memory.
-        positive_mining, negative_mining: which entries of the memory an anchor is compared with, see
-            ``mining.Miner``; it is always compared with the anchors of the batch.
-        num_positives, num_negatives: K of the mining.
-        semi_hard_share: of the entries, the part that semi-hard mining draws from.
-        negative_margin: of filtered negatives.
+        loss: temperature, and how batch and memory make up the loss.
+        anchors: how many pixels are anchors, and which.
+        memory: what is remembered of earlier batches; by default nothing.
+        mining: which examples of the memory an anchor is compared with.
+        num_images: of the training set; the size of a memory follows from it where that is not set. If the
+            region memory has a slot for every image, ``forward`` needs ``image_ids``.
         ignore_index: the label of pixels that take no part.
         seed: keys all draws.
         group: the ranks that share the batch; None is the default group.
-        deferred: in training, what a batch changes in this module waits for ``keep``; without that call it is
-            dropped by the next ``forward``, as if the batch had never been.
+        deferred: in training, what a batch changes in this module waits for ``keep``; the next ``forward``
+            drops what still waits, as if that batch had never been.
 
     Raises:
-        ValueError: a setting that is out of its range.
+        ValueError: ``ignore_index`` is a class, or a memory has no size.
     """
 
     next_position: Tensor
@@ -89,71 +84,33 @@ class PixelContrast(nn.Module):
         *,
         num_classes: int,
         embedding_dim: int,
-        temperature: float = 0.1,
-        anchors_per_class: int = 50,
-        hard_share: float = 0.5,
-        rare_class_power: float = 0.0,
-        pixel_queue_size: int = 0,
-        pixels_per_image: int = 10,
-        boundary_share: float = 0.0,
-        region_memory_size: int = 0,
+        loss: InfoNCE = InfoNCE(),
+        anchors: AnchorSampling = AnchorSampling(),
+        memory: MemoryConfig = MemoryConfig(),
+        mining: Mining = Mining(),
         num_images: int | None = None,
-        memory_dtype: torch.dtype = torch.float32,
-        sharded: bool = False,
-        memory_term: Term = "separate",
-        memory_weight: float = 1.0,
-        memory_max_age: int | None = None,
-        only_correct: bool = False,
-        positive_mining: Mining = "random",
-        negative_mining: Mining = "random",
-        num_positives: int = 1024,
-        num_negatives: int = 2048,
-        semi_hard_share: float = 0.1,
-        negative_margin: float = 0.0,
         ignore_index: int = 255,
         seed: int = 0,
         group: Group = None,
         deferred: bool = False,
     ):
         super().__init__()
-        above_0 = {"temperature": temperature, "anchors_per_class": anchors_per_class}
-        above_0 |= {"pixels_per_image": pixels_per_image, "semi_hard_share": semi_hard_share}
-        above_0 |= {"num_positives": num_positives, "num_negatives": num_negatives}
-        at_least_0 = {"pixel_queue_size": pixel_queue_size, "region_memory_size": region_memory_size}
-        at_least_0 |= {"rare_class_power": rare_class_power, "memory_weight": memory_weight}
-        shares = {"hard_share": hard_share, "semi_hard_share": semi_hard_share}
-        shares |= {"boundary_share": boundary_share}
-        _require(lambda value: value > 0, "must be above 0", above_0)
-        _require(lambda value: value >= 0, "must not be below 0", at_least_0)
-        _require(lambda value: 0 <= value <= 1, "must lie between 0 and 1", shares)
-        if memory_max_age is not None:
-            _require(lambda value: value > 0, "must be above 0", {"memory_max_age": memory_max_age})
-        if memory_term not in get_args(Term):
-            raise ValueError(f"memory_term is {memory_term!r}; there are {', '.join(get_args(Term))}")
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
-        self.num_classes, self.embedding_dim, self.temperature = num_classes, embedding_dim, temperature
-        self.anchors_per_class, self.hard_share = anchors_per_class, hard_share
-        self.rare_class_power, self.boundary_share = rare_class_power, boundary_share
-        self.pixels_per_image = pixels_per_image
-        self.shard = Shard(distributed.rank(group), distributed.world_size(group)) if sharded else Shard()
-        num_positives, num_negatives = (-(-num // self.shard.of) for num in (num_positives, num_negatives))
-        self.positive_miner = Miner(positive_mining, num_positives, semi_hard_share)
-        self.negative_miner = Miner(negative_mining, num_negatives, semi_hard_share, negative_margin)
-        self.memory_term, self.memory_weight = memory_term, memory_weight
-        self.only_correct = only_correct
-        self.ignore_index, self.seed, self.group = ignore_index, seed, group
-        size = {"num_classes": num_classes, "embedding_dim": embedding_dim, "dtype": memory_dtype}
-        size |= {"shard": self.shard}
-        pixel = Queue(size=pixel_queue_size, max_age=memory_max_age, **size) if pixel_queue_size else None
-        region = None
-        if num_images is not None and num_images <= region_memory_size and memory_max_age is None:
-            region = Slots(size=num_images, **size)
-        elif region_memory_size:
-            region = Queue(size=region_memory_size, max_age=memory_max_age, **size)
-        self.memory = Memory(pixel, region)
+        self.num_classes, self.embedding_dim = num_classes, embedding_dim
+        self.loss, self.anchors, self.memory_config = loss, anchors, memory
+        self.ignore_index, self.seed, self.group, self.deferred = ignore_index, seed, group, deferred
+        of = distributed.world_size(group) if memory.memory_sharded else 1
+        self.shard = Shard(distributed.rank(group) if of > 1 else 0, of)
+        self.positive_miner, self.negative_miner = build_miners(mining, parts=of)
+        self.memory = build_memory(
+            memory,
+            num_classes=num_classes,
+            embedding_dim=embedding_dim,
+            num_images=num_images,
+            shard=self.shard,
+        )
         self.diagnostics = Diagnostics(num_classes, group)
-        self.deferred = deferred
         self._waiting: list[Callable[[], object]] = []
         for name in ("next_position", "steps"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
@@ -178,37 +135,32 @@ class PixelContrast(nn.Module):
             embeddings: [B, D, h, w], of any length over D; B may differ between ranks, and be 0.
             labels: int64 [B, H, W] of any size; read at the nearest pixel.
             logits: [B, num_classes, ., .] of any size; only decides which pixels are misclassified.
-            positions: int64 [B], the images' places in the global sample stream; without them the images are
-                numbered on in rank order.
+            positions: int64 [B], the images' places in the global sample stream; by default the images are
+                counted over all batches, in rank order.
             image_ids: int64 [B], each image's number in the training set, from 0; needed where the region
                 memory has a slot for every image, else not used.
-            project: a head that makes of features [n, C] embeddings [n, D]. ``embeddings`` are
-                then the features [B, C, h, w], and it runs on the pixels drawn only: anchors, what enters the
-                queue, and of each class in an image at most 128 pixels for the region memory.
+            project: a head that turns features [n, C] into embeddings [n, D], such as
+                ``ProjectionHead.rows``. ``embeddings`` are then the features [B, C, h, w], and the head runs
+                on drawn pixels only: anchors, what enters the queue, and for the region memory at most 128
+                pixels of each class in an image.
 
         Returns:
             A float32 scalar (float64 for float64 embeddings), connected to ``embeddings`` even where no pixel
             is labelled on any rank.
 
         Raises:
-            ValueError: shapes that do not fit each other, an impossible label or image.
+            ValueError: shapes that do not fit each other, or a label or an image id that is out of range.
         """
-        self._check(embeddings, labels, logits, image_ids, projected=project is None)
+        dim = self.embedding_dim if project is None else None
+        check_inputs(embeddings, labels, logits, num_classes=self.num_classes, embedding_dim=dim)
+        if isinstance(self.memory.region, Slots) and self.training:
+            check_image_ids(image_ids, len(embeddings), self.memory.region.size)
         self._waiting = []
         labels = labels_at(labels, embeddings.shape[-2:])
         wrong = predictions_at(logits, embeddings.shape[-2:]) != labels
         if positions is None:
             positions = self._count(len(embeddings))
-        anchors = draw_anchors(
-            labels,
-            wrong,
-            positions,
-            budgets=self._budgets(labels),
-            hard_share=self.hard_share,
-            seed=self.seed,
-            ignore_index=self.ignore_index,
-            group=self.group,
-        )
+        anchors = self._draw(labels, wrong, positions)
         own = unit(embed(embeddings, anchors.indices, project))
         with torch.autocast(embeddings.device.type, enabled=False):
             loss = self._loss(own, anchors)
@@ -220,10 +172,23 @@ class PixelContrast(nn.Module):
         return loss
 
     def keep(self) -> None:
-        """Let what the last batch changes come into effect, if it has not yet."""
+        """Apply what the last batch changes, if that is still waiting (see ``deferred``)."""
         for change in self._waiting:
             change()
         self._waiting = []
+
+    def _draw(self, labels: Tensor, wrong: Tensor, positions: Tensor) -> Anchors:
+        """The anchors of the global batch, from every rank's labels [B, h, w]."""
+        return draw_anchors(
+            labels,
+            wrong,
+            positions,
+            budgets=self._budgets(labels),
+            hard_share=self.anchors.hard_share,
+            seed=self.seed,
+            ignore_index=self.ignore_index,
+            group=self.group,
+        )
 
     def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
         """The term of this rank's anchors [a, D]."""
@@ -237,30 +202,30 @@ class PixelContrast(nn.Module):
             here=anchors.here,
             positives=no_blocks,
             negatives=no_blocks,
-            temperature=self.temperature,
+            temperature=self.loss.temperature,
             group=self.group,
         )
-        in_batch = torch.bincount(anchors.labels, minlength=self.num_classes)
+        in_batch = torch.bincount(anchors.labels, minlength=self.num_classes)  # anchors of each class
         in_memory = self.memory.usable(step) + torch.zeros_like(in_batch)
         with_memory = self._with_memory(comparison, batch, anchors.key, step)
-        if self.memory_term == "joint" or not self.memory.banks:
-            loss, met = self._mean(batch, with_memory, in_batch * ((in_batch > 1) | (in_memory > 0)))
+        # Valid anchors have a positive: another anchor of their class, or a row of the memory.
+        if self.loss.memory_term == "joint" or not self.memory.banks:
+            valid = in_batch * ((in_batch > 1) | (in_memory > 0))
+            loss, compared = self._mean(batch, with_memory, valid)
         else:
-            in_batch_loss, met = self._mean(batch, comparison, in_batch * (in_batch > 1))
+            batch_loss, in_batch_only = self._mean(batch, comparison, in_batch * (in_batch > 1))
             with_memory = replace(with_memory, in_batch=False)
-            memory_loss, met_there = self._mean(batch, with_memory, in_batch * (in_memory > 0))
-            loss, met = (
-                in_batch_loss + self.memory_weight * memory_loss,
-                Compared(met_there.memory, met.batch),
-            )
+            memory_loss, in_memory_only = self._mean(batch, with_memory, in_batch * (in_memory > 0))
+            loss = batch_loss + self.loss.memory_weight * memory_loss
+            compared = Compared(in_memory_only.memory, in_batch_only.batch)
         own_labels, hard = anchors.labels[anchors.here], anchors.hard[anchors.here]
-        self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, met))
+        self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, compared))
         return loss
 
     def _mean(self, batch: Tensor, comparison: Comparison, valid: Tensor) -> tuple[Tensor, Compared]:
-        """Eq. 3, its mean over the ranks being that over the valid anchors of all, counted by class."""
-        total, met = info_nce(batch[comparison.here], batch, comparison)
-        return total * distributed.world_size(self.group) / valid.sum().clamp(min=1), met
+        """Eq. 3 of this rank's anchors; its mean over the ranks is that over all ``valid`` [num_classes]."""
+        total, compared = info_nce(batch[comparison.here], batch, comparison)
+        return total * distributed.world_size(self.group) / valid.sum().clamp(min=1), compared
 
     def _with_memory(self, comparison: Comparison, batch: Tensor, key: int, step: int) -> Comparison:
         """The same comparison, with what the anchors are compared with in the memory."""
@@ -286,70 +251,46 @@ class PixelContrast(nn.Module):
         wrong: Tensor,
     ) -> None:
         """Let the batch enter the memory when it is kept."""
+        config = self.memory_config
         entering = Entering(
             features=features,
-            labels=labels.masked_fill(wrong, self.ignore_index) if self.only_correct else labels,
+            labels=labels.masked_fill(wrong, self.ignore_index) if config.only_correct else labels,
             positions=positions,
             image_ids=image_ids,
             project=project,
-            near_boundary=boundaries(labels, self.ignore_index) if self.boundary_share else None,
+            near_boundary=boundaries(labels, self.ignore_index) if config.boundary_share else None,
+            config=config,
             num_classes=self.num_classes,
-            pixels_per_image=self.pixels_per_image,
-            boundary_share=self.boundary_share,
             ignore_index=self.ignore_index,
             seed=self.seed,
             group=self.group,
         )
-        self._waiting += entering.changes(self.memory, step=int(self.steps))
+        for change in entering.changes(self.memory, step=int(self.steps)):
+            self._waiting.append(partial(self._enter, change))
         self._waiting.append(partial(self.steps.add_, 1))
+
+    def _enter(self, change: Callable[[], Tensor]) -> None:
+        self.diagnostics.refused += change()
 
     @torch.no_grad()
     def _budgets(self, labels: Tensor) -> Tensor:
-        if self.rare_class_power == 0:
-            return torch.full_like(self.class_pixels, self.anchors_per_class)
+        """int64 [num_classes]: how many anchors of each class the global batch may have."""
+        per_class, power = self.anchors.anchors_per_class, self.anchors.rare_class_power
+        if power == 0:
+            return torch.full_like(self.class_pixels, per_class)
         _, classes = labelled_pixels(labels, self.num_classes, self.ignore_index)
         count = torch.bincount(classes, minlength=self.num_classes)
         seen = self.class_pixels + distributed.all_reduce(count, self.group)
         if self.training:
             self._waiting.append(partial(self.class_pixels.copy_, seen))
-        return anchor_budgets(seen, per_class=self.anchors_per_class, rare_class_power=self.rare_class_power)
+        return anchor_budgets(seen, per_class=per_class, rare_class_power=power)
 
     @torch.no_grad()
     def _count(self, num_images: int) -> Tensor:
-        """Positions for images that came without."""
+        """int64 [num_images]: positions for images that came without."""
         counts = distributed.gather_counts(num_images, self.group, device=self.next_position.device)
         before = sum(counts[: distributed.rank(self.group)])
         positions = self.next_position + before + torch.arange(num_images, device=self.next_position.device)
         if self.training:
             self._waiting.append(partial(self.next_position.add_, sum(counts)))
         return positions
-
-    def _check(
-        self, embeddings: Tensor, labels: Tensor, logits: Tensor, image_ids: Tensor | None, *, projected: bool
-    ) -> None:
-        if embeddings.ndim != 4 or (projected and embeddings.shape[1] != self.embedding_dim):
-            raise ValueError(f"embeddings are [B, {self.embedding_dim}, h, w], not {list(embeddings.shape)}")
-        if labels.ndim != 3 or labels.dtype != torch.int64:
-            raise ValueError(f"labels are int64 [B, H, W], not {labels.dtype} {list(labels.shape)}")
-        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits are [B, {self.num_classes}, ., .], not {list(logits.shape)}")
-        if not len(embeddings) == len(labels) == len(logits):
-            sizes = f"{len(embeddings)}, {len(labels)} and {len(logits)}"
-            raise ValueError(f"embeddings, labels and logits hold {sizes} images")
-        if isinstance(self.memory.region, Slots) and self.training:
-            _check_image_ids(image_ids, len(embeddings), self.memory.region.size)
-
-
-def _require(allowed: Callable[[float], bool], says: str, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        if not allowed(value):
-            raise ValueError(f"{name} is {value}; it {says}")
-
-
-def _check_image_ids(image_ids: Tensor | None, num_images: int, num_slots: int) -> None:
-    if image_ids is None:
-        raise ValueError("image_ids are needed: the region memory has a slot for every image")
-    if image_ids.shape != (num_images,) or image_ids.dtype != torch.int64:
-        raise ValueError(f"image_ids are int64 [{num_images}], not {image_ids.dtype} {list(image_ids.shape)}")
-    if num_images and not 0 <= int(image_ids.min()) <= int(image_ids.max()) < num_slots:
-        raise ValueError(f"image_ids hold {image_ids.tolist()}; allowed are 0 to {num_slots - 1}")

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _EPSILON = 1e-6
-"""Below this length a vector is not stretched to 1: its gradient would be of the order of 1/length."""
+"""Shorter vectors are not stretched to length 1: the gradient grows with 1/length."""
 
 
 def unit(embeddings: Tensor) -> Tensor:
@@ -39,10 +39,11 @@ def predictions_at(logits: Tensor, size: torch.Size) -> Tensor:
 
 def boundaries(labels: Tensor, ignore_index: int) -> Tensor:
     """Pixels of labels [B, h, w] among whose eight neighbours is one of another class: bool [B, h, w]."""
+    labels = labels[:, None]  # one channel: only the batch may be empty in a pooling
     ignored = labels == ignore_index
     highest = F.max_pool2d(labels.masked_fill(ignored, -(2**20)).float(), 3, stride=1, padding=1)
     lowest = -F.max_pool2d(-labels.masked_fill(ignored, 2**20).float(), 3, stride=1, padding=1)
-    return ~ignored & (highest != lowest)
+    return (~ignored & (highest != lowest)).squeeze(1)
 
 
 def at_least_float(tensor: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def at_least_float(tensor: Tensor) -> Tensor:
 
 
 def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The average embedding of every class in every image, stretched to unit length.
+    """The average embedding of every class in every image, at unit length.
 
     Args:
         embeddings: [B, D, h, w].
@@ -60,9 +61,10 @@ def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[
     Returns:
         rows [n, D], their classes int64 [n], and their images' indices int64 [n], ordered by image and class.
     """
+    # Which pixel is of which class: bool [B, num_classes, h·w].
     member = labels.flatten(1)[:, None] == torch.arange(num_classes, device=labels.device)[:, None]
     with torch.autocast(embeddings.device.type, enabled=False):
-        sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)
+        sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)  # [B, num_classes, D]
     images, classes = torch.nonzero(member.any(dim=2), as_tuple=True)
     return F.normalize(sums[images, classes], dim=1), classes, images
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pixelcontrast import draws
-from pixelcontrast.contrast.banks import Bank, Queue, Slots, Span
+from pixelcontrast.contrast.banks import Bank, Queue, Shard, Slots, Span, nbytes
+from pixelcontrast.contrast.hyperparameters import MemoryConfig
 
 _EXAMPLE = 4
 """The stream of keys that examples are drawn with; sampling.py has 1 to 3."""
@@ -25,7 +26,7 @@ class Run(NamedTuple):
 
 
 class Examples:
-    """What this rank stores as one step sees it: views and numbers, no copy. Valid until rows are written.
+    """The memory's rows on this rank in one step: views and numbers, no copy. Valid until rows are written.
 
     Args:
         banks: rows [num_classes, slots, D] of every bank, and for each class the ranges of them to use.
@@ -108,7 +109,10 @@ class Memory(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of all banks on this rank."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        return nbytes(self)
+
+    def extra_repr(self) -> str:
+        return "" if self.banks else "no banks"
 
     def usable(self, step: int) -> Tensor | int:
         """int64 [num_classes]: examples of every class on all ranks; 0 where there is no bank."""
@@ -151,3 +155,27 @@ class Memory(nn.Module):
             names.append(first + labels * bank.size + bank.names[labels, slots])
             first += bank.written.numel()
         return Examples(banks, draws.hashed(seed, _EXAMPLE, key, torch.cat(names)))
+
+
+def build_memory(
+    config: MemoryConfig, *, num_classes: int, embedding_dim: int, num_images: int | None, shard: Shard
+) -> Memory:
+    """The banks that ``config`` asks for, empty.
+
+    Args:
+        num_images: of the training set; None if it is not known.
+        shard: the part of them that this rank stores.
+
+    Raises:
+        ValueError: neither a bank's size nor ``num_images`` is given.
+    """
+    settings: dict[str, Any] = {"num_classes": num_classes, "embedding_dim": embedding_dim, "shard": shard}
+    settings["dtype"] = getattr(torch, config.memory_dtype)
+    pixels, regions = (size(num_classes, num_images) for size in (config.pixels_of, config.regions_of))
+    pixel = Queue(size=pixels, max_age=config.memory_max_age, **settings) if pixels else None
+    region = None
+    if num_images is not None and num_images <= regions and config.memory_max_age is None:
+        region = Slots(size=num_images, **settings)
+    elif regions:
+        region = Queue(size=regions, max_age=config.memory_max_age, **settings)
+    return Memory(pixel, region)

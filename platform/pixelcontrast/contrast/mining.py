@@ -1,22 +1,19 @@
-"""Which examples of the memory an anchor meets: example mining (paper, Sec. 3.3)."""
+"""Which examples of the memory an anchor is compared with: example mining (paper, Sec. 3.3)."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pixelcontrast.contrast.hyperparameters import Mining, NegativeMining
 from pixelcontrast.contrast.memory import Examples, Run
 from pixelcontrast.contrast.sampling import ceil_share
 from pixelcontrast.contrast.sweeps import Block, Classes
-
-Mining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
-"""all; K random ones; those of them that are not too hard; the K hardest; K random ones among the hardest
-share; the hardest share of random ones so many that it is K."""
 
 _MOST_SIMILARITIES = 1 << 24
 """Held at a time, to find the hardest."""
@@ -37,15 +34,15 @@ class ClassSums(NamedTuple):
     @classmethod
     def of(cls, batch: Tensor, labels: Tensor, num_classes: int) -> "ClassSums":
         """Sum rows [A, D] by their labels int64 [A]."""
-        member = F.one_hot(labels, num_classes)
+        member = F.one_hot(labels, num_classes)  # [A, num_classes]
         return cls(member.T.to(batch.dtype) @ batch, member.sum(dim=0))
 
     def mean_similarity(self, anchors: Tensor, classes: Classes) -> Tensor:
         """[a]: of anchors [a, D] with the others of their class; +∞ where there is no other."""
         sizes = torch.tensor([part.stop - part.start for part in classes.parts], device=anchors.device)
         labels = torch.tensor(classes.labels, device=anchors.device).repeat_interleave(sizes)
-        others = self.counts[labels] - 1
-        total = torch.linalg.vecdot(anchors, self.sums[labels] - anchors)
+        others = self.counts[labels] - 1  # |P| in the batch, without the anchor itself: [a]
+        total = torch.linalg.vecdot(anchors, self.sums[labels] - anchors)  # Σ_p i·p: [a]
         return torch.where(others > 0, total / others.clamp(min=1), torch.inf)
 
 
@@ -53,14 +50,14 @@ class ClassSums(NamedTuple):
 class Miner:
     """Chooses positives or negatives in the memory, for anchors [a, D] sorted by class.
 
-    What is random is first in the step's order (``Examples.order``), which all anchors share. The hardest are
-    the least similar positives and the most similar negatives; those as hard as the last of them are all
-    taken. With n candidates in the memory:
+    Random examples are the first in the step's order (``Examples.order``), which all anchors share. The
+    hardest are the least similar positives and the most similar negatives; ties at the cutoff are all taken.
+    What is chosen among n candidates in the memory:
 
-    - ``random``: K of n.
+    - ``all``: all n; ``random``: K of n.
     - ``filtered``, for negatives: of K random ones those whose similarity with the anchor is less than the
       mean similarity of its positives in the batch plus ``margin`` (after FaceNet, Schroff et al., CVPR 2015,
-      Sec. 3.2, which keeps the negatives that are farther than the positive); all K where the batch has none.
+      Sec. 3.2); all K where the batch has no positive.
     - ``hardest``: the K hardest of n.
     - ``semi-hard``: K random ones of the ⌈share · n⌉ hardest, each equally likely (10 % in the paper).
     - ``semi-hard-subset``: the ⌈share · m⌉ hardest of m = ⌈K / share⌉ random ones, which are about K. An
@@ -68,23 +65,19 @@ class Miner:
       m/n for those well within the pool of ``semi-hard``, as there, and 0 for those well outside; the edge
       between is about n · √(share · (1 − share) / m) ranks wide. It compares the anchor with m rows, not n.
 
-    Where fewer than K are there, all are taken. A memory in W shards chooses ⌈K / W⌉ in each by the same
-    rule: the union is a draw stratified by shards, not that of a memory in one piece.
+    Fewer than K candidates are all taken. A memory in W shards chooses ⌈K / W⌉ in each by the same rule: a
+    draw stratified by shards, not that of a memory in one piece.
 
     Args:
-        num: K, of this rank's part of the memory.
-        share: of the semi-hard.
-        margin: of the filtered.
+        num: K, in this rank's part of the memory.
+        share: for ``semi-hard`` and ``semi-hard-subset``.
+        margin: for ``filtered``.
     """
 
-    mining: Mining
+    mining: NegativeMining
     num: int
     share: float
     margin: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.mining not in get_args(Mining):
-            raise ValueError(f"mining is {self.mining!r}; there are {', '.join(get_args(Mining))}")
 
     def positives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         """Blocks of the positives of all anchors."""
@@ -214,8 +207,18 @@ class Miner:
         return min(self.num, candidates) if self.mining == "hardest" else ceil_share(candidates, self.share)
 
 
+def build_miners(mining: Mining, *, parts: int) -> tuple[Miner, Miner]:
+    """The miners of positives and of negatives in one of the ``parts`` of a memory."""
+    num_positives, num_negatives = (-(-num // parts) for num in (mining.num_positives, mining.num_negatives))
+    share, margin = mining.semi_hard_share, mining.negative_margin
+    return (
+        Miner(mining.positive_mining, num_positives, share),
+        Miner(mining.negative_mining, num_negatives, share, margin),
+    )
+
+
 def _all_negatives(classes: Classes, examples: Examples) -> Iterator[Block]:
-    """All anchors meet runs of the memory, those of an anchor's class hidden; short runs together."""
+    """Blocks of all anchors and whole runs, in which the anchors' own class is hidden; short runs in one."""
     everyone = slice(0, classes.parts[-1].stop)
     own = dict(zip(classes.labels, classes.parts, strict=True))
     runs, hidden, length = [], [], 0
@@ -268,7 +271,7 @@ def _products(anchors: Tensor, runs: list[Run]) -> Tensor:
 def _hide_own_class(
     distance: Tensor, few: slice, classes: Classes, examples: Examples
 ) -> list[tuple[slice, int]]:
-    """Make the examples of an anchor's class infinitely far; returns rows and candidates of each class."""
+    """Set the distance of an anchor's own class to ∞; returns rows and candidates of each class."""
     found = []
     for label, part in zip(classes.labels, classes.parts, strict=True):
         rows = slice(max(part.start, few.start) - few.start, min(part.stop, few.stop) - few.start)

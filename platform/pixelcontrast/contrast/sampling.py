@@ -70,7 +70,7 @@ def ceil_share(count: int, share: float) -> int:
 
 
 def place_in_run(sorted_groups: Tensor) -> Tensor:
-    """How many equal values stand before each one: int64 [n] → int64 [n], for sorted input."""
+    """The number of equal values before each one: int64 [n] → int64 [n], for sorted input."""
     first = torch.searchsorted(sorted_groups, sorted_groups)
     return torch.arange(len(sorted_groups), device=sorted_groups.device) - first
 

@@ -23,16 +23,16 @@ _FLOOR = -80.0
 
 
 class Block(NamedTuple):
-    """Keys that a run of anchors meets."""
+    """Keys that some consecutive anchors are compared with."""
 
     anchors: slice
-    """a of the anchors."""
+    """Which a of the anchors."""
     keys: Tensor
     """[k, D], of any floating dtype."""
     taken: Tensor | None = None
-    """bool [a, k]: which anchor meets which key; None where each meets all but the hidden."""
+    """bool [a, k]: which anchor is compared with which key; None: each with all but the hidden."""
     hidden: Sequence[tuple[slice, slice]] = ()
-    """Rectangles, of rows and columns of [a, k], that do not meet, each of columns of its own."""
+    """Rectangles, of rows and columns of [a, k], that are not compared; no two share a column."""
 
 
 class Classes(NamedTuple):
@@ -61,7 +61,7 @@ class Sweep:
         self._space = anchors.new_empty(max(_CHUNK, len(anchors)))
 
     def add(self, block: Block) -> None:
-        """Let anchors meet keys."""
+        """Add the block's keys to the sums of its anchors."""
         anchors = self.scaled[block.anchors]
         if len(anchors) == 0 or len(block.keys) == 0:
             return
@@ -69,7 +69,7 @@ class Sweep:
         for begin in range(0, len(block.keys), step):
             keys = block.keys[begin : begin + step].to(anchors.dtype)
             similarity = self._space[: len(anchors) * len(keys)].view(len(anchors), len(keys))
-            torch.mm(anchors, keys.T, out=similarity)
+            torch.mm(anchors, keys.T, out=similarity)  # s_ik = i·k / τ: [a, k]
             taken = None if block.taken is None else block.taken[:, begin : begin + step]
             hidden = [
                 (rows, similarity[rows, max(columns.start - begin, 0) : max(columns.stop - begin, 0)])
@@ -146,7 +146,7 @@ class Negatives(Sweep):
         before = self.shift[anchors]
         shift = torch.where(maximum > before + _SLACK, maximum, before)
         if not torch.equal(shift, before):
-            scale = (before - shift).exp_()
+            scale = (before - shift).exp_()  # from e^(s − before) to e^(s − shift): [a]
             self.weight[anchors] *= scale
             self.pull[anchors] *= scale[:, None]
             self.shift[anchors] = shift
@@ -155,7 +155,7 @@ class Negatives(Sweep):
         shift = self.shift.clone()
         if distributed.world_size(group) > 1:
             dist.all_reduce(shift, dist.ReduceOp.MAX, group=group)
-        scale = (self.shift - shift).exp_()
+        scale = (self.shift - shift).exp_()  # every rank's sums to the largest shift of all
         self.weight *= scale
         self.pull *= scale[:, None]
         self.shift = shift[chosen]
@@ -192,9 +192,9 @@ class Positives(Sweep):
         loss, slope = F.softplus(excess), torch.sigmoid(excess)  # ℓ of each pair, and −∂ℓ/∂s
         if taken is not None:
             loss, slope = loss * taken, slope * taken
-        self.loss[anchors] += loss.sum(dim=1)
-        self.weight[anchors] += slope.sum(dim=1)
-        self.pull[anchors].addmm_(slope, keys)
+        self.loss[anchors] += loss.sum(dim=1)  # Σ_p softplus(L − s_ip): [a]
+        self.weight[anchors] += slope.sum(dim=1)  # Σ_p σ(L − s_ip): [a]
+        self.pull[anchors].addmm_(slope, keys)  # Σ_p σ(L − s_ip) p: [a, D]
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
         self.log_sum = self.log_sum[chosen]

@@ -118,7 +118,7 @@ def _study_path(storage: Storage, view: View) -> str:
     studies = open_study_storage(view.study, database).get_all_studies()
     ids = {study.study_name: study._study_id for study in studies}
     if name not in ids and database is not None:
-        raise ValueError(f"search.study {database} has no study {name}; is it a file on another machine?")
+        raise ValueError(f"--study {database} has no study {name}; is it a file on another machine?")
     if name not in ids and len(ids) == 1:  # the folder was renamed
         return f"/dashboard/studies/{next(iter(ids.values()))}"
     return f"/dashboard/studies/{ids[name]}" if name in ids else "/dashboard"

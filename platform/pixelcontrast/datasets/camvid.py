@@ -87,7 +87,7 @@ _FULL_EXPECTED = (
 _VAL_FRAMES = range(7959, 8160)
 """SegNet's validation images: these frames of the sequence 0016E5."""
 _LAST_TRAIN_FRAME = 8520
-"""Of the sequence 0001TP; SegNet tests on the later ones, and on the sequence Seq05VD."""
+"""Last training frame of the sequence 0001TP; SegNet tests on the later ones and on the sequence Seq05VD."""
 
 
 def listing(root: Path, split: Split) -> Listing:

@@ -106,7 +106,7 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
             remedy = "see what the layout expects in README.md"
             report.findings.append(Finding("problem", "split", split, str(found), remedy))
             continue
-        root = Path(data.root).expanduser()
+        root = Path(data.root)
         report.findings += [*_list_findings(root, found), *_links_out(root, found)]
         report.names, report.colors = found.labels.names, found.labels.colors
         zeros = np.zeros(found.labels.num_classes + 1, np.int64)

@@ -104,7 +104,7 @@ def list_split(data: Data, split: Split) -> Listing:
     Raises:
         ValueError: a folder or file of the layout is missing, or does not tell what it must.
     """
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     if data.class_order is not None and not data.layout.startswith("pascal-context"):
         raise ValueError(
             f"data.class_order: {data.class_order}, but data.layout is {data.layout}; allowed is to leave it "
@@ -168,7 +168,7 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
         others = f" ({more} more such files)" if more else ""
         raise ValueError(f"{first.file}: {first.problem}{others}; expected is {found.layout}")
     return SegmentationSet(
-        root=Path(data.root).expanduser(),
+        root=Path(data.root),
         pairs=found.found.pairs,
         labels=found.labels,
         read_label=found.read_label,

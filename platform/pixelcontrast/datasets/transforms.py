@@ -146,7 +146,7 @@ def _jittered(image: Tensor, strength: float, draws: _Draws) -> Tensor:
 
 
 def _mean_luminance(image: Tensor) -> float:
-    """Of a uint8 image, from exact integer sums."""
+    """Mean luminance of a uint8 image, from exact integer sums."""
     sums = image.sum(dim=(1, 2), dtype=torch.int64).tolist()
     return sum(weight * total for weight, total in zip(_LUMINANCE, sums, strict=True)) / image[0].numel()
 

@@ -67,7 +67,7 @@ def _cell_size(num_classes: int) -> int:
 
 
 def _shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row; nan in the rows of classes without pixels."""
+    """Shares of each row; nan in the rows of classes without pixels."""
     totals = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
 

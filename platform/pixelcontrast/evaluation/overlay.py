@@ -11,7 +11,7 @@ Picture = NDArray[np.uint8]
 """[H, W, 3] RGB."""
 
 _COLOR_SHARE = 0.68
-"""Of the class's colour in a blended pixel; the rest is the greyed image, which keeps the shapes readable."""
+"""Share of the class colour in a blended pixel; the rest is the greyed image, which keeps shapes readable."""
 _GAP = 4
 _PAGE = (255, 255, 255)
 _INK = (60, 60, 60)

@@ -29,7 +29,7 @@ class Pyramid(NamedTuple):
     """How to build a network that gives four levels for images of any size."""
 
     options: Mapping[str, Any]
-    """Of ``timm.create_model``."""
+    """Arguments of ``timm.create_model``."""
     multiple: int
     """The image's sides must be multiples of it."""
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast import config
+from pixelcontrast.contrast import ProjectionHead
 from pixelcontrast.models.backbone import build_backbone, check_backbone, is_hrnet, side_multiple
 from pixelcontrast.models.decoders import (
     Decoder,
@@ -17,7 +18,6 @@ from pixelcontrast.models.decoders import (
     ResNetOCRDecoder,
     resize,
 )
-from pixelcontrast.models.projection import ProjectionHead
 from pixelcontrast.models.weights import check_weights
 
 

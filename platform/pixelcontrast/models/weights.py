@@ -28,7 +28,7 @@ def check_weights(weights: str, *, backbone: str) -> None:
 
 def _check_file(path: Path) -> None:
     if path.suffix not in _SUFFIXES.split(", "):
-        close = difflib.get_close_matches(str(path), ("none", "timm"))
+        close = difflib.get_close_matches(path.name, ("none", "timm"))
         suggestion = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(
             f"model.weights: {str(path)!r} is neither none, timm, nor a file ({_SUFFIXES}){suggestion}"

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from pixelcontrast.reports import figures, html, parts, trials
-from pixelcontrast.reports.words import NOTHING, count, percent, points
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.search.arms import ArmResult, compare
+from pixelcontrast.words import NOTHING, count, moment, percent, points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,30 +33,32 @@ def compare_record(search: SearchRecord) -> ArmsComparison:
 def arms_page(search: SearchRecord, *, written: float) -> str:
     """The whole HTML file."""
     found = compare_record(search)
-    lead = parts.lead(
-        "Comparison of arms",
-        search.name,
-        search.storage.location,
-        written=written,
+    lead = html.Lead(
+        kicker="Comparison of arms",
+        title=search.name,
         words=f"{count(len(search.arms), 'arm')} on {count(len(found.seeds), 'seed')}: "
         f"{parts.states(search.trials) or 'no run yet'}.",
+        location=search.storage.location,
+        written=moment(written),
     )
     shown = _first_runs(search)
     attempts = [trial.attempt for trial in search.trials if trial.attempt]
     sections = [
-        html.section("Result", _result(search, found)),
-        html.section("Classes", _classes(found)),
-        html.section("Curves", _curves(search)),
-        html.section("Runs", trials.trials(search)),
-        html.section("Predictions", _predictions(search, shown)),
-        html.section("Cost", parts.cost(search)),
-        html.section("Configuration", _configuration(search)),
-        html.section("Provenance", parts.provenance(attempts[0], attempts) if attempts else ""),
+        html.Section("Result", _result(search, found)),
+        html.Section("Classes", _classes(found)),
+        html.Section("Curves", _curves(search)),
+        html.Section("Runs", trials.trials(search)),
+        html.Section("Predictions", _predictions(search, shown)),
+        html.Section("Cost", parts.cost(search)),
+        html.Section("Configuration", _configuration(search)),
+        html.Section(
+            "Provenance", parts.provenance(attempts[0], attempts) if attempts else html.NOTHING_TO_SHOW
+        ),
     ]
     return html.page(f"{search.name}: report", lead=lead, sections=sections)
 
 
-def _result(search: SearchRecord, found: ArmsComparison) -> str:
+def _result(search: SearchRecord, found: ArmsComparison) -> Markup:
     if not any(arm.scores for arm in found.miou):
         return html.paragraph("No run is complete yet.")
     first = found.miou[0].name
@@ -68,22 +72,20 @@ def _result(search: SearchRecord, found: ArmsComparison) -> str:
     ]
     rows = [_arm_row(arm, found.seeds) for arm in found.miou]
     plot = figures.arms(search.scores(), _colors(search))
-    return "\n".join(
-        [
-            html.paragraph(
-                "mIoU after the last step, in %. A seed gives every arm the same start, order of images and "
-                f"augmentation, so each arm is compared with {first} seed by seed."
-            ),
-            html.table(heads, rows, label="Arms by seed"),
-            html.paragraph(
-                "sd: standard deviation of the sample (n − 1). Differences are in percentage points, over "
-                "the seeds that both arms have finished; the interval is Student's t of their mean. One that "
-                "holds 0 is compatible with no difference. Intervals are of each comparison alone, not "
-                "corrected for their number.",
-                kind="note",
-            ),
-            html.figure(plot, name="arms", label="mIoU of each arm and seed"),
-        ]
+    return html.join(
+        html.paragraph(
+            "mIoU after the last step, in %. A seed gives every arm the same start, order of images and "
+            f"augmentation, so each arm is compared with {first} seed by seed."
+        ),
+        html.table(heads, rows, label="Arms by seed"),
+        html.paragraph(
+            "sd: standard deviation of the sample (n − 1). Differences are in percentage points, over "
+            "the seeds that both arms have finished; the interval is Student's t of their mean. One that "
+            "holds 0 is compatible with no difference. Intervals are of each comparison alone, not "
+            "corrected for their number.",
+            kind="note",
+        ),
+        html.figure(plot, name="arms", label="mIoU of each arm and seed"),
     )
 
 
@@ -113,10 +115,10 @@ def interval(arm: ArmResult) -> str:
     return f"{points(low)} to {points(high)}"
 
 
-def _classes(found: ArmsComparison) -> str:
+def _classes(found: ArmsComparison) -> Markup:
     names = [arm.name for arm in found.miou]
     if not names:
-        return ""
+        return html.NOTHING_TO_SHOW
     heads = ["class", f"{names[0]}, %"]
     for name in names[1:]:
         heads += [f"{name}, %", f"{name}\n− {names[0]}"]
@@ -124,7 +126,7 @@ def _classes(found: ArmsComparison) -> str:
         _class_row(title, arms) for title, arms in found.classes.items() if any(arm.scores for arm in arms)
     ]
     if not rows:
-        return ""
+        return html.NOTHING_TO_SHOW
     words = (
         "IoU after the last step, mean ± standard deviation over seeds, and the difference in points with "
         "its 95 % interval. Among so many intervals, about one in twenty misses the truth by chance."
@@ -144,17 +146,17 @@ def _class_row(title: str, arms: list[ArmResult]) -> list[html.Cell]:
 def _difference(arm: ArmResult) -> html.Cell:
     if arm.difference is None:
         return html.number(NOTHING, None)
-    shown = html.text(points(arm.difference.mean))
+    shown = points(arm.difference.mean)
     if arm.difference.interval is not None:
-        shown += f' <span class="sub">{html.text(interval(arm))}</span>'
-    return html.Cell(html=shown, sort=arm.difference.mean, is_number=True)
+        shown = html.with_detail(shown, interval(arm))
+    return html.Cell(content=shown, sort=arm.difference.mean, is_number=True)
 
 
 def _colors(search: SearchRecord) -> dict[str, str]:
     return {arm: figures.ARM_COLORS[index % len(figures.ARM_COLORS)] for index, arm in enumerate(search.arms)}
 
 
-def _curves(search: SearchRecord) -> str:
+def _curves(search: SearchRecord) -> Markup:
     colors = _colors(search)
     lines = [
         figures.Curve(trial.run, trial.curve, group=arm, color=colors[arm])
@@ -168,13 +170,13 @@ def _curves(search: SearchRecord) -> str:
 
 
 def _first_runs(search: SearchRecord) -> list[TrialRecord]:
-    """Of each arm the complete run with the smallest seed."""
+    """The complete run of each arm that has the smallest seed."""
     complete = sorted(search.in_state("COMPLETE"), key=lambda trial: trial.seed or 0)
     firsts = [next((trial for trial in complete if trial.arm == arm), None) for arm in search.arms]
     return [trial for trial in firsts if trial is not None]
 
 
-def _predictions(search: SearchRecord, shown: list[TrialRecord]) -> str:
+def _predictions(search: SearchRecord, shown: list[TrialRecord]) -> Markup:
     """Each arm's sheet, of the same validation images; the first one open."""
     pictures = []
     for trial in shown:
@@ -182,10 +184,10 @@ def _predictions(search: SearchRecord, shown: list[TrialRecord]) -> str:
         sheet = parts.overlays(search.storage / trial.run, trial.summary.get("overlays"), label=label)
         if sheet:
             pictures.append(html.folded(trial.run, sheet, opened=not pictures))
-    return "\n".join(pictures)
+    return html.join(*pictures)
 
 
-def _configuration(search: SearchRecord) -> str:
+def _configuration(search: SearchRecord) -> Markup:
     arms = {
         name: ", ".join(f"{key} = {value}" for key, value in arm.items()) or "the experiment as it is"
         for name, arm in search.arms.items()

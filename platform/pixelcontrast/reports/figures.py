@@ -1,4 +1,4 @@
-"""The figures of a report, as plotly figures of one look. Colours of text and grid come from page.css."""
+"""The figures of a report, as plotly figures of one look. Colours of text and grid: templates/page.css."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,8 +7,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from pixelcontrast.reports.importance import Importance
-from pixelcontrast.reports.words import OBJECTIVES
 from pixelcontrast.runs.run_folder import Row
+from pixelcontrast.words import OBJECTIVES
 
 BEST, OTHER, QUIET = "#d9480f", "#3b7ea1", "#8d99a6"
 STATE_COLORS = {"COMPLETE": OTHER, "PRUNED": QUIET, "FAIL": "#c92a2a", "RUNNING": "#c98a00"}

@@ -5,11 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.words import NOTHING, percent, signed
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.run_folder import Row
+from pixelcontrast.words import NOTHING, percent, signed
 
 TITLE = "Health of the embedding"
 _OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"
@@ -28,10 +29,10 @@ _READING = (
 )
 
 
-def embedding(run: RunRecord) -> str:
+def embedding(run: RunRecord) -> Markup:
     """The run's warnings, and the picture with its captions; empty without contrast."""
     if not any(_known(row, "mean_embedding_norm") for row in run.trained):
-        return ""
+        return html.NOTHING_TO_SHOW
     warnings = [
         html.paragraph(f"Step {row['step']:,}: {line}", kind="warning")
         for row in run.trained
@@ -43,14 +44,14 @@ def embedding(run: RunRecord) -> str:
         reading += " Up to the dotted line (warm-up), the contrast trains the projection head alone."
     grid = html.grid(_plots(run.trained, warmup), name="embedding", label=TITLE)
     healthy, reading = (html.paragraph(words, kind="note") for words in (_HEALTHY, reading))
-    return "\n".join([*warnings, healthy, grid, reading])
+    return html.join(*warnings, healthy, grid, reading)
 
 
-def class_table(run: RunRecord) -> str:
+def class_table(run: RunRecord) -> Markup:
     """IoU and gap of every class; empty without contrast."""
     row = next((row for row in reversed(run.trained) if "class_gap" in row), None)
     if row is None:
-        return ""
+        return html.NOTHING_TO_SHOW
     iou, gaps = run.evaluations[-1]["iou"], row["class_gap"]
     rows = [
         [

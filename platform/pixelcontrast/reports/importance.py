@@ -14,7 +14,7 @@ RESAMPLES = 100
 FEWEST = 6
 """Complete trials below which nothing can be said."""
 TOP_SHARE = 0.25
-"""Of the trials, the best of which importance explains."""
+"""Share of the trials that count as the best."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from pixelcontrast.reports.figures import BEST, QUIET, base
-from pixelcontrast.reports.words import setting
+from pixelcontrast.words import setting
 
 
 @dataclass(frozen=True, kw_only=True)

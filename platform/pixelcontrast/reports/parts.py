@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from pixelcontrast.reports import figures, html
-from pixelcontrast.reports.words import NOTHING, STATES, count, duration, moment
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.runs.storage import Storage
+from pixelcontrast.words import NOTHING, STATES, count, duration, moment
 
 _RECORDED = {
     "git": "code (git commit)",
@@ -22,17 +24,17 @@ _RECORDED = {
 }
 
 
-def overlays(run: Storage, name: str | None, *, label: str) -> str:
+def overlays(run: Storage, name: str | None, *, label: str) -> Markup:
     """The sheet of validation images, truth and predictions; nothing where it is not there."""
     if name is None or not run.exists(name):
-        return ""
+        return html.NOTHING_TO_SHOW
     return html.picture(run.read(name), label=label)
 
 
-def confusion(run: Storage) -> str:
+def confusion(run: Storage) -> Markup:
     """The confusion matrix of the run's last evaluation; nothing where there is none."""
     if not run.exists("confusion.json"):
-        return ""
+        return html.NOTHING_TO_SHOW
     found = json.loads(run.read("confusion.json"))
     plot = figures.confusion(found["classes"], found["pixels"])
     words = (
@@ -44,13 +46,13 @@ def confusion(run: Storage) -> str:
     )
 
 
-def configuration(settings: Mapping[str, Any], *, title: str) -> str:
+def configuration(settings: Mapping[str, Any], *, title: str) -> Markup:
     """All settings, folded."""
     shown = {key: json.dumps(value, ensure_ascii=False) for key, value in settings.items()}
     return html.folded(title, html.facts(shown))
 
 
-def provenance(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> str:
+def provenance(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Markup:
     """Where a run comes from, and in what the other runs differ from it.
 
     Args:
@@ -58,7 +60,7 @@ def provenance(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]] =
         others: the last attempts of all runs of the search.
     """
     if not attempt:
-        return ""
+        return html.NOTHING_TO_SHOW
     shown: dict[str, object] = {label: attempt[key] for key, label in _RECORDED.items() if key in attempt}
     versions = attempt.get("versions", {})
     shown["versions"] = ", ".join(f"{package} {version}" for package, version in versions.items())
@@ -67,9 +69,9 @@ def provenance(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]] =
     return html.facts(shown) + _differences(attempt, others)
 
 
-def _differences(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+def _differences(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Markup:
     if len(others) < 2:
-        return ""
+        return html.NOTHING_TO_SHOW
     keys = ("git", "source", "versions", "machine", "world_size", "threads", "data")
     labels = _RECORDED | {"versions": "versions", "data": "data"}
     mixed = [labels[key] for key in keys if any(other.get(key) != attempt.get(key) for other in others)]
@@ -80,15 +82,15 @@ def _differences(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
     return html.paragraph(words, kind="note")
 
 
-def cost(search: SearchRecord) -> str:
+def cost(search: SearchRecord) -> Markup:
     """Steps and time by the trials' states."""
     rows, total = [], _worker_seconds(search.trials)
     for state in STATES:
         trials = search.in_state(state)
         if trials:
-            rows.append(_cost_row(html.Cell(html=html.state(state)), trials, total))
+            rows.append(_cost_row(html.Cell(content=html.state(state)), trials, total))
     if not rows:
-        return ""
+        return html.NOTHING_TO_SHOW
     if len(rows) > 1:
         rows.append(_cost_row(html.cell("all"), search.trials, total))
     heads = ("trials", "number", "steps trained", "time", "worker time", "share")
@@ -141,18 +143,6 @@ def states(trials: Sequence[TrialRecord]) -> str:
     return ", ".join(f"{number} {STATES[state]}" for state, number in numbers.items() if number)
 
 
-def lead(kicker: str, title: str, location: str, *, written: float, words: str) -> str:
-    """The page's head."""
-    return "\n".join(
-        [
-            html.paragraph(kicker, kind="kicker"),
-            f"<h1>{html.text(title)}</h1>",
-            html.paragraph(words),
-            html.paragraph(f"{location} · written {moment(written)}", kind="kicker"),
-        ]
-    )
-
-
-def downloads(search: SearchRecord) -> str:
-    links = f"{html.link('trials.csv', 'trials.csv')} and {html.link('trials.parquet', 'trials.parquet')}"
-    return f'<p class="note">{count(len(search.trials), "row")} also in {links}, beside this file.</p>'
+def downloads(search: SearchRecord) -> Markup:
+    """Where else the trials' rows are."""
+    return html.downloads(count(len(search.trials), "row"), ("trials.csv", "trials.parquet"))

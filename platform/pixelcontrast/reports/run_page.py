@@ -1,25 +1,33 @@
 """The report of a single run."""
 
+from markupsafe import Markup
+
 from pixelcontrast.reports import figures, health, html, parts
-from pixelcontrast.reports.words import NOTHING, count, duration, moment, percent
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.summary import started_at
+from pixelcontrast.words import NOTHING, count, duration, moment, percent
 
 
 def run_page(run: RunRecord, *, written: float) -> str:
     """The whole HTML file."""
-    lead = parts.lead("Run", run.name, run.storage.location, written=written, words=_progress(run))
+    lead = html.Lead(
+        kicker="Run",
+        title=run.name,
+        words=_progress(run),
+        location=run.storage.location,
+        written=moment(written),
+    )
     label = "Validation images, truth and prediction"
     sections = [
-        html.section("Result", _result(run)),
-        html.section("Curves", _curves(run)),
-        html.section(health.TITLE, health.embedding(run)),
-        html.section("Classes", _classes(run)),
-        html.section("Predictions", parts.overlays(run.storage, run.summary.get("overlays"), label=label)),
-        html.section("Confusion", parts.confusion(run.storage)),
-        html.section("Cost", _cost(run)),
-        html.section("Configuration", parts.configuration(run.settings, title="All settings")),
-        html.section("Provenance", parts.provenance(run.attempts[-1] if run.attempts else {})),
+        html.Section("Result", _result(run)),
+        html.Section("Curves", _curves(run)),
+        html.Section(health.TITLE, health.embedding(run)),
+        html.Section("Classes", _classes(run)),
+        html.Section("Predictions", parts.overlays(run.storage, run.summary.get("overlays"), label=label)),
+        html.Section("Confusion", parts.confusion(run.storage)),
+        html.Section("Cost", _cost(run)),
+        html.Section("Configuration", parts.configuration(run.settings, title="All settings")),
+        html.Section("Provenance", parts.provenance(run.attempts[-1] if run.attempts else {})),
     ]
     return html.page(f"{run.name}: report", lead=lead, sections=sections)
 
@@ -31,7 +39,7 @@ def _progress(run: RunRecord) -> str:
     return f"{model} on {layout}: {state}, {done:,} of {count(steps, 'step')}."
 
 
-def _result(run: RunRecord) -> str:
+def _result(run: RunRecord) -> Markup:
     if not run.evaluations:
         return html.paragraph("Nothing has been evaluated yet.")
     last, summary = run.evaluations[-1], run.summary
@@ -51,10 +59,12 @@ def _result(run: RunRecord) -> str:
     )
 
 
-def _curves(run: RunRecord) -> str:
+def _curves(run: RunRecord) -> Markup:
     if not run.trained:
         return html.paragraph("No step has been reported yet.")
-    shown = "<h3>Loss</h3>" + html.figure(figures.losses(run.trained), name="losses", label="Loss over steps")
+    shown = html.heading("Loss") + html.figure(
+        figures.losses(run.trained), name="losses", label="Loss over steps"
+    )
     if left_out := sum(row.get("skipped", 0) for row in run.trained):
         words = f"{count(left_out, 'step')} left out: loss or gradients were not finite."
         shown += html.paragraph(words, kind="note")
@@ -62,13 +72,13 @@ def _curves(run: RunRecord) -> str:
         points = [(row["step"], row["miou"]) for row in run.evaluations]
         curve = figures.Curve(run.name, points, group="mIoU", color=figures.BEST, strong=True)
         plot = figures.curves([curve], height=300)
-        shown += "<h3>mIoU</h3>" + html.figure(plot, name="curves", label="mIoU over steps")
+        shown += html.heading("mIoU") + html.figure(plot, name="curves", label="mIoU over steps")
     return shown
 
 
-def _classes(run: RunRecord) -> str:
+def _classes(run: RunRecord) -> Markup:
     if not run.evaluations:
-        return ""
+        return html.NOTHING_TO_SHOW
     last = run.evaluations[-1]
     words = f"After step {last['step']:,}. Classes that neither occur nor are predicted are left out."
     plot = figures.class_bars(last["iou"])
@@ -76,7 +86,7 @@ def _classes(run: RunRecord) -> str:
     return html.paragraph(words, kind="note") + bars + health.class_table(run)
 
 
-def _cost(run: RunRecord) -> str:
+def _cost(run: RunRecord) -> Markup:
     rows = []
     for attempt in run.attempts:
         times = [row["time"] for row in run.rows if row["attempt"] == attempt["attempt"]]
@@ -93,7 +103,7 @@ def _cost(run: RunRecord) -> str:
             ]
         )
     if not rows:
-        return ""
+        return html.NOTHING_TO_SHOW
     per_step = run.summary.get("seconds_per_step")
     speed = NOTHING if per_step is None else f"{per_step:.3g} s"
     heads = ("attempt", "started", "from step", "workers", "time", "worker time")

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from pixelcontrast.reports import figures, html, parallel, parts, trials
 from pixelcontrast.reports.command import command
 from pixelcontrast.reports.importance import FEWEST, RESAMPLES, TOP_SHARE, importances
-from pixelcontrast.reports.words import NOTHING, OBJECTIVES, count, percent, points, setting
 from pixelcontrast.runs.search_record import MAXIMIZED, SearchRecord, TrialRecord
+from pixelcontrast.words import NOTHING, OBJECTIVES, count, moment, percent, points, setting
 
 
 def search_page(search: SearchRecord, *, written: float) -> str:
@@ -16,28 +18,28 @@ def search_page(search: SearchRecord, *, written: float) -> str:
     shown = best or max(search.front, key=lambda trial: trial.miou or 0.0, default=None)
     total = count(len(search.trials), "trial")
     goals = " and ".join(OBJECTIVES[name] for name in search.objectives)
-    lead = parts.lead(
-        "Search over settings",
-        search.name,
-        search.storage.location,
-        written=written,
+    lead = html.Lead(
+        kicker="Search over settings",
+        title=search.name,
         words=f"{total} for {goals}: {parts.states(search.trials) or 'none yet'}.",
+        location=search.storage.location,
+        written=moment(written),
     )
     sections = [
-        html.section("Pareto front" if len(search.objectives) > 1 else "Best trial", _headline(search)),
-        html.section("Trials", trials.trials(search)),
-        html.section("Curves", trials.state_curves(search)),
-        html.section("Settings and result", _parallel(search)),
-        html.section("Importance", _importance(search)),
+        html.Section("Pareto front" if len(search.objectives) > 1 else "Best trial", _headline(search)),
+        html.Section("Trials", trials.trials(search)),
+        html.Section("Curves", trials.state_curves(search)),
+        html.Section("Settings and result", _parallel(search)),
+        html.Section("Importance", _importance(search)),
         *([] if shown is None else _sections_of(search, shown)),
-        html.section("Cost", parts.cost(search)),
-        html.section("Configuration", _configuration(search)),
-        html.section("Provenance", _provenance(search, shown)),
+        html.Section("Cost", parts.cost(search)),
+        html.Section("Configuration", _configuration(search)),
+        html.Section("Provenance", _provenance(search, shown)),
     ]
     return html.page(f"{search.name}: report", lead=lead, sections=sections)
 
 
-def _headline(search: SearchRecord) -> str:
+def _headline(search: SearchRecord) -> Markup:
     if not search.in_state("COMPLETE"):
         return html.paragraph("No trial is complete yet.")
     best = search.best
@@ -55,7 +57,7 @@ def _headline(search: SearchRecord) -> str:
     )
 
 
-def _cards(search: SearchRecord, best: TrialRecord) -> str:
+def _cards(search: SearchRecord, best: TrialRecord) -> Markup:
     cards = [_objective_card(search, best)]
     baseline = search.baseline
     if baseline is None:
@@ -83,9 +85,9 @@ def _cost_cards(search: SearchRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def _rerun(search: SearchRecord, trial: TrialRecord) -> str:
+def _rerun(search: SearchRecord, trial: TrialRecord) -> Markup:
     return (
-        f"<h3>Train {html.text(trial.run)} again</h3>"
+        html.heading(f"Train {trial.run} again")
         + html.command_line(_command(search, trial.overrides, trial))
         + html.paragraph(
             "Add the options that the search itself was started with, or "
@@ -105,7 +107,7 @@ def _full_command(search: SearchRecord, trial: TrialRecord) -> str:
     return _command(search, {**own, **trial.overrides}, trial)
 
 
-def _front(search: SearchRecord) -> str:
+def _front(search: SearchRecord) -> Markup:
     front = sorted(search.front, key=lambda trial: -(trial.miou or 0.0))
     places = [
         figures.Point(trial.run, trial.values, on_front=trial in front)
@@ -113,28 +115,26 @@ def _front(search: SearchRecord) -> str:
     ]
     rows = [
         [
-            html.Cell(html=html.text(trial.run), sort=trial.number),
+            html.Cell(content=trial.run, sort=trial.number),
             html.number(percent(trial.miou), trial.miou),
             html.number(f"{trial.summary['seconds_per_step']:.3g}", trial.summary["seconds_per_step"]),
-            html.Cell(html=html.command_line(_command(search, trial.overrides, trial))),
+            html.Cell(content=html.command_line(_command(search, trial.overrides, trial))),
         ]
         for trial in front
     ]
     heads = ("trial", "mIoU, %", "s per step", "command")
-    return "\n".join(
-        [
-            html.cards(_cost_cards(search)),
-            html.paragraph(
-                f"{len(front)} of {count(len(places), 'complete trial')}: no other is at least as good in "
-                "both objectives and better in one."
-            ),
-            html.figure(figures.pareto(places, search.objectives), name="pareto", label="Pareto front"),
-            html.table(heads, rows, label="Trials of the Pareto front", sortable=True),
-        ]
+    return html.join(
+        html.cards(_cost_cards(search)),
+        html.paragraph(
+            f"{len(front)} of {count(len(places), 'complete trial')}: no other is at least as good in "
+            "both objectives and better in one."
+        ),
+        html.figure(figures.pareto(places, search.objectives), name="pareto", label="Pareto front"),
+        html.table(heads, rows, label="Trials of the Pareto front", sortable=True),
     )
 
 
-def _parallel(search: SearchRecord) -> str:
+def _parallel(search: SearchRecord) -> Markup:
     """Every trial that was evaluated; one that was stopped early with the mIoU it had then."""
     shown = [trial for trial in search.trials if trial.miou is not None and trial.overrides]
     if len(shown) < 2:
@@ -145,7 +145,7 @@ def _parallel(search: SearchRecord) -> str:
     ]
     axes.append(parallel.objective_axis("mIoU, %", [trial.miou for trial in shown], scale=100))
     best = None if search.best is None else shown.index(search.best)
-    plot = parallel.parallel(axes, [html.text(trial.run) for trial in shown], best=best)
+    plot = parallel.parallel(axes, [escape(trial.run) for trial in shown], best=best)
     words = (
         "A line per evaluated trial, stronger with a larger mIoU. Trials that are not complete stand at the "
         "mIoU they had last." + ("" if best is None else " The best complete one is orange.")
@@ -155,7 +155,7 @@ def _parallel(search: SearchRecord) -> str:
     )
 
 
-def _importance(search: SearchRecord) -> str:
+def _importance(search: SearchRecord) -> Markup:
     complete = [trial.frozen for trial in search.in_state("COMPLETE")]
     if len(complete) < FEWEST:
         return html.paragraph(
@@ -176,30 +176,30 @@ def _importance(search: SearchRecord) -> str:
     )
 
 
-def _sections_of(search: SearchRecord, trial: TrialRecord) -> list[str]:
+def _sections_of(search: SearchRecord, trial: TrialRecord) -> list[html.Section]:
     """What the best trial, or the first of the Pareto front, came to."""
     run = search.storage / trial.run
     label = f"Validation images, truth and prediction of {trial.run}"
     return [
-        html.section("Classes", _classes(search, trial)),
-        html.section(
+        html.Section("Classes", _classes(search, trial)),
+        html.Section(
             "Predictions",
             _named(
                 f"Of {trial.run}, after its last step.",
                 parts.overlays(run, trial.summary.get("overlays"), label=label),
             ),
         ),
-        html.section("Confusion", _named(f"Of {trial.run}.", parts.confusion(run))),
+        html.Section("Confusion", _named(f"Of {trial.run}.", parts.confusion(run))),
     ]
 
 
-def _named(words: str, content: str) -> str:
-    return html.paragraph(words, kind="note") + content if content else ""
+def _named(words: str, content: Markup) -> Markup:
+    return html.paragraph(words, kind="note") + content if content else html.NOTHING_TO_SHOW
 
 
-def _classes(search: SearchRecord, trial: TrialRecord) -> str:
+def _classes(search: SearchRecord, trial: TrialRecord) -> Markup:
     if not trial.iou:
-        return ""
+        return html.NOTHING_TO_SHOW
     baseline = search.baseline
     if baseline is None:
         words = f"IoU of {trial.run}. No complete trial has the experiment's own values to compare with."
@@ -216,7 +216,7 @@ def _classes(search: SearchRecord, trial: TrialRecord) -> str:
     return html.paragraph(words, kind="note") + html.figure(plot, name="classes", label="IoU per class")
 
 
-def _configuration(search: SearchRecord) -> str:
+def _configuration(search: SearchRecord) -> Markup:
     dimensions = {key: _describe(dimension) for key, dimension in search.space.items()}
     return (
         html.paragraph("Searched; all else is the experiment's.", kind="note")
@@ -232,10 +232,10 @@ def _describe(dimension: Mapping[str, Any]) -> str:
     return f"{dimension['low']:g} to {dimension['high']:g}{scale}"
 
 
-def _provenance(search: SearchRecord, trial: TrialRecord | None) -> str:
+def _provenance(search: SearchRecord, trial: TrialRecord | None) -> Markup:
     attempts = [other.attempt for other in search.trials if other.attempt]
     if not attempts:
-        return ""
+        return html.NOTHING_TO_SHOW
     chosen = trial if trial is not None and trial.attempt else None
     name = chosen.run if chosen else next(other.run for other in search.trials if other.attempt)
     attempt = chosen.attempt if chosen else attempts[0]

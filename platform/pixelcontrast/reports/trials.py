@@ -1,12 +1,14 @@
 """The trials of a search: their table, and their curves."""
 
+from markupsafe import Markup
+
 from pixelcontrast.reports import figures, html, parts
 from pixelcontrast.reports.table import changed_keys
-from pixelcontrast.reports.words import NOTHING, STATES, duration, percent, setting, signed
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
+from pixelcontrast.words import NOTHING, STATES, duration, percent, setting, signed
 
 
-def trials(search: SearchRecord) -> str:
+def trials(search: SearchRecord) -> Markup:
     """The sortable table; failed trials' errors below it."""
     if not search.trials:
         return html.paragraph("No trial has been started yet.")
@@ -31,8 +33,8 @@ def trials(search: SearchRecord) -> str:
 def _row(trial: TrialRecord, keys: list[str], *, with_arm: bool) -> list[html.Cell]:
     summary = trial.summary
     row = [
-        html.Cell(html=html.text(trial.run or f"trial {trial.number}"), sort=trial.number),
-        html.Cell(html=html.state(trial.state), sort=STATES.get(trial.state, trial.state)),
+        html.Cell(content=trial.run or f"trial {trial.number}", sort=trial.number),
+        html.Cell(content=html.state(trial.state), sort=STATES.get(trial.state, trial.state)),
     ]
     if with_arm:
         row += [html.cell(trial.arm or NOTHING), html.number(str(trial.seed), trial.seed)]
@@ -63,12 +65,12 @@ def _count(value: int | None) -> html.Cell:
     return html.number(NOTHING if value is None else f"{value:,}", value)
 
 
-def _errors(search: SearchRecord) -> str:
+def _errors(search: SearchRecord) -> Markup:
     errors = {trial.run or f"trial {trial.number}": trial.error for trial in search.trials if trial.error}
-    return "<h3>What failed</h3>" + html.facts(errors) if errors else ""
+    return html.heading("What failed") + html.facts(errors) if errors else html.NOTHING_TO_SHOW
 
 
-def state_curves(search: SearchRecord) -> str:
+def state_curves(search: SearchRecord) -> Markup:
     """mIoU over steps of all trials, by state; the best, or the Pareto front, on top."""
     chosen = search.front
     title = "best trial" if search.best is not None else "Pareto front"

@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pixelcontrast import config
@@ -67,7 +66,7 @@ def reproduce(result: str | os.PathLike[str]) -> str:
 def read_recipe(result: str | os.PathLike[str]) -> Recipe:
     """Find what is recorded; arguments and errors as of ``reproduce``."""
     location = os.fspath(result)
-    folder = Storage(location if "://" in location else str(Path(location).absolute()))
+    folder = Storage(config.absolute_path(location))
     folder = folder.parent if folder.name == RESULT else folder
     location = folder.location
     if folder.exists(checkpoint.MANIFEST):
@@ -174,7 +173,7 @@ def _code(recipe: Recipe) -> list[str]:
         for package, version in versions.items()
         if version != "not installed" and package != "pixelcontrast"
     ]
-    return [*lines, shlex.join(["pip", "install", "-e", ".", *pinned])]
+    return [*lines, shlex.join(["pip", "install", "-e", ".[platform]", *pinned])]
 
 
 def _training(recipe: Recipe) -> list[str]:
@@ -190,13 +189,12 @@ def _training(recipe: Recipe) -> list[str]:
     left = recipe.experiment.optim.steps - recipe.step
     if left:  # or the checkpoint would be deleted for newer ones
         wanted["run.keep_checkpoints"] = left // run.checkpoint_interval + left // run.eval_interval + 2
-    options = [
-        word
+    changed = {
+        key: wanted.get(key, value)
         for key, value in recorded.items()
         if key in _ALWAYS or wanted.get(key, value) != value
-        for word in _option(key, wanted.get(key, value))
-    ]
-    lines = [shlex.join(["pixelcontrast", "train", recipe.file, *options])]
+    }
+    lines = [shlex.join(["pixelcontrast", "train", recipe.file, *config.arguments(changed)])]
     if recipe.weights is not None:
         manifest = f"{checkpoint.folder_of(recipe.step)}/{checkpoint.MANIFEST}"
         lines.append(
@@ -204,11 +202,3 @@ def _training(recipe: Recipe) -> list[str]:
             f"sha256 {recipe.weights}"
         )
     return lines
-
-
-def _option(key: str, value: Any) -> list[str]:
-    name = key.replace("_", "-")
-    if isinstance(value, bool):
-        section, _, field = name.partition(".")
-        return [f"--{name}" if value else f"--{section}.no-{field}"]
-    return [f"--{name}", str(value)]

@@ -46,7 +46,7 @@ class TrialRecord:
 
     @property
     def miou(self) -> float | None:
-        """Of the last evaluation."""
+        """mIoU of the last evaluation."""
         return self.summary.get("last_miou")
 
 

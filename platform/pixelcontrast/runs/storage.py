@@ -9,6 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import fs
 
+from pixelcontrast.config import absolute_path, expand_home
+
 _PASSWORD = re.compile(r"://[^@?]*:[^?]*@")
 _SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
 _GCS_RETRIES = "retry_limit_seconds"
@@ -28,7 +30,8 @@ class Storage:
     def __init__(self, location: str):
         self.location = location
         if "://" not in location:
-            self.fs, self.root = fs.LocalFileSystem(), str(Path(location).absolute())
+            self.location = expand_home(location)
+            self.fs, self.root = fs.LocalFileSystem(), absolute_path(location)
             return
         _refuse_secrets(location)
         try:

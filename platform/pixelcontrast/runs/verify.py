@@ -14,6 +14,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, parse_experiment
 from pixelcontrast.runs.storage import Storage
+from pixelcontrast.words import count, percent
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PARTIAL = "of an interrupted writing; the run removes or replaces it when it is resumed"
@@ -109,7 +110,7 @@ class _Verification:
             [row["attempt"] for row in rows] == [*range(1, len(rows) + 1)], "attempts are not 1, 2, 3, …"
         )
         self._attempts = rows
-        return f"{len(rows)} attempts"
+        return count(len(rows), "attempt")
 
     def _check_metrics(self, content: bytes) -> str:
         rows, seen = _read_lines(content), set()
@@ -228,7 +229,9 @@ class _Verification:
                 _require(there == miou, f"has mIoU {miou} at step {step}, metrics.jsonl has {there}")
             higher = [step for step, miou in scores.items() if miou > best["miou"]]
             _require(not higher, f"best is step {best['step']}, but metrics.jsonl has more at step {higher}")
-        return f"step {result['step']}, mIoU {result['miou']:.4f}, {result['attempts']} attempts"
+        return (
+            f"step {result['step']}, mIoU {percent(result['miou'])} %, {count(result['attempts'], 'attempt')}"
+        )
 
     def _check_table(self, content: bytes) -> str:
         table = pq.read_table(io.BytesIO(content))  # pyarrow's errors are ValueError and OSError

@@ -31,7 +31,7 @@ class ArmResult:
     mean: float | None
     """None while no seed is finished."""
     std: float | None
-    """Of the sample (n − 1); None with fewer than two seeds."""
+    """Standard deviation of the sample (n − 1); None with fewer than two seeds."""
     difference: Difference | None
     """None of the first arm itself, and where it shares no finished seed with this one."""
 

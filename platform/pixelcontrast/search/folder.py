@@ -50,13 +50,13 @@ class SearchFolder:
         """
         if secret := secret_in(self._search.study or ""):
             raise ValueError(
-                f"search.study: {secret} stands in the URL, which is written into {SEARCH}. Give it by the "
+                f"--study: {secret} stands in the URL, which is written into {SEARCH}. Give it by the "
                 "driver's own means (PGPASSWORD or ~/.pgpass; ?read_default_file=~/.my.cnf)"
             )
         self.storage.check_writable()
         if not self.storage.exists(SEARCH):
             if self.storage.exists(EXPERIMENT):
-                raise ValueError(f"{self.storage.location} is a run's folder; choose another --search.name")
+                raise ValueError(f"{self.storage.location} is a run's folder; choose another --name")
             return
         written, now = json.loads(self.storage.read(SEARCH)), self._content()
         changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
@@ -64,7 +64,7 @@ class SearchFolder:
         shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
         changed |= _differences("search.arms", shared, {name: now["arms"][name] for name in shared})
         what = f"search {self.name} in {self._experiment.run.storage}"
-        config.refuse_changes(what, changed, option="--search.name")
+        config.refuse_changes(what, changed, option="--name")
 
     @contextmanager
     def held(self) -> Iterator[BaseStorage]:
@@ -130,7 +130,7 @@ class SearchFolder:
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
     def _fetch_journal(self) -> None:
-        """Of two copies the longer is the newer: lines are only ever added."""
+        """Fetch the journal if it is longer than the copy, and so newer: lines are only ever added."""
         path = self.local / JOURNAL
         there = self.storage.size(JOURNAL) or 0
         if not self.storage.is_local and there > (path.stat().st_size if path.exists() else 0):
@@ -153,7 +153,7 @@ def open_study_storage(folder: Path, url: str | None) -> BaseStorage:
     try:
         return RDBStorage(url)
     except Exception as error:  # drivers raise what they like, ImportError among it
-        raise ValueError(f"search.study {url} cannot be opened: {error}") from error
+        raise ValueError(f"--study {url} cannot be opened: {error}") from error
 
 
 def _differences(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

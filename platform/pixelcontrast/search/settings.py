@@ -112,31 +112,30 @@ class Search:
     arms: Mapping[_Name, Mapping[str, Any]] = Field(default_factory=dict)
     """Name → settings by dotted key, to compare on the same seeds; differences are to the first."""
     trials: Count | None = None
-    """Search the file's space with so many trials, finished ones of the same search included."""
+    """Number of trials, those that have ended included; asking for more later adds trials."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0, 1, 2)
     """Seeds on which every arm is trained."""
     name: _Name | None = None
-    """The search's folder in run.storage; unset: <run.name>-search, or <run.name>-arms. The same name resumes
-    the search."""
+    """Folder in run.storage; unset: <run.name>-search, or <run.name>-arms. The same name resumes it."""
     objectives: tuple[Objective, ...] = ("miou",)
-    """miou (largest) or seconds_per_step (smallest); with both no trial is stopped early."""
+    """miou (maximized), seconds_per_step (minimized), or both; with both, no trial is stopped early."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """tpe: Optuna's, after max(4, trials / 4) random trials."""
+    """tpe: Optuna's TPE, after max(4, trials / 4) random trials."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Keys the sampler's proposals."""
+    """Seed of the sampler."""
     early_stopping: Literal["asha", "none"] = "asha"
     """asha: successive halving on mIoU at the evaluations (Li et al., arXiv 1810.05934)."""
     grace: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the steps that every trial may train. Early ranks mislead: see experiments/benchmarks."""
+    """Share of the steps before early stopping may begin; early ranks mislead (experiments/benchmarks)."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
-    """At the grace, and whenever a trial has trained this many times longer, the best 1 in so many stay."""
+    """At the end of the grace, and each time trials have trained this many times longer, the best 1 in this
+    many continue."""
     max_concurrent: Count | None = None
-    """Trials at a time; unset: as many as fit on the cluster."""
+    """Trials that run at the same time; unset: as many as fit on the cluster."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """Times that a failed trial is started again; not so where the same would happen again."""
+    """Retries of a failed trial; none where a retry would fail in the same way."""
     study: str | None = None
-    """URL of a database for the Optuna study (sqlite:////abs/path.db, postgresql://…); unset: a journal file
-    in the search's folder."""
+    """Database of the Optuna study (sqlite:////abs/path.db, postgresql://…); unset: a file in the folder."""
 
     @field_validator("objectives", "seeds")
     @classmethod
@@ -146,7 +145,7 @@ class Search:
         return values
 
     def grace_steps(self, steps: int) -> int:
-        """Of a training of so many, those before a trial may be stopped."""
+        """Steps before early stopping may begin, of a training of ``steps``."""
         return max(round(self.grace * steps), 1)
 
     @property

@@ -6,7 +6,6 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.segmentation import build_dataset
 
-_MAX_MEMORY_ROWS = 200_000
 MEMORY_SHARE = 0.25
 """The part of a worker's memory (a GPU's, or its part of the node's) that stored embeddings may take."""
 
@@ -20,33 +19,14 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
     settings = experiment.contrast
     if settings.weight == 0:
         return None
-    most = _MAX_MEMORY_ROWS // num_classes
-    pixels = settings.pixel_queue_size or min(10 * num_images, most)
-    regions = settings.region_memory_size or min(num_images, most)
     return PixelContrast(
         num_classes=num_classes,
         embedding_dim=experiment.model.embedding_dim,
-        temperature=settings.temperature,
-        anchors_per_class=settings.anchors_per_class,
-        hard_share=settings.hard_share,
-        rare_class_power=settings.rare_class_power,
-        pixel_queue_size=pixels if settings.memory in ("pixel", "both") else 0,
-        pixels_per_image=settings.pixels_per_image,
-        boundary_share=settings.boundary_share,
-        region_memory_size=regions if settings.memory in ("region", "both") else 0,
+        loss=settings,  # it inherits the settings of all four parts
+        anchors=settings,
+        memory=settings,
+        mining=settings,
         num_images=num_images,
-        memory_dtype=getattr(torch, settings.memory_dtype),
-        sharded=settings.memory_sharded,
-        memory_term=settings.memory_term,
-        memory_weight=settings.memory_weight,
-        memory_max_age=settings.memory_max_age,
-        only_correct=settings.only_correct,
-        positive_mining=settings.positive_mining,
-        negative_mining=settings.negative_mining,
-        num_positives=settings.num_positives,
-        num_negatives=settings.num_negatives,
-        semi_hard_share=settings.semi_hard_share,
-        negative_margin=settings.negative_margin,
         seed=experiment.run.seed,
         deferred=True,
     )
@@ -55,7 +35,7 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
 def memory_bytes(experiment: Experiment) -> int:
     """Bytes of the memory that every worker holds, found without allocating it; 0 where there is none.
 
-    Of a sharded memory those of the fewest workers that the run may have.
+    With a sharded memory, those of the fewest workers that the run may have.
     """
     train_set = build_dataset(experiment.data, "train")
     with torch.device("meta"):

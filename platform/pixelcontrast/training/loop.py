@@ -1,5 +1,6 @@
 """The training loop: plain torch, in one process or in every process of a ``torch.distributed`` group."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypedDict
@@ -20,6 +21,8 @@ from pixelcontrast.training.origin import collect, describe_data
 from pixelcontrast.training.recorder import Attempt, Recorder
 from pixelcontrast.training.state import TrainState, build_state, seed_step
 from pixelcontrast.training.step import autocast_dtype, train_step
+
+logger = logging.getLogger(__name__)
 
 
 def fit(
@@ -52,6 +55,7 @@ def fit(
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
     resumed = restore_newest(open_storage(experiment), experiment, state, origin)
     attempt = Attempt(origin=origin, resumed=resumed, device=device)
+    warn_of_emulated_precision(experiment, device)
     with Recorder(experiment, state, train_set, val_set, attempt=attempt, report=report) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
         settings = _step_settings(experiment, device)
@@ -78,6 +82,20 @@ def fit(
             recorder.after_step(losses, rate)
         recorder.finish()
     return None
+
+
+def warn_of_emulated_precision(experiment: Experiment, device: torch.device) -> None:
+    """Log on rank 0 that this CPU has no bfloat16 instructions, where the run asks for bfloat16."""
+    if experiment.run.precision != "bfloat16" or device.type != "cpu" or distributed.rank() > 0:
+        return
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]:
+        # one training step of hrnet_w18_small: 1.0 s in float32, 9.3 s in bfloat16 (EPYC 7003)
+        logger.warning(
+            "run.precision is bfloat16, but %s has no instructions for it (AVX-512): a step may take ten "
+            "times as long as with --run.precision float32",
+            capabilities["cpu_name"],
+        )
 
 
 class ContrastSchedule(NamedTuple):

@@ -12,10 +12,10 @@ from pixelcontrast.cluster.doctor import findings
 from pixelcontrast.cluster.doctor.findings import Finding
 from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.paths import absolute_path, check_job_path
+from pixelcontrast.cluster.paths import check_job_path
 from pixelcontrast.cluster.placement import Resources
 from pixelcontrast.cluster.ray_internals import draining_nodes
-from pixelcontrast.config import Layout, Run
+from pixelcontrast.config import Layout, Run, absolute_path
 
 ANSWER_S = 120.0
 """How long a node may take to answer; the first answer includes the start of a process that loads torch."""

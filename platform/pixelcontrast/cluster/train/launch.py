@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from pixelcontrast.cluster.connect import connect
-from pixelcontrast.cluster.paths import absolute_paths
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import (
     check_memory_fits,
     check_placement,
@@ -61,7 +61,7 @@ def _launch(
     bounds: Bounds | None = None,
     stopped_by: Callable[[], int | None] = _never,
 ) -> None:
-    experiment = absolute_paths(experiment)
+    experiment = reachable_paths(experiment)
     run, bounds = experiment.run, bounds or Bounds()
     with connect(min_cpus=run.workers.max * run.cpus_per_worker), sigterm_interrupts():
         from pixelcontrast.cluster import nodes

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from pixelcontrast.cluster.train.events import Row
+from pixelcontrast.words import percent
 
 
 class TrainingProgress:
@@ -46,8 +47,8 @@ class TrainingProgress:
         """Show a row of metrics."""
         if row["kind"] == "eval":
             self._miou = row["miou"]
-            accuracy = f"pixel accuracy {row['pixel_accuracy']:.3f}"
-            self._print(f"step {row['step']}  mIoU {row['miou']:.3f}  {accuracy}")
+            accuracy = f"pixel accuracy {percent(row['pixel_accuracy'])} %"
+            self._print(f"step {row['step']}  mIoU {percent(self._miou)} %  {accuracy}")
             return
         numbers = self._numbers(row, self._pace.seconds_left(row))
         self._bar.update(self._task, completed=row["step"], total=row["steps"], numbers=numbers)
@@ -65,7 +66,7 @@ class TrainingProgress:
         if row.get("contrast") is not None:
             parts.append(f"contrast {row['contrast']:.3f}")
         if self._miou is not None:
-            parts.append(f"mIoU {self._miou:.3f}")
+            parts.append(f"mIoU {percent(self._miou)} %")
         parts.append(f"{row['images_per_second']:.1f} img/s")
         if seconds_left is not None:
             parts.append(f"{_clock(seconds_left)} left")
@@ -76,17 +77,17 @@ class TrainingProgress:
 
 
 def print_evaluation(row: Row, console: Console | None = None) -> None:
-    """Print an evaluation in percent: IoU of every class ("-" if it never occurs), mIoU, pixel accuracy.
+    """Print an evaluation in percent: IoU of every class ("–" if it never occurs), mIoU, pixel accuracy.
 
     Args:
         row: an eval row; ``iou`` maps class name to a share of 1, or None.
     """
     shown = Table(box=None, pad_edge=False, show_footer=True, header_style="", footer_style="")
     shown.add_column("class", footer="mIoU\npixel accuracy")
-    means = f"{_percent(row['miou'])}\n{_percent(row['pixel_accuracy'])}"
+    means = f"{percent(row['miou'])}\n{percent(row['pixel_accuracy'])}"
     shown.add_column("IoU %", justify="right", footer=means)
     for name, iou in row["iou"].items():
-        shown.add_row(name, _percent(iou))
+        shown.add_row(name, percent(iou))
     (console or Console()).print(shown)
 
 
@@ -103,10 +104,6 @@ class _Pace:
             return None
         _, step, since = self._first
         return (row["steps"] - row["step"]) * (now - since) / (row["step"] - step)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ import json
 
 from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.environment import environment
-from pixelcontrast.cluster.paths import absolute_paths
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import concurrency
 from pixelcontrast.cluster.signals import Interrupted, signals_noted
 from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchListener
@@ -42,7 +42,7 @@ def run_search(
         ValueError: another search has this name, or this one is running already.
         LaunchError: no trial fits on the cluster, or it cannot be reached.
     """
-    experiment = absolute_paths(experiment)
+    experiment = reachable_paths(experiment)
     run = experiment.run
     folder = SearchFolder(experiment, search, arms)
     folder.check()

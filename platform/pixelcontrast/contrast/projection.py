@@ -7,17 +7,18 @@ from torch import Tensor, nn
 class ProjectionHead(nn.Module):
     """1×1 convolution, ReLU, 1×1 convolution (Wang et al., ICCV 2021, 3.2): [B, C, h, w] → [B, D, h, w].
 
-    The L2 normalisation that follows is the contrast's.
+    ``PixelContrast`` applies the L2 normalisation that follows.
 
-    Without BatchNorm each pixel is projected on its own, so it may run on those whose embedding is needed.
-    The reference has BatchNorm before the ReLU, which ``batchnorm`` adds.
+    Without BatchNorm each pixel is projected on its own, so the head may run on the drawn pixels only: pass
+    ``project=head.rows`` to the contrast, with the features in place of the embeddings.
 
     Args:
-        channels: C.
+        channels: C, of the features; the hidden layer has as many.
         embedding_dim: D.
+        batchnorm: with BatchNorm before the ReLU, as in the reference code.
     """
 
-    def __init__(self, channels: int, embedding_dim: int, *, batchnorm: bool):
+    def __init__(self, channels: int, embedding_dim: int, *, batchnorm: bool = False):
         super().__init__()
         self.pixelwise = not batchnorm
         self.conv1 = nn.Conv2d(channels, channels, 1)
@@ -36,7 +37,7 @@ class ProjectionHead(nn.Module):
         return self.conv2(self.act(self.bn(self.conv1(features))))
 
     def rows(self, features: Tensor) -> Tensor:
-        """The same for pixels [n, C] → [n, D], also for none; not with BatchNorm."""
+        """The same for pixels: [n, C] → [n, D], n may be 0; not with BatchNorm."""
         assert self.pixelwise
         hidden = self.act(F.linear(features, self.conv1.weight.flatten(1), self.conv1.bias))
         return F.linear(hidden, self.conv2.weight.flatten(1), self.conv2.bias)

@@ -1,4 +1,4 @@
-"""Values as a reader wants them: shares in percent, times in hours and minutes, settings short."""
+"""Values as people read them, at the terminal and in reports: shares in percent, times, settings."""
 
 import math
 from datetime import UTC, datetime

@@ -1,0 +1,30 @@
+"""What ``PixelContrast`` is called with, checked."""
+
+import torch
+from torch import Tensor
+
+
+def check_inputs(
+    embeddings: Tensor, labels: Tensor, logits: Tensor, *, num_classes: int, embedding_dim: int | None
+) -> None:
+    """Raise ``ValueError`` for maps of a wrong shape or dtype; ``embedding_dim`` None allows any."""
+    dim = "C" if embedding_dim is None else embedding_dim
+    if embeddings.ndim != 4 or embedding_dim not in (None, embeddings.shape[1]):
+        raise ValueError(f"embeddings are [B, {dim}, h, w], not {list(embeddings.shape)}")
+    if labels.ndim != 3 or labels.dtype != torch.int64:
+        raise ValueError(f"labels are int64 [B, H, W], not {labels.dtype} {list(labels.shape)}")
+    if logits.ndim != 4 or logits.shape[1] != num_classes:
+        raise ValueError(f"logits are [B, {num_classes}, ., .], not {list(logits.shape)}")
+    if not len(embeddings) == len(labels) == len(logits):
+        sizes = f"{len(embeddings)}, {len(labels)} and {len(logits)}"
+        raise ValueError(f"embeddings, labels and logits hold {sizes} images")
+
+
+def check_image_ids(image_ids: Tensor | None, num_images: int, num_slots: int) -> None:
+    """Raise ``ValueError`` unless there are ids int64 [num_images] of slots of a region memory."""
+    if image_ids is None:
+        raise ValueError("image_ids are needed: the region memory has a slot for every image")
+    if image_ids.shape != (num_images,) or image_ids.dtype != torch.int64:
+        raise ValueError(f"image_ids are int64 [{num_images}], not {image_ids.dtype} {list(image_ids.shape)}")
+    if num_images and not 0 <= int(image_ids.min()) <= int(image_ids.max()) < num_slots:
+        raise ValueError(f"image_ids hold {image_ids.tolist()}; allowed are 0 to {num_slots - 1}")

@@ -1,0 +1,37 @@
+"""Ctrl-C before anything has started: one line and status 130, whatever was being imported or prepared."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILE = """
+import os, signal, threading, time
+from pixelcontrast import Data, Experiment, Run, main
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def prepare(experiment):
+    {prepare}
+
+data, run = Data(layout="camvid", root="{folder}"), Run(name="x", storage="{folder}")
+main(Experiment(data=data, run=run), prepare=prepare)
+"""
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    ["ctrl_c()", "threading.Timer(0.1, ctrl_c).start()", "threading.Timer(1.0, ctrl_c).start()"],
+    ids=["while_the_data_are_prepared", "while_torch_is_imported", "later"],
+)
+def test_an_early_ctrl_c_ends_in_one_line(prepare: str, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.py"
+    # Without an interruption it would end with status 2, as there are no data; torch's import takes longer.
+    file.write_text(FILE.format(prepare=prepare, folder=tmp_path))
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("Stopped. Rerun the command to ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
