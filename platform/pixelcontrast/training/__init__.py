@@ -4,13 +4,11 @@ from pixelcontrast.training.contents import verify
 from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
 from pixelcontrast.training.preflight import check, check_inputs
-from pixelcontrast.training.trained import load_model
 
 __all__ = [
     "check",
     "check_inputs",
     "fit",
-    "load_model",
     "memory_bytes",
     "verify",
 ]
