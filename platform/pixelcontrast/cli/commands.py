@@ -75,7 +75,7 @@ def _first_line(function: Callable[..., None]) -> str:
 
 
 def data() -> None:
-    """Describe your own images (data init), and check every file of a data set (data check)."""
+    """Describe your own images (data init); check (check), look at (show) and pack (pack) a data set."""
     data_command(["--help"])
 
 

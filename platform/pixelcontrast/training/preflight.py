@@ -4,7 +4,15 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model
 from pixelcontrast.models.weights import fetch_timm_weights
-from pixelcontrast.runs.run_folder import Row, check_same_experiment, open_storage, read_result
+from pixelcontrast.runs.run_folder import (
+    Row,
+    check_same_experiment,
+    open_storage,
+    read_attempts,
+    read_result,
+)
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.training.origin import check_same_data, describe_data
 
 
 def check(experiment: Experiment) -> Row | None:
@@ -14,9 +22,9 @@ def check(experiment: Experiment) -> Row | None:
         The result of the run if it is finished already, else None.
 
     Raises:
-        ValueError: another configuration under the same name, a missing or unreadable data set, an unknown
-            backbone, weights that do not exist or cannot be downloaded, class weights that do not fit, a
-            storage that cannot be read or written.
+        ValueError: another configuration or other data under the same name, a missing or unreadable data
+            set, an unknown backbone, weights that do not exist or cannot be downloaded, class weights that do
+            not fit, a storage that cannot be read or written.
     """
     run = open_storage(experiment)
     try:
@@ -27,8 +35,17 @@ def check(experiment: Experiment) -> Row | None:
     if result is not None:
         return result
     check_inputs(experiment)
+    _check_same_data(run, experiment)
     run.check_writable()
     return None
+
+
+def _check_same_data(run: Storage, experiment: Experiment) -> None:
+    """Also of a run that has no checkpoint yet: its rows would be of two data sets."""
+    attempts = read_attempts(run)
+    if attempts:
+        sets = (build_dataset(experiment.data, split) for split in ("train", "val"))
+        check_same_data(experiment, attempts[-1]["data"], describe_data(*sets)["data"])
 
 
 def check_inputs(experiment: Experiment) -> None:
