@@ -1,9 +1,11 @@
 """A packing killed at every single instant resumes to the same pack, and leaves no wrong one."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -44,7 +46,15 @@ def check_whole_or_unfinished(dest: Path, wanted: dict[str, bytes]) -> None:
 
 def to_its_end(work: Callable[..., object], *args: object) -> None:
     """Do some work in a fork that nobody kills."""
-    assert killed_before(1_000_000, partial(work, *args)) is None
+    child = os.fork()
+    if child == 0:
+        try:
+            work(*args)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def break_every_packing(root: str) -> list[str]:
@@ -52,7 +62,7 @@ def break_every_packing(root: str) -> list[str]:
 
     All that uses pyarrow is done in forks, since a fork of a process with pyarrow's threads hangs.
     """
-    write.SAMPLES_PER_SHARD = 2
+    write.SAMPLES_PER_SHARD = 1
     data = Data(layout="folder", root=root)
     whole = Path(root).with_name("whole")
     to_its_end(write.pack, data, str(whole))
@@ -72,11 +82,11 @@ def break_every_packing(root: str) -> list[str]:
 @traced
 @pytest.mark.timeout(300)
 def test_a_packing_killed_before_any_of_its_calls_resumes_to_the_same_pack(tmp_path: Path) -> None:
-    write_folder(tmp_path / "photos", num_train=3, num_val=1)
+    write_folder(tmp_path / "photos", num_train=1, num_val=1)
     with ProcessPoolExecutor(1, mp_context=FORKING) as process:
         calls = process.submit(break_every_packing, str(tmp_path / "photos")).result()
     assert {"openat", "write", "fsync"} <= set(calls)
-    assert sum(call.startswith("rename") for call in calls) >= 8
+    assert sum(call.startswith("rename") for call in calls) >= 6
     assert any(call.startswith(("unlink", "rmdir")) for call in calls)
 
 
