@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pixelcontrast.cli import main, parse, run
     from pixelcontrast.config import PAPER, Contrast, Data, Experiment, Model, Optim, Run, Workers, replace
     from pixelcontrast.contrast import PixelContrast
+    from pixelcontrast.inference import load_model
     from pixelcontrast.search import Search, choice, integers, loguniform, uniform
-    from pixelcontrast.training import load_model
 
 _HOMES = {
     **dict.fromkeys(("main", "parse", "run"), "cli"),
@@ -21,7 +21,7 @@ _HOMES = {
     ),
     "PixelContrast": "contrast",
     **dict.fromkeys(("Search", "choice", "integers", "loguniform", "uniform"), "search"),
-    "load_model": "training",
+    "load_model": "inference",
 }
 
 __all__ = [

@@ -29,8 +29,19 @@ def by_hand(predictions, labels, num_classes) -> Scores:
         union = sum(t == c or p == c for t, p in pairs)
         iou.append(sum(t == c and p == c for t, p in pairs) / union if union else math.nan)
     present = [value for value in iou if not math.isnan(value)]
-    accuracy = sum(t == p for t, p in pairs) / len(pairs)
-    return Scores(miou=sum(present) / len(present), pixel_accuracy=accuracy, iou=tuple(iou))
+    recall = []
+    for c in range(num_classes):
+        guesses = [p for t, p in pairs if t == c]
+        recall.append(guesses.count(c) / len(guesses) if guesses else math.nan)
+    occurring = [c for c in range(num_classes) if not math.isnan(recall[c])]
+    return Scores(
+        miou=sum(present) / len(present),
+        pixel_accuracy=sum(t == p for t, p in pairs) / len(pairs),
+        mean_accuracy=sum(recall[c] for c in occurring) / len(occurring),
+        frequency_weighted_iou=sum(iou[t] for t, _ in pairs) / len(pairs),
+        iou=tuple(iou),
+        accuracy=tuple(recall),
+    )
 
 
 def test_scores_equal_a_written_out_count():
@@ -38,11 +49,26 @@ def test_scores_equal_a_written_out_count():
     matrix = ConfusionMatrix(6)
     matrix.update(predictions, labels)
     got, want = matrix.scores(), by_hand(predictions, labels, 6)
-    assert got.miou == pytest.approx(want.miou, abs=1e-12)
-    assert got.pixel_accuracy == pytest.approx(want.pixel_accuracy, abs=1e-12)
+    for name in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+        assert getattr(got, name) == pytest.approx(getattr(want, name), abs=1e-12)
     assert got.iou == pytest.approx(want.iou, abs=1e-12, nan_ok=True)
+    assert got.accuracy == pytest.approx(want.accuracy, abs=1e-12, nan_ok=True)
     assert got.iou[4] == 0  # predicted in vain counts,
     assert math.isnan(got.iou[5])  # absent does not
+
+
+def test_means_are_over_the_classes_that_occur_or_are_predicted():
+    """The example by which tools that average otherwise give 0.475, 0.19 and 0.69."""
+    predictions = torch.tensor([[2, 2, 3], [8, 2, 4], [3, 0, 2]])
+    labels = torch.tensor([[1, 2, 2], [8, 2, 1], [3, 255, 1]])
+    matrix = ConfusionMatrix(10)
+    matrix.update(predictions, labels)
+    scores = matrix.scores()
+    assert {c: scores.iou[c] for c in (1, 2, 3, 4, 8)} == {1: 0, 2: 0.4, 3: 0.5, 4: 0, 8: 1}
+    assert scores.miou == pytest.approx(0.38)
+    assert scores.pixel_accuracy == pytest.approx(0.5)
+    assert scores.mean_accuracy == pytest.approx(2 / 3)
+    assert scores.frequency_weighted_iou == pytest.approx(0.3375)
 
 
 def test_scores_are_of_the_data_set_and_equal_torchmetrics():

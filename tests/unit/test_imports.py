@@ -31,13 +31,14 @@ ALLOWED = {
     "models": BASE | {"contrast"},
     "training": BASE | ROOMS,
     "search": {"config", "evaluation", "runs", "words"},
+    "inference": BASE | {"datasets", "evaluation", "models", "runs"},
     "dashboard": {"config", "runs", "search", "words"},
     "reports": {"config", "runs", "search", "words"},
     "cluster": BASE | ROOMS | {"search", "training"},
-    "cli": BASE | ROOMS | {"cluster", "dashboard", "reports", "search", "training"},
+    "cli": BASE | ROOMS | {"cluster", "dashboard", "inference", "reports", "search", "training"},
     "extras": set(),
     "__main__": {"extras"},
-    "__init__": {"cli", "config", "contrast", "extras", "search", "training"},
+    "__init__": {"cli", "config", "contrast", "extras", "inference", "search"},
 }
 
 

@@ -5,52 +5,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, load_model
+from object_store import ObjectStore
+from pixelcontrast import Data, load_model
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.run_folder import open_storage
-from pixelcontrast.training import checkpointing
-from pixelcontrast.training.state import TrainState, build_state
-
-STEPS = (2, 4, 6)
-BEST = 4
+from pixelcontrast.runs.storage import Storage
+from trained_runs import BEST, images, write_run
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, Tensor]]:
     """A finished run with three checkpoints, and each one's logits; the backbone's weights are gone."""
-    storage = tmp_path_factory.mktemp("runs")
-    experiment = Experiment(
-        data=Data(layout="camvid", root="/nowhere"),
-        model=Model(backbone="hrnet_w18_small", decoder="ocr", embedding_dim=8, weights="/nowhere/w.pth"),
-        contrast=Contrast(memory="both", pixel_queue_size=4),
-        optim=Optim(steps=6, batch_size=2),
-        run=Run(name="a", storage=str(storage)),
-    )
-    run, logits = open_storage(experiment), {}
-    run.write("experiment.json", config.to_json(experiment).encode())
-    for step in STEPS:
-        state = trained(experiment, step)
-        checkpointing.save(run, step, state.to_parts())
-        with torch.inference_mode():
-            logits[step] = state.model.eval()(images()).logits
-    run.write("result.json", json.dumps({"best_checkpoint": checkpoint.folder_of(BEST)}).encode())
-    return storage / "a", logits
-
-
-def trained(experiment: Experiment, step: int) -> TrainState:
-    """Other weights for each step, and running statistics that are not those of the start."""
-    plain = config.replace(experiment, {"model.weights": "none", "run.seed": step})
-    state = build_state(plain, num_classes=11, num_images=5, device=torch.device("cpu"))
-    state.model(images())
-    return state
-
-
-def images() -> Tensor:
-    return torch.randn(2, 3, 40, 64, generator=torch.Generator().manual_seed(0))
+    folder, logits = write_run(tmp_path_factory.mktemp("runs"))
+    return Path(folder), logits
 
 
 def logits_of(model: Any) -> Tensor:
@@ -102,3 +74,68 @@ def test_what_is_missing_or_damaged_is_named(written: Any, tmp_path: Path) -> No
     (folder / "experiment.json").write_text("{}")
     with pytest.raises(ValueError, match=r"/a/experiment\.json cannot be read"):
         load_model(folder)
+
+
+def test_a_checkpoint_s_folder_or_its_weights_are_that_checkpoint(written: Any, tmp_path: Path) -> None:
+    folder, logits = written
+    step = folder / checkpoint.folder_of(6)
+    for place in (step, step / "model.safetensors"):
+        model = load_model(place)
+        assert torch.equal(logits_of(model), logits[6])
+        source = model.metadata.source
+        assert (source.run, source.step, source.commit) == (str(folder), 6, "0123abc")
+    with pytest.raises(ValueError, match=r"step 2: .*step-00000006 is one checkpoint"):
+        load_model(step, step=2)
+    shutil.copytree(step, tmp_path / "taken" / "away")
+    assert torch.equal(logits_of(load_model(tmp_path / "taken" / "away")), logits[6])
+
+
+def test_a_run_in_an_object_store_is_loaded(written: Any, object_store: ObjectStore) -> None:
+    folder, logits = written
+    Storage(object_store.uri("")).upload(folder, "runs/a")
+    model = load_model(object_store.uri("runs/a"))
+    assert torch.equal(logits_of(model), logits[BEST])
+    assert model.metadata.source.run == object_store.uri("runs/a")
+
+
+def test_predict_gives_the_classes_of_a_picture_at_its_size(written: Any) -> None:
+    model = load_model(written[0])
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 51, 3), dtype=np.uint8)
+    classes = model.predict(pixels)
+    assert classes.dtype == np.uint8
+    assert classes.shape == (37, 51)
+    scaled = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.mean, model.std))
+    with torch.inference_mode():
+        logits = model(((scaled - mean) / std)[None]).logits[0]
+    sure = logits.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-3
+    assert (classes == logits.argmax(0).numpy())[sure.numpy()].all()
+    np.testing.assert_array_equal(model.predict(Image.fromarray(pixels)), classes)
+    grey = pixels[..., 0]
+    np.testing.assert_array_equal(model.predict(grey), model.predict(Image.fromarray(grey)))
+    assert model.predict(pixels[:1, :1]).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\]; allowed are a PIL image, and uint8 arrays"),
+        (np.zeros((3, 4, 4), np.uint8), r"uint8 \[3, 4, 4\]; allowed"),
+        (Image.new("RGBA", (4, 4)), "transparent pixels"),
+    ],
+)
+def test_predict_refuses_what_is_no_picture(image: Any, says: str, written: Any) -> None:
+    with pytest.raises(ValueError, match=says):
+        load_model(written[0]).predict(image)
+
+
+def test_classes_are_named_as_the_run_recorded_them(written: Any, tmp_path: Path) -> None:
+    model = load_model(written[0])
+    assert model.classes[3] == "road"
+    assert model.metadata.palette[3] == (128, 64, 128)
+    folder, _ = write_run(tmp_path, data=Data(layout="folder", root="/nowhere"), num_classes=2, steps=(2,))
+    assert load_model(folder).classes == ("class 0", "class 1")
+    row = {"kind": "eval", "step": 2, "iou": {"cat": 0.5, "dog": None}}
+    (Path(folder) / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert load_model(folder).classes == ("cat", "dog")
+    assert len(set(load_model(folder).metadata.palette)) == 2

@@ -12,8 +12,11 @@ import tyro
 import pixelcontrast
 from pixelcontrast import runs
 from pixelcontrast.cli.data import data_command
+from pixelcontrast.cli.evaluate import evaluate
 from pixelcontrast.cli.experiment import run
+from pixelcontrast.cli.export import export
 from pixelcontrast.cli.options import parse_options
+from pixelcontrast.cli.predict import predict
 from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import Layout, Run, Workers, explain
 
@@ -189,6 +192,9 @@ def doctor(
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "data": data,
     "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
     "report": report,
     "dashboard": dashboard,
     "verify": verify,

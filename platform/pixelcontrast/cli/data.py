@@ -1,15 +1,13 @@
 """The commands ``pixelcontrast data …``: describe a folder of images, check every file of a data set."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.config import ClassOrder, Data, Layout
 
@@ -44,7 +42,7 @@ def init(
     from pixelcontrast.datasets.propose import init as write
 
     folder = Path(root).expanduser()
-    with failures_told(resume="Nothing was written."), _progress("masks") as tell:
+    with failures_told(resume="Nothing was written."), progress("masks") as tell:
         notes = write(
             folder,
             images=images,
@@ -84,7 +82,7 @@ def check(
     from pixelcontrast.datasets.histogram import histogram_picture
     from pixelcontrast.datasets.parallel import default_processes
 
-    with failures_told(resume="Nothing was changed."), _progress("pairs") as tell:
+    with failures_told(resume="Nothing was changed."), progress("pairs") as tell:
         report = check_files(
             Data(layout=layout, root=root, class_order=class_order),
             processes=processes or default_processes(),
@@ -97,17 +95,3 @@ def check(
             Path(histogram).write_bytes(histogram_picture(report))
             print(f"histogram  {histogram}")
     sys.exit(not report.well)
-
-
-class _Tell(Protocol):
-    def __call__(self, done: int, total: int, /) -> None: ...
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[_Tell]:
-    """A bar on a terminal, else nothing."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(bar_width=30), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -57,7 +57,7 @@ LABELS = LabelSpace(
 
 def listing(root: Path, split: Split) -> Listing:
     """The pairs of a split; raises ``ValueError`` where a folder is missing."""
-    folder = {"train": "training", "val": "validation"}[split]
+    folder = {"train": "training", "val": "validation", "test": "testing"}[split]
     expected = f"images/{folder}/<name>.jpg with annotations/{folder}/<name>.png"
     inner = root / "ADEChallengeData2016"
     base = inner if inner.is_dir() else root

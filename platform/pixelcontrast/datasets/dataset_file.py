@@ -3,7 +3,7 @@
     images = "images/{split}"    # a folder, or a pattern with * (part of a name) and ** (any folders)
     masks = "masks/{split}"      # likewise; what the stars stand for must be the same as in the image's name
     lists = "{split}.txt"        # optional: one image name per line
-    split_names = { train = "train", val = "val" }
+    split_names = { train = "train", val = "val", test = "test" }
     mask_values = "ids"          # or "colors"
     reduce_zero_label = false    # true: 0 is ignored, and the classes are numbered from 1
     ignored_ids = [255]
@@ -55,6 +55,7 @@ class SplitNames:
 
     train: Annotated[str, Field(min_length=1)] = "train"
     val: Annotated[str, Field(min_length=1)] = "val"
+    test: Annotated[str, Field(min_length=1)] = "test"
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -145,7 +146,7 @@ class DatasetFile:
 
     def split_name(self, split: Split) -> str:
         """What stands for {split}."""
-        return self.split_names.train if split == "train" else self.split_names.val
+        return getattr(self.split_names, split)
 
 
 def read_dataset_file(root: Path) -> DatasetFile:

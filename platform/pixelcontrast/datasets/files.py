@@ -77,8 +77,8 @@ def read_image(path: Path) -> Tensor:
     return decode_image(read_bytes(path, _IMAGE), path)
 
 
-def decode_image(content: bytes, path: Path) -> Tensor:
-    """Decode an image file's content; as ``read_image``."""
+def decode_image(content: bytes, path: Path | str) -> Tensor:
+    """Decode an image file's content, which came from a path or a URI; as ``read_image``."""
     image = _decode(content, path, _IMAGE)
     if image.has_transparency_data:
         _check_opaque(image, path)
@@ -165,7 +165,7 @@ def read_bytes(path: Path, kind: _Kind = _IMAGE) -> bytes:
         raise _unreadable(path, kind, error) from error
 
 
-def _decode(content: bytes, path: Path, kind: _Kind) -> Image.Image:
+def _decode(content: bytes, path: Path | str, kind: _Kind) -> Image.Image:
     try:
         # Only verify() looks at a PNG's checksums: without it one in eight CamVid labels with a wrong bit
         # decodes to wrong ids without an error (measured).
@@ -186,7 +186,7 @@ def _open(content: bytes, kind: _Kind) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=kind.formats)
 
 
-def _unreadable(path: Path, kind: _Kind, error: Exception) -> FileError:
+def _unreadable(path: Path | str, kind: _Kind, error: Exception) -> FileError:
     # Pillow's own message has an address in memory.
     reason = "its content is of another kind" if isinstance(error, UnidentifiedImageError) else error
     return FileError(
@@ -195,7 +195,7 @@ def _unreadable(path: Path, kind: _Kind, error: Exception) -> FileError:
     )
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
+def _check_size(image: Image.Image, path: Path | str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise FileError(
             f"{path}: {image.width}×{image.height} pixels; allowed are at most {MAX_PIXELS:,}",
@@ -203,7 +203,7 @@ def _check_size(image: Image.Image, path: Path) -> None:
         )
 
 
-def _check_mode(image: Image.Image, head: bytes, path: Path, kind: _Kind) -> None:
+def _check_mode(image: Image.Image, head: bytes, path: Path | str, kind: _Kind) -> None:
     allowed = f"allowed are 8-bit {', '.join(kind.modes)}"
     remedy = "save it with 8 bits per value, " + (
         "as a colour or grey image"
@@ -221,7 +221,7 @@ def _check_mode(image: Image.Image, head: bytes, path: Path, kind: _Kind) -> Non
         raise FileError(f"{path}: {values} of {depth} bits; {allowed}", remedy=remedy)
 
 
-def _check_opaque(image: Image.Image, path: Path) -> None:
+def _check_opaque(image: Image.Image, path: Path | str) -> None:
     least, _ = image.convert("RGBA").getchannel("A").getextrema()
     if least != 255:
         raise FileError(

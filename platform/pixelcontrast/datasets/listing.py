@@ -13,7 +13,8 @@ import numpy as np
 from pixelcontrast.datasets.files import IMAGE_ENDINGS, read_label
 from pixelcontrast.datasets.labels import LabelSpace
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
+"""A run trains on train and evaluates on val; few layouts have labels for test."""
 
 
 class Pair(NamedTuple):

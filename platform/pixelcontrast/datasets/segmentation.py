@@ -19,7 +19,7 @@ from pixelcontrast.datasets.listing import Listing, Pair, Split
 _HEADERS_S = 1.0
 """How long the quick look may take, per split: some 3,000 pairs from a local disk."""
 
-__all__ = ["SegmentationSet", "Split", "build_dataset", "check_data", "list_split"]
+__all__ = ["SegmentationSet", "Split", "build_dataset", "check_data", "list_split", "published_labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,30 @@ def list_split(data: Data, split: Split) -> Listing:
             return ade20k.listing(root, split)
         case "folder":
             return folder.listing(root, split)
+
+
+def published_labels(data: Data) -> LabelSpace | None:
+    """The classes of a layout, without looking at its files; None of your own folder, which alone has them.
+
+    PASCAL-Context's are those of its PNGs, in alphabetical order unless ``data.class_order`` says otherwise.
+    """
+    match data.layout:
+        case "cityscapes":
+            return cityscapes.LABELS
+        case "camvid" | "camvid-full":
+            return camvid.LABELS
+        case "pascal-context-59" | "pascal-context-60":
+            order = data.class_order or "alphabetical"
+            background = data.layout == "pascal-context-60"
+            return pascal_context.label_space(order, background=background, num_raw=60)
+        case "coco-stuff-10k":
+            return coco_stuff.LABELS_10K
+        case "coco-stuff-164k":
+            return coco_stuff.LABELS_164K
+        case "ade20k":
+            return ade20k.LABELS
+        case "folder":
+            return None
 
 
 def build_dataset(data: Data, split: Split) -> SegmentationSet:

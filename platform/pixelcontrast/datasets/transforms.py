@@ -91,7 +91,7 @@ def train_transform(
     image = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
     # NEAREST would shift the label by half a pixel against the bilinear image.
     label = F.resize(label, size, interpolation=InterpolationMode.NEAREST_EXACT, antialias=False)
-    image = _normalize(_jittered(image, data.color_jitter, draws), normalization)
+    image = normalize(_jittered(image, data.color_jitter, draws), normalization)
     padding = _padding(rows, columns, data.crop_size)
     image, label = F.pad(image, padding, fill=0.0), F.pad(label, padding, fill=IGNORE_INDEX)
     if draws.flip < data.flip_probability:
@@ -103,7 +103,7 @@ def eval_transform(
     image: Tensor, label: Tensor, normalization: Normalization = IMAGENET
 ) -> tuple[Tensor, Tensor]:
     """Normalise only: uint8 [3, H, W] and uint8 [H, W] → float32 [3, H, W] and int64 [H, W]."""
-    return _normalize(image.float(), normalization).contiguous(), label.long()
+    return normalize(image.float(), normalization).contiguous(), label.long()
 
 
 def _between(low: float, high: float, draw: float) -> float:
@@ -151,7 +151,7 @@ def _mean_luminance(image: Tensor) -> float:
     return sum(weight * total for weight, total in zip(_LUMINANCE, sums, strict=True)) / image[0].numel()
 
 
-def _normalize(image: Tensor, normalization: Normalization) -> Tensor:
-    """float32 [3, h, w] in [0, 255], changed in place."""
+def normalize(image: Tensor, normalization: Normalization) -> Tensor:
+    """Normalise float32 [3, h, w] in [0, 255], in place."""
     mean, std = ([255 * value for value in values] for values in normalization)
     return F.normalize(image, mean=mean, std=std, inplace=True)

@@ -16,8 +16,14 @@ class Scores:
     """Mean of ``iou`` over the classes that occur or are predicted; nan when no pixel was counted."""
     pixel_accuracy: float
     """Share of the pixels whose class is predicted; nan when no pixel was counted."""
+    mean_accuracy: float
+    """Mean of ``accuracy`` over the classes that occur; nan when no pixel was counted."""
+    frequency_weighted_iou: float
+    """Mean of ``iou`` weighted by the classes' pixels; nan when no pixel was counted."""
     iou: tuple[float, ...]
     """Per class, true ∩ predicted over true ∪ predicted; nan where it neither occurs nor is predicted."""
+    accuracy: tuple[float, ...]
+    """Per class, the share of its pixels that are predicted as such (recall); nan where it does not occur."""
 
 
 class ConfusionMatrix:
@@ -71,10 +77,14 @@ class ConfusionMatrix:
     def scores(self) -> Scores:
         """The scores of what has been counted so far."""
         counts = self.matrix.to("cpu", torch.float64)
-        hits, total = counts.diagonal(), counts.sum()
-        iou = hits / (counts.sum(0) + counts.sum(1) - hits)
+        hits, total, pixels = counts.diagonal(), counts.sum(), counts.sum(1)
+        iou, accuracy = hits / (counts.sum(0) + pixels - hits), hits / pixels
         return Scores(
             miou=iou.nanmean().item(),
             pixel_accuracy=(hits.sum() / total).item(),
+            mean_accuracy=accuracy.nanmean().item(),
+            # A class without pixels has no weight, though its IoU may be nan.
+            frequency_weighted_iou=((pixels * iou.nan_to_num()).sum() / total).item(),
             iou=tuple(iou.tolist()),
+            accuracy=tuple(accuracy.tolist()),
         )

@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Picture = NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -38,11 +38,21 @@ def overlay(image: ArrayLike, truth: ArrayLike, prediction: ArrayLike, colors: A
     picture = np.asarray(image, np.uint8).transpose(1, 2, 0)
     palette = np.asarray(colors, np.uint8)
     gap = np.full((picture.shape[0], _GAP, 3), _PAGE, np.uint8)
-    panels = [_blend(picture, np.asarray(classes), palette) for classes in (truth, prediction)]
+    panels = [blend(picture, np.asarray(classes), palette) for classes in (truth, prediction)]
     return np.concatenate([picture, gap, panels[0], gap, panels[1]], axis=1)
 
 
-def _blend(picture: Picture, classes: NDArray, palette: Picture) -> Picture:
+def blend(picture: Picture, classes: NDArray, palette: Picture) -> Picture:
+    """Lay the classes' colours over the greyed image; without a class, dark stripes.
+
+    Args:
+        picture: [H, W, 3].
+        classes: integers [H, W]; what is not in 0 … K−1 has no class.
+        palette: [K, 3].
+
+    Raises:
+        ValueError: sizes that differ.
+    """
     if classes.shape != picture.shape[:2]:
         raise ValueError(f"classes {list(classes.shape)} do not fit an image {list(picture.shape[:2])}")
     grey: NDArray[np.float64] = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
@@ -81,7 +91,8 @@ def contact_sheet(
     pictures = [_shrink(Image.fromarray(row), max_width) for row in rows]
     body = _stack(pictures)
     heading = _heading(pictures[0].width, title)
-    legend = [_legend(names, np.asarray(colors, np.uint8), body.width)] if names else []
+    entries = (*names, "ignored")
+    legend = [_legend(entries, np.asarray(colors, np.uint8), body.width)] if names else []
     parts = [heading, body, *legend]
     margin = 2 * _GAP
     size = max(part.width for part in parts), sum(part.height for part in parts)
@@ -126,17 +137,32 @@ def _heading(width: int, title: str) -> Image.Image:
     return heading
 
 
-def _legend(names: Sequence[str], colors: Picture, width: int) -> Image.Image:
-    """Swatches as the panels show a class over middle grey, in equal columns; the last is the ignored."""
+def legend(names: Sequence[str], colors: ArrayLike, *, width: int = 720) -> bytes:
+    """A PNG of the classes' colours, as overlays show them, with their numbers and names.
+
+    Args:
+        names: of the K classes.
+        colors: uint8 [K, 3], RGB.
+        width: in pixels.
+    """
+    entries = [f"{number}  {name}" for number, name in enumerate(names)]
+    body = _legend(entries, np.asarray(colors, np.uint8), width)
+    margin, file = 2 * _GAP, BytesIO()
+    ImageOps.expand(body, margin, _PAGE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _legend(entries: Sequence[str], colors: Picture, width: int) -> Image.Image:
+    """Swatches as the panels show a class over middle grey, in equal columns; striped beyond the colours."""
     swatch, line = 14, 20
-    step = round(max(_font().getlength(name) for name in (*names, "ignored"))) + swatch + 20
+    step = round(max(_font().getlength(entry) for entry in entries)) + swatch + 20
     columns = max(1, width // step)
-    legend = Image.new("RGB", (max(width, step), -(-(len(names) + 1) // columns) * line + 2 * _GAP), _PAGE)
+    legend = Image.new("RGB", (max(width, step), -(-len(entries) // columns) * line + 2 * _GAP), _PAGE)
     draw = ImageDraw.Draw(legend)
     grey = np.full((swatch, swatch, 3), 128, np.uint8)
-    for index, name in enumerate((*names, "ignored")):
+    for index, entry in enumerate(entries):
         left, top = index % columns * step, index // columns * line + 2 * _GAP
-        panel = _blend(grey, np.full((swatch, swatch), index), colors[: len(names)])
+        panel = blend(grey, np.full((swatch, swatch), index), colors)
         legend.paste(Image.fromarray(panel), (left, top))
-        draw.text((left + swatch + 6, top - 1), name, fill=_INK, font=_font())
+        draw.text((left + swatch + 6, top - 1), entry, fill=_INK, font=_font())
     return legend

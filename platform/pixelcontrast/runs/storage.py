@@ -68,6 +68,11 @@ class Storage:
         """Whether files lie on this machine's file system, where a rename is atomic."""
         return isinstance(self.fs, fs.LocalFileSystem)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder lies here, and not a file or nothing."""
+        return self.fs.get_file_info(self.root).type == fs.FileType.Directory
+
     def path(self, name: str = "") -> str:
         """Where pyarrow finds the file ``name``; on a local disk its absolute path."""
         return f"{self.root}/{name}" if name else self.root

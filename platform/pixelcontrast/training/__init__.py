@@ -3,14 +3,12 @@
 from pixelcontrast.training.check_experiment import check, check_inputs
 from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
-from pixelcontrast.training.trained import load_model
 from pixelcontrast.training.verify_contents import verify
 
 __all__ = [
     "check",
     "check_inputs",
     "fit",
-    "load_model",
     "memory_bytes",
     "verify",
 ]

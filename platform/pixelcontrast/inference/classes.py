@@ -1,0 +1,38 @@
+"""The names and colours of a trained network's classes, also where its data set is not at hand."""
+
+from collections.abc import Sequence
+
+from pixelcontrast.config import Data
+from pixelcontrast.datasets.labels import LabelSpace, voc_color
+from pixelcontrast.datasets.segmentation import list_split, published_labels
+from pixelcontrast.inference.metadata import Color
+
+
+def classes_of(
+    data: Data, recorded: Sequence[str] | None, num_classes: int
+) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Names and RGB colours by class number.
+
+    Args:
+        data: the data set that the network was trained on.
+        recorded: the names that its run recorded, which are the truth where they are there; else those of the
+            data set, or of its layout if the folder is not there.
+        num_classes: that the network tells apart.
+    """
+    labels = _labels(data)
+    if recorded is not None:
+        names = tuple(recorded)
+    elif labels is not None and labels.num_classes == num_classes:
+        names = labels.names
+    else:
+        names = tuple(f"class {number}" for number in range(num_classes))
+    colors = dict(zip(labels.names, labels.colors, strict=True)) if labels is not None else {}
+    # VOC's first colour is black.
+    return names, tuple(colors.get(name, voc_color(1 + number)) for number, name in enumerate(names))
+
+
+def _labels(data: Data) -> LabelSpace | None:
+    try:
+        return list_split(data, "val").labels
+    except (ValueError, OSError):  # the run may have been trained on another machine
+        return published_labels(data)

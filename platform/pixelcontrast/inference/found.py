@@ -1,0 +1,109 @@
+"""Which checkpoint a location means: a run's best or newest, one of its steps, or a folder of its own."""
+
+import json
+import re
+from typing import NamedTuple
+
+import safetensors.torch
+from torch import Tensor
+
+from pixelcontrast.config import Experiment
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.run_folder import read_experiment, read_result, read_rows
+from pixelcontrast.runs.storage import Storage
+
+_WEIGHTS, _PROVENANCE = "model.safetensors", "provenance.json"
+_STEP = re.compile(r"step-(\d+)")
+
+
+class Found(NamedTuple):
+    """A checkpoint, as far as inference needs it."""
+
+    experiment: Experiment
+    tensors: dict[str, Tensor]
+    """The network's, with those of the projection head."""
+    run: str
+    """The run's absolute path, or its URI."""
+    step: int
+    commit: str
+    class_names: tuple[str, ...] | None
+    """As the run's evaluations name them; None before the first, and of a checkpoint without its run."""
+
+
+def is_weights_of_checkpoint(storage: Storage) -> bool:
+    """Whether a file is the ``model.safetensors`` of a checkpoint, which stands for its folder."""
+    return storage.name == _WEIGHTS and storage.parent.exists(checkpoint.MANIFEST)
+
+
+def find_checkpoint(storage: Storage, step: int | None) -> Found:
+    """Read and verify a network's checkpoint.
+
+    Args:
+        storage: a run's folder, a checkpoint's folder, or the weights in it.
+        step: as ``load_model``.
+
+    Raises:
+        ValueError: as ``load_model``.
+    """
+    folder = storage.parent if is_weights_of_checkpoint(storage) else storage
+    try:
+        experiment = _read_experiment(folder)
+        run, base, name = _locate(folder, step)
+        class_names = _class_names(run)
+    except OSError as error:
+        raise ValueError(f"{folder.location} cannot be read: {error}") from error
+    try:
+        parts = checkpoint.load(base, name, only=[_WEIGHTS, _PROVENANCE])
+    except ValueError as error:
+        raise ValueError(f"{base.location}: {error}") from error
+    number = _STEP.search(name)
+    return Found(
+        experiment=experiment,
+        tensors=safetensors.torch.load(parts[_WEIGHTS]),
+        run=run.path() if run.is_local else run.location,
+        step=int(number[1]) if number else 0,
+        commit=json.loads(parts.get(_PROVENANCE, b"{}")).get("git", "unknown"),
+        class_names=class_names,
+    )
+
+
+def _locate(folder: Storage, step: int | None) -> tuple[Storage, Storage, str]:
+    """The run, and the checkpoint as a folder and a name in it."""
+    if folder.exists(checkpoint.MANIFEST):
+        if step is not None:
+            raise ValueError(
+                f"step {step}: {folder.location} is one checkpoint; a step chooses among a run's"
+            )
+        return folder.parent.parent, folder.parent, folder.name
+    return folder, folder, _choose(folder, step)
+
+
+def _read_experiment(folder: Storage) -> Experiment:
+    if not folder.exists("experiment.json"):
+        raise ValueError(
+            f"{folder.location}: there is no run here, as experiment.json is missing; allowed are the folder "
+            "of a run or of a checkpoint, and a .safetensors or .pt file of `pixelcontrast export`"
+        )
+    return read_experiment(folder)
+
+
+def _choose(run: Storage, step: int | None) -> str:
+    """The checkpoint's folder in the run."""
+    if step is not None:
+        name = checkpoint.folder_of(step)
+        if not run.exists(name):
+            there = ", ".join(n for n in run.names(checkpoint.FOLDER) if n.startswith("step-")) or "none"
+            raise ValueError(f"{run.location}: there is no {name}; there are {there}")
+        return name
+    result = read_result(run)
+    if result is not None:
+        return result["best_checkpoint"]
+    name, _ = checkpoint.newest_valid(run)
+    if name is None:
+        raise ValueError(f"{run.location}: there is no checkpoint yet")
+    return name
+
+
+def _class_names(run: Storage) -> tuple[str, ...] | None:
+    evaluations = (row for row in reversed(read_rows(run)) if row["kind"] == "eval")
+    return next((tuple(row["iou"]) for row in evaluations), None)

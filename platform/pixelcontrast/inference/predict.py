@@ -1,0 +1,136 @@
+"""A trained network on pictures of any size: overlays, id masks and confidences as files."""
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, decode_image
+from pixelcontrast.evaluation import blend, legend
+from pixelcontrast.inference.classify import Prediction, classify
+from pixelcontrast.inference.trained import TrainedModel
+from pixelcontrast.runs.storage import Storage
+
+
+class Picture(NamedTuple):
+    """An image file, and what its predictions are called: a path without ending."""
+
+    file: Storage
+    name: str
+
+
+def find_pictures(locations: Sequence[str], *, out: str) -> list[Picture]:
+    """The images that are named, and all below the folders that are named, in order.
+
+    Args:
+        locations: files and folders, local or URIs that ``pyarrow.fs`` reads. A file that is not there is
+            found missing when it is read.
+        out: where predictions go; what lies there is left out.
+
+    Raises:
+        ValueError: no locations, a folder without images, or two images whose predictions would have one
+            name.
+    """
+    if not locations:
+        raise ValueError("no images: give files or folders of images")
+    found: dict[str, Picture] = {}
+    for location in locations:
+        for picture in _pictures_at(Storage(location), Storage(out)):
+            other = found.setdefault(picture.name, picture)
+            if other is not picture:
+                raise ValueError(
+                    f"{picture.file.location}: its predictions would have the same name as those of "
+                    f"{other.file.location}; give their common folder, or predict them one after the other "
+                    "with different --out"
+                )
+    return list(found.values())
+
+
+def predict_pictures(
+    model: TrainedModel,
+    pictures: Sequence[Picture],
+    *,
+    out: str,
+    on_progress: Callable[[int, int], object] = lambda _done, _total: None,
+) -> list[str]:
+    """Write for each picture ``overlays/``, ``masks/`` and ``confidence/<name>.png``, and one ``legend.png``.
+
+    A mask is a palette PNG of class numbers; a confidence is grey, 255 for a softmax probability of 1. All
+    have the picture's size; a photograph that lies on its side by its EXIF orientation is turned upright.
+
+    Args:
+        model: from ``load_model``.
+        pictures: from ``find_pictures``.
+        out: the folder or URI to write to.
+        on_progress: called after every picture with the pictures done and their number.
+
+    Returns:
+        A line for each picture that could not be read, which is left out.
+
+    Raises:
+        OSError: a prediction cannot be written.
+    """
+    folder, failures = Storage(out), []
+    folder.write("legend.png", legend(model.classes, model.metadata.palette))
+    for done, picture in enumerate(pictures, start=1):
+        try:
+            image = _read(picture.file)
+        except FileError as error:
+            failures.append(f"{error}; {error.remedy}")
+        else:
+            found = classify(model, image)
+            for kind, content in _draw(image, found, model).items():
+                folder.write(f"{kind}/{picture.name}.png", content)
+        on_progress(done, len(pictures))
+    return failures
+
+
+def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
+    if not place.is_folder:
+        return [Picture(place, PurePosixPath(place.name).stem)]
+    names = [
+        name
+        for name in sorted(place.sizes())
+        if name.lower().endswith(IMAGE_ENDINGS)
+        and not any(part.startswith(".") for part in name.split("/"))
+        and not place.path(name).startswith(f"{out.root.rstrip('/')}/")
+    ]
+    if not names:
+        raise ValueError(
+            f"{place.location}: no images in this folder; allowed are files that end with "
+            f"{', '.join(IMAGE_ENDINGS)}"
+        )
+    return [Picture(place / name, str(PurePosixPath(name).with_suffix(""))) for name in names]
+
+
+def _read(file: Storage) -> Tensor:
+    """uint8 [3, H, W]; raises ``FileError``."""
+    try:
+        content = file.parent.read(file.name)
+    except OSError as error:
+        raise FileError(f"{file.location}: cannot be read: {error}", remedy="check its name") from error
+    return decode_image(content, file.location)
+
+
+def _draw(image: Tensor, found: Prediction, model: TrainedModel) -> dict[str, bytes]:
+    """Folder → PNG."""
+    classes, palette = found.classes.numpy(), np.array(model.metadata.palette, np.uint8)
+    mask = Image.fromarray(classes)
+    mask.putpalette(palette.flatten().tolist())
+    confidence = (255 * found.confidence.numpy()).round().astype(np.uint8)
+    pictures = {
+        "overlays": Image.fromarray(blend(image.permute(1, 2, 0).numpy(), classes, palette)),
+        "masks": mask,
+        "confidence": Image.fromarray(confidence),
+    }
+    return {kind: _png(picture) for kind, picture in pictures.items()}
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,120 @@
+"""A trained network, loaded for use: from its run, a checkpoint, or an exported file."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from pixelcontrast import config
+from pixelcontrast.inference.classes import classes_of
+from pixelcontrast.inference.classify import classify, to_tensor
+from pixelcontrast.inference.exported import ENDINGS, read_exported
+from pixelcontrast.inference.found import Found, find_checkpoint, is_weights_of_checkpoint
+from pixelcontrast.inference.metadata import Metadata, Source
+from pixelcontrast.models import SegmentationModel, build_model
+from pixelcontrast.runs.storage import Storage
+
+
+class TrainedModel(SegmentationModel):
+    """A network for use: on the CPU, in evaluation mode, without the projection head.
+
+    ``predict`` takes pictures. As a module it takes images [B, 3, H, W] in [0, 1], of any size, from which
+    its ``mean`` has been taken and which then were divided by its ``std`` (of red, green and blue).
+
+    Attributes:
+        metadata: classes, palette, and where it comes from.
+    """
+
+    def __init__(self, network: SegmentationModel, metadata: Metadata):
+        super().__init__(
+            network.backbone,
+            network.decoder,
+            None,
+            stride=network.stride,
+            multiple=network.multiple,
+            mean=metadata.mean,
+            std=metadata.std,
+        )
+        self.metadata = metadata
+        self.eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, by the number that ``predict`` returns."""
+        return self.metadata.classes
+
+    def predict(self, image: Image.Image | ArrayLike) -> NDArray[np.uint8]:
+        """The class of every pixel.
+
+        Args:
+            image: a PIL image, or uint8 [H, W, 3] (RGB) or [H, W] (grey); of any size. A camera's orientation
+                tag (EXIF) is not applied: turn such an image with ``PIL.ImageOps.exif_transpose``.
+
+        Returns:
+            uint8 [H, W]: places in ``classes``.
+
+        Raises:
+            ValueError: an array of another type or shape, or an image with transparent pixels.
+        """
+        return classify(self, to_tensor(image)).classes.numpy()
+
+
+def load_model(location: str | os.PathLike[str], step: int | None = None) -> TrainedModel:
+    """Load a trained network.
+
+    Needs neither the data nor the backbone's first weights, draws nothing from torch's generator, and runs no
+    code of the files.
+
+    Args:
+        location: a run's folder (``<storage>/<name>``), a checkpoint's folder, or a .safetensors or .pt file
+            of ``pixelcontrast export``: local, or a URI that ``pyarrow.fs`` reads.
+        step: of a run's checkpoint; None takes the best by mIoU of a finished run, else the newest valid one.
+
+    Raises:
+        ValueError: no network lies there, there is no such checkpoint, or a file is damaged; the text names
+            it.
+    """
+    storage = Storage(os.fspath(location))
+    if storage.name.endswith(ENDINGS) and not is_weights_of_checkpoint(storage):
+        if step is not None:
+            raise ValueError(f"step {step}: {storage.location} is one network; a step chooses among a run's")
+        metadata, tensors = read_exported(storage)
+        return TrainedModel(_build(metadata.model, tensors), metadata)
+    found = find_checkpoint(storage, step)
+    network = _build(found.experiment.model, found.tensors)
+    return TrainedModel(network, _describe(found, network, _num_classes(found.tensors)))
+
+
+def _build(settings: config.Model, tensors: Mapping[str, Tensor]) -> SegmentationModel:
+    with torch.device("meta"):  # nothing is drawn: every tensor comes from the file
+        plain = dataclasses.replace(settings, weights="none")
+        network = build_model(plain, num_classes=_num_classes(tensors), embedding=False)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("projection.")}
+    network.load_state_dict(kept, assign=True)
+    # The file's tensors are contiguous; the trained network's convolutions were not.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _describe(found: Found, network: SegmentationModel, num_classes: int) -> Metadata:
+    data = found.experiment.data
+    names, palette = classes_of(data, found.class_names, num_classes)
+    return Metadata(
+        model=dataclasses.replace(found.experiment.model, weights="none"),
+        classes=names,
+        palette=palette,
+        mean=network.mean,
+        std=network.std,
+        layout=data.layout,
+        root=data.root,
+        class_order=data.class_order,
+        source=Source(run=found.run, step=found.step, commit=found.commit),
+    )
+
+
+def _num_classes(tensors: Mapping[str, Tensor]) -> int:
+    return len(tensors["decoder.classifier.weight"])

@@ -1,0 +1,138 @@
+"""``pixelcontrast predict``: pictures of any size in, overlays, masks and confidences out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from object_store import ObjectStore
+from pixelcontrast import Model, load_model
+from pixelcontrast.cli.predict import predict as command
+from pixelcontrast.inference import TrainedModel
+from pixelcontrast.inference.classify import classify
+from pixelcontrast.inference.predict import find_pictures, predict_pictures
+from pixelcontrast.models import SegmentationModel
+from pixelcontrast.models.decoders import Decoded
+from pixelcontrast.runs.storage import Storage
+from small_sets import write_image
+from trained_runs import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    small = Model(backbone="hrnet_w18_small", embedding_dim=8)
+    return write_run(tmp_path_factory.mktemp("runs"), model=small, steps=(4,))[0]
+
+
+@pytest.fixture(scope="module")
+def model(run: str) -> TrainedModel:
+    return load_model(run)
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_a_folder_of_all_sizes_and_kinds_with_bad_files(
+    run: str, model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    write_image(images / "a.jpg", size=(37, 51))
+    write_image(images / "deep" / "b.png", size=(64, 96), seed=1)
+    Image.fromarray(read(images / "deep" / "b.png")[..., 0]).save(images / "grey.PNG")
+    (images / "broken.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
+    (images / "notes.txt").write_text("no image")
+    with pytest.raises(SystemExit) as ended:
+        command(run, [str(images), "/nowhere/c.png"], out=str(out), device="cpu")
+    assert ended.value.code == 1
+    told = capsys.readouterr()
+    assert f"3 of 5 images: {out}" in told.out
+    assert f"{images}/broken.jpg: cannot be read as PNG or JPEG" in told.err
+    assert "/nowhere/c.png: cannot be read" in told.err
+    written = {str(path.relative_to(out)) for path in out.rglob("*.png")}
+    names = {"a.png", "deep/b.png", "grey.png"}
+    kinds = ("overlays", "masks", "confidence")
+    assert written == {"legend.png"} | {f"{kind}/{name}" for kind in kinds for name in names}
+    assert read(out / "masks/a.png").shape == (37, 51)
+    np.testing.assert_array_equal(read(out / "masks/deep/b.png"), model.predict(read(images / "deep/b.png")))
+
+
+def test_what_the_files_show(model: TrainedModel, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", size=(40, 48))
+    pictures = find_pictures([str(tmp_path / "a.png")], out=str(tmp_path / "out"))
+    assert predict_pictures(model, pictures, out=str(tmp_path / "out")) == []
+    pixels = read(tmp_path / "a.png")
+    found = classify(model, torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+    mask = Image.open(tmp_path / "out/masks/a.png")
+    np.testing.assert_array_equal(np.asarray(mask), found.classes)
+    palette = np.array(model.metadata.palette, np.uint8)
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), palette[found.classes])
+    confidence = read(tmp_path / "out/confidence/a.png") / 255
+    np.testing.assert_allclose(confidence, found.confidence, atol=0.003)
+    assert found.confidence.min() >= 1 / 11 - 1e-6
+    drawn = read(tmp_path / "out/overlays/a.png").astype(int)
+    assert drawn.shape == (40, 48, 3)
+    assert (np.abs(drawn - 0.68 * palette[found.classes]) <= 0.32 * 255 + 1).all()
+
+
+def test_pictures_come_from_an_object_store_and_go_there(
+    model: TrainedModel, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    write_image(tmp_path / "in" / "a.jpg", size=(33, 44))
+    Storage(object_store.uri("")).upload(tmp_path / "in", "photos/in")
+    out = object_store.uri("photos/out")
+    pictures = find_pictures([object_store.uri("photos/in")], out=out)
+    assert [picture.name for picture in pictures] == ["a"]
+    assert predict_pictures(model, pictures, out=out) == []
+    assert set(Storage(out).sizes()) == {
+        "legend.png",
+        "overlays/a.png",
+        "masks/a.png",
+        "confidence/a.png",
+    }
+
+
+def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / "out" / "overlays" / "a.png")
+    pictures = find_pictures([str(tmp_path)], out=str(tmp_path / "out"))
+    assert [picture.name for picture in pictures] == ["a"]
+
+
+def test_no_images_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no images in this folder; allowed are files that end with \.jpg"):
+        find_pictures([str(tmp_path)], out="out")
+    with pytest.raises(ValueError, match="no images: give files or folders"):
+        find_pictures([], out="out")
+    write_image(tmp_path / "a" / "1.png")
+    write_image(tmp_path / "b" / "1.jpg")
+    both = [str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "1.jpg")]
+    with pytest.raises(ValueError, match=r"b/1\.jpg: its predictions would have the same name as those of"):
+        find_pictures(both, out="out")
+
+
+class Pixels(nn.Module):
+    """A decoder whose logits at a pixel depend on that pixel alone."""
+
+    feature_channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(3, 7, 1)
+        nn.init.normal_(self.classifier.weight, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, image: Tensor, _valid: object = None) -> Decoded:
+        return Decoded(self.classifier(image), image, None)
+
+
+@pytest.mark.parametrize("size", [(300, 210), (64, 1000), (1, 2000), (130, 130)])
+def test_a_large_picture_is_tiled_without_a_seam(size: tuple[int, int]) -> None:
+    unit = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    model = SegmentationModel(nn.Identity(), Pixels(), None, stride=1, multiple=1, **unit)  # type: ignore[arg-type]
+    image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    whole, tiled = classify(model, image), classify(model, image, max_logits=7 * 64**2)
+    assert torch.equal(tiled.classes, whole.classes)
+    torch.testing.assert_close(tiled.confidence, whole.confidence)
