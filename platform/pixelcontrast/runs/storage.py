@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import secrets
 import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
@@ -120,11 +121,16 @@ class Storage:
         with self.fs.open_output_stream(self.path(name)) as stream:
             stream.write(content)
 
+    def delete(self, name: str) -> None:
+        """Delete a file; raises ``FileNotFoundError``."""
+        self.fs.delete_file(self.path(name))
+
     def check_writable(self) -> None:
         """Write and delete a file; raises ``ValueError`` where that is not possible."""
+        probe = f".probe-{secrets.token_hex(4)}"  # its own, as another driver may look at the same time
         try:
-            self._write(".probe", b"probe")
-            self.fs.delete_file(self.path(".probe"))
+            self._write(probe, b"probe")
+            self.delete(probe)
         except OSError as error:
             raise ValueError(f"run.storage: {self.location} cannot be written: {error}") from error
 

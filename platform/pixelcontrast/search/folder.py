@@ -1,11 +1,10 @@
 """A search's folder: what is searched, the study, a lock, and the folders of its runs."""
 
-import fcntl
 import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
 from pixelcontrast.runs.search_record import read_description
@@ -71,14 +71,14 @@ class SearchFolder:
         """The study's storage, for this process alone; also written: ``search.json``.
 
         Raises:
-            ValueError: another process on this machine has it, or ``search.study`` cannot be opened.
+            ValueError: another process has it, or ``search.study`` cannot be opened.
         """
-        self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"search {self.name} is running already, in {self.local}") from None
+        what = f"search {self.name}"
+        with ExitStack() as stack:
+            stack.enter_context(held(self.storage, what=what))
+            if not self.storage.is_local:
+                # Also the copy of the study here; the dashboard knows by this lock whose study is newer.
+                stack.enter_context(held(Storage(str(self.local)), what=what))
             self._write_description()
             self._fetch_journal()
             yield open_study_storage(self.local, self._search.study)
