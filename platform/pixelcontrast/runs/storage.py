@@ -161,7 +161,18 @@ class Storage:
         _sync_folder(final.parent)
 
     def delete_folder(self, name: str, *, first: str) -> None:
-        """Delete a folder, beginning with the file without which the rest is not valid."""
+        """Delete a folder, so that a part of it is never taken for the whole.
+
+        On a local disk it first gets a hidden name, on an object store ``first`` goes first: the file without
+        which the rest is not valid.
+        """
+        path = Path(self.path(name))
+        if self.is_local and not path.name.startswith("."):
+            hidden = path.with_name(f".{path.name}.deleted")
+            shutil.rmtree(hidden, ignore_errors=True)  # of a deletion that was cut off
+            path.rename(hidden)
+            self.fs.delete_dir(str(hidden))
+            return
         if self.exists(f"{name}/{first}"):
             self.fs.delete_file(self.path(f"{name}/{first}"))
         self.fs.delete_dir(self.path(name))

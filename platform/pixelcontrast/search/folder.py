@@ -18,7 +18,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
-from pixelcontrast.runs.search_record import read_description
+from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.runs.storage import Storage, secret_in
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
@@ -58,7 +58,7 @@ class SearchFolder:
             if self.storage.exists(EXPERIMENT):
                 raise ValueError(f"{self.storage.location} is a run's folder; choose another --name")
             return
-        written, now = json.loads(self.storage.read(SEARCH)), self._content()
+        written, now = read_content(self.storage), self._content()
         changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
         changed |= _differences("search", written["search"], now["search"])
         shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
@@ -124,7 +124,7 @@ class SearchFolder:
         """Arms of an earlier call stay: the study has their runs. All stand in the file's order."""
         content = self._content()
         if self.storage.exists(SEARCH):
-            arms = json.loads(self.storage.read(SEARCH))["arms"] | content["arms"]
+            arms = read_content(self.storage)["arms"] | content["arms"]
             order = [*(name for name in self._search.arms if name in arms), *arms]
             content["arms"] = {name: arms[name] for name in order}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
