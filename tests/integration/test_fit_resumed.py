@@ -181,3 +181,21 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     Path(open_storage(settings).path("result.json")).unlink()
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint is valid"):
         fit(settings)
+
+
+def test_fit_itself_refuses_another_configuration_and_lost_checkpoints(
+    uninterrupted: FinishedRun, tmp_path: Path
+) -> None:
+    reference, _ = uninterrupted
+    shutil.copytree(open_storage(reference).path(), tmp_path / "small")
+    settings = replace(reference, {"run.storage": str(tmp_path)})
+    before = sorted(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for key, value in {"optim.lr": 0.5, "run.seed": 7, "optim.steps": reference.optim.steps + 1}.items():
+        with pytest.raises(ValueError, match=rf"{key} was .* and is now {value}"):
+            fit(replace(settings, {key: value}))
+    assert sorted(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()) == before
+    shutil.rmtree(tmp_path / "small" / "checkpoints")
+    with pytest.raises(
+        checkpoint.CheckpointError, match="no checkpoint in checkpoints/, but the run had one"
+    ):
+        fit(settings)

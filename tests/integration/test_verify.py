@@ -185,11 +185,13 @@ def test_an_optimizer_of_other_parameters_is_named(run: Path) -> None:
 
 def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> None:
     (run / "checkpoints" / ".step-00000009.partial").mkdir()
+    (run / "checkpoints" / ".step-00000001.deleted").mkdir()
     (run / ".metrics.jsonl.partial").write_text("{")
     (run / LAST / "memory-1-of-2.safetensors").write_bytes(b"of another number of workers")
     assert found(run) == {}
     assert found(run, "left over").keys() == {
         "checkpoints/.step-00000009.partial",
+        "checkpoints/.step-00000001.deleted",
         ".metrics.jsonl.partial",
         f"{LAST}/memory-1-of-2.safetensors",
     }

@@ -17,7 +17,7 @@ from pixelcontrast.runs.storage import Storage
 from pixelcontrast.words import count, percent
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PARTIAL = "of an interrupted writing; the run removes or replaces it when it is resumed"
+_PARTIAL = "of an interrupted writing or deletion; the run removes it when it is resumed"
 
 
 class ContentsVerifier(Protocol):
