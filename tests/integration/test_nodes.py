@@ -107,7 +107,7 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     assert sizes == [2, 2, 1, *[1] * (len(sizes) - 4), 2], (events, messages)
     assert "1 of the workers' nodes will be taken away: checkpoint at step" in messages
     assert "retry 1 of 1" in messages
-    assert "there is room for 1 more workers: checkpoint at step" in messages
+    assert "there is room for 1 more worker: checkpoint at step" in messages
 
     rows = [json.loads(line) for line in run.read("metrics.jsonl").splitlines()]
     trained = [row for row in rows if row["kind"] == "train"]
