@@ -130,7 +130,7 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     assert sizes == [2, 2, 1, *[1] * (len(sizes) - 4), 2], (changes.events, caplog.text)
     assert "1 of the workers' nodes will be taken away: checkpoint at step" in caplog.text
     assert "retry 1 of 1" in caplog.text
-    assert "there is room for 1 more workers: checkpoint at step" in caplog.text
+    assert "there is room for 1 more worker: checkpoint at step" in caplog.text
 
     trained = [row for row in read_rows(run) if row["kind"] == "train"]
     assert [row["step"] for row in trained] == list(range(1, STEPS + 1))

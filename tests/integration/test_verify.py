@@ -231,7 +231,7 @@ def test_metrics_result_and_checkpoints_must_agree(run: Path) -> None:
     ("change", "text"),
     [
         (lambda r: r | {"step": 7}, "is of step 7, but the run has 8"),
-        (lambda r: r | {"attempts": 2}, "has 2 attempts, attempts.jsonl 1"),
+        (lambda r: r | {"attempts": 2}, "counts 2 attempts, attempts.jsonl 1"),
         (lambda r: r | {"checkpoint": "checkpoints/step-00000007"}, "names checkpoints/step-00000007, which"),
         (lambda r: r | {"miou": 0.9}, "has mIoU 0.9 at step 8, metrics.jsonl has 0."),
         (

@@ -114,7 +114,7 @@ def show_data_summary(report: "DataReport") -> None:
     for split, found in report.splits.items():
         sizes = [f"{width}×{height} ({number})" for (width, height), number in found.sizes.most_common(3)]
         more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
-        _say(console, f"{split}: {found.num_pairs} images of {', '.join(sizes)}{more}")
+        _say(console, f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
     _say(console, "all well")
 
 

@@ -131,7 +131,7 @@ class _Verification:
             starts = len(self._attempts)
             _require(not rows or last["attempt"] <= starts, f"attempt {last['attempt']} of {starts}")
         self._rows = rows
-        return f"{len(rows)} rows to step {last['step']}"
+        return f"{count(len(rows), 'row')} to step {last['step']}"
 
     def _checkpoints(self) -> Iterator[Line]:
         found = self._run.names(checkpoint.FOLDER)
@@ -176,7 +176,7 @@ class _Verification:
         if damaged:
             return [*lines, *(Line("DAMAGED", f"{folder}/{name}", damaged[name]) for name in damaged)], None
         size = sum(map(len, parts.values())) / 1e6
-        return [*lines, Line("ok", folder, f"{len(parts)} files, {size:.1f} MB")], json.loads(
+        return [*lines, Line("ok", folder, f"{count(len(parts), 'file')}, {size:.1f} MB")], json.loads(
             parts["loop.json"]
         )
 
@@ -214,7 +214,8 @@ class _Verification:
         if self._attempts is not None:
             starts = len(self._attempts)
             _require(
-                result["attempts"] <= starts, f"has {result['attempts']} attempts, attempts.jsonl {starts}"
+                result["attempts"] <= starts,
+                f"counts {count(result['attempts'], 'attempt')}, attempts.jsonl {starts}",
             )
         if self._experiment is not None:
             steps, expected = self._experiment.optim.steps, config.fingerprint(self._experiment)
@@ -238,7 +239,7 @@ class _Verification:
         if self._rows is not None:
             steps = [row["step"] for row in self._rows]
             _require(table.column("step").to_pylist() == steps, "has other rows than metrics.jsonl")
-        return f"{table.num_rows} rows"
+        return count(table.num_rows, "row")
 
 
 def _check_picture(content: bytes) -> str:
