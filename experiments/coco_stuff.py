@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
 
 SEARCH = Search(
     space={
-        "optim.lr": loguniform(0.003, 0.03),
+        "optim.lr": loguniform(0.0003, 0.01),
         "contrast.weight": loguniform(0.05, 2.0),
         "contrast.temperature": loguniform(0.03, 0.5),
         "contrast.warmup": uniform(0.0, 0.3),

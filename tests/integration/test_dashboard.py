@@ -127,7 +127,7 @@ def test_a_search_is_shown_and_new_trials_appear(pages, folder, runs, scenes, tm
         page.goto(pages.study)
         expect(page.get_by_text("small-search (id=0)")).to_be_visible()
         expect(page.get_by_text(f"Best Trial (number={study.best_trial.number})")).to_be_visible()
-        expect(page.get_by_text(str(study.best_value))).to_be_visible()
+        expect(page.get_by_text(f"{study.best_value:.5g}", exact=True).first).to_be_visible()
         expect(page.get_by_text("report.html")).to_be_visible()
         page.screenshot(path=tmp_path / "study.png", full_page=True)
 
@@ -135,6 +135,10 @@ def test_a_search_is_shown_and_new_trials_appear(pages, folder, runs, scenes, tm
         expect(page.get_by_text("2 Trials")).to_be_visible()
         for text in ("Trial 0 (trial_id=0)", "Trial 1", "run trial-0000", *SPACE):
             expect(page.get_by_text(text).first).to_be_visible()
+        curves = f"{pages.curves.partition('?')[0]}?runFilter=%5Etrial-0000%24&smoothing=0"
+        expect(page.get_by_role("link", name="its curves")).to_have_attribute("href", curves)
+        for icon in ("Edit", "UploadFile", "Delete"):  # they would be refused
+            assert not page.locator(f"[data-testid={icon}Icon]:visible").count()
         pictures = page.locator("img[src^='/artifacts/']")
         expect(pictures).to_have_count(2)
         for name in ("overlays.png", "confusion.png"):

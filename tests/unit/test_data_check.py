@@ -236,6 +236,19 @@ def test_the_command_shows_contents_and_ends_with_0(root: Path, capsys: pytest.C
     assert Image.open(root / "classes.png").size[0] > 500
 
 
+def test_contents_are_the_bytes_of_all_files(root: Path) -> None:
+    first = look(root).splits
+    other = root / "images/train/a.png"
+    with other.open("ab") as file:
+        file.write(b"a comment after the end, which no decoder reads")
+    second = look(root).splits
+    assert len(first["train"].contents) == 64
+    assert second["train"].contents != first["train"].contents
+    assert second["val"].contents == first["val"].contents
+    other.write_bytes(b"")
+    assert look(root).splits["train"].contents != second["train"].contents
+
+
 def test_the_command_shows_findings_and_ends_with_1(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +260,7 @@ def test_the_command_shows_findings_and_ends_with_1(
     assert stop.value.code == 1
     shown = capsys.readouterr().out
     assert shown.count("unknown label ids: 2–4") == 2
-    assert "… and 1 more problems of this kind: label" in shown
+    assert "… and 1 more problem of this kind: label" in shown
     assert "3 problems, 0 notes" in shown
     assert "all well" not in shown
 

@@ -96,7 +96,7 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
     console.print(shown)
     for (severity, subject), number in counts.items():
         if number > limit:
-            more = f"… and {number - limit} more {severity}s of this kind: {subject}"
+            more = f"… and {count(number - limit, f'more {severity}')} of this kind: {subject}"
             _say(console, f"{more} (raise --limit to see them)")
     problems = sum(found.severity == "problem" for found in findings)
     _say(console, f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
@@ -115,6 +115,7 @@ def show_data_summary(report: "DataReport") -> None:
         sizes = [f"{width}×{height} ({number})" for (width, height), number in found.sizes.most_common(3)]
         more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
         _say(console, f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
+        _say(console, f"{split}: sha256 of all names and bytes {found.contents}")
     _say(console, "all well")
 
 

@@ -92,10 +92,14 @@ class SegmentationSet:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the samples and classes, wherever the root lies: sha256 of the names below it and
-        settings."""
-        names = [path.relative_to(self.root).as_posix() for pair in self.pairs for path in pair]
-        return hashlib.sha256("\n".join([*names, *filter(None, [self.settings])]).encode()).hexdigest()
+        """Identifies the samples and classes, wherever the root lies: sha256 of each file's name below it and
+        size, and of settings. ``datasets.check`` hashes the bytes."""
+        files = [
+            f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}"
+            for pair in self.pairs
+            for path in pair
+        ]
+        return hashlib.sha256("\n".join([*files, *filter(None, [self.settings])]).encode()).hexdigest()
 
 
 def list_split(data: Data, split: Split) -> Listing:

@@ -1,12 +1,12 @@
 """Is everything in a run's folder as it was written, and does it fit together? Nothing is changed."""
 
-import io
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixelcontrast import config
@@ -235,7 +235,9 @@ class _Verification:
         )
 
     def _check_table(self, content: bytes) -> str:
-        table = pq.read_table(io.BytesIO(content))  # pyarrow's errors are ValueError and OSError
+        # Of a file in Python's memory, pyarrow's threads would still wait for Python's lock after an error,
+        # and abort the process at its end. Its errors are ValueError and OSError.
+        table = pq.read_table(pa.BufferReader(content))
         if self._rows is not None:
             steps = [row["step"] for row in self._rows]
             _require(table.column("step").to_pylist() == steps, "has other rows than metrics.jsonl")
