@@ -13,7 +13,7 @@ import torch
 from packs import TOML, write_folder
 from pixelcontrast.cli.data import data_command
 from pixelcontrast.config import Data
-from pixelcontrast.datasets.check import check
+from pixelcontrast.datasets.check_files import check_files
 from pixelcontrast.datasets.loading import train_loader
 from pixelcontrast.datasets.packing import staging, write
 from pixelcontrast.datasets.packing.manifest import Encoding
@@ -184,13 +184,13 @@ def flip_in_sample(root: Path, split: str, index: int) -> str:
 def test_check_counts_what_a_pack_holds_and_names_a_damaged_sample(
     data: Data, packed: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    there, here = check(packed, processes=1), check(data, processes=1)
+    there, here = check_files(packed, processes=1), check_files(data, processes=1)
     assert there.well
     for split in ("train", "val"):
         assert (there.splits[split].class_pixels == here.splits[split].class_pixels).all()
         assert there.splits[split].sizes == here.splits[split].sizes
     name = flip_in_sample(Path(packed.root), "train", 5)
-    (finding,) = check(packed, processes=1).findings
+    (finding,) = check_files(packed, processes=1).findings
     assert finding.file == "train/shard-00001.arrow"
     assert finding.problem == f"{name} is damaged: its sha256 is not the manifest's"
     with pytest.raises(SystemExit) as ended:
@@ -264,7 +264,7 @@ def test_an_object_store_holds_packs_and_is_staged_once(
         assert stage_pack(remote) == here
     finally:
         object_store.refused = lambda _method, _path: False
-    assert check(remote, processes=1).well
+    assert check_files(remote, processes=1).well
 
 
 def test_a_damaged_shard_in_an_object_store_is_not_staged(

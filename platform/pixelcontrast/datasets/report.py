@@ -39,6 +39,8 @@ class SplitReport:
     """int64 [num_classes + 1]: in how many images each occurs."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(width, height) → images."""
+    contents: str = ""
+    """sha256 of the names and bytes of all files, in their order; "" where one cannot be read."""
 
     def shares(self) -> np.ndarray:
         """float64 [num_classes + 1]: each class among the pixels that have one; last the ignored, among
@@ -48,8 +50,8 @@ class SplitReport:
 
 
 @dataclass
-class Report:
-    """What was found."""
+class DataReport:
+    """What was found in a data set."""
 
     findings: list[Finding] = field(default_factory=list)
     splits: dict[Split, SplitReport] = field(default_factory=dict)
@@ -73,6 +75,13 @@ def class_counts(label: Tensor, num_classes: int) -> np.ndarray:
     """Pixels of each class in train ids, uint8 [H, W]: int64 [num_classes + 1]; the last is the ignored."""
     seen = np.bincount(label.numpy().ravel(), minlength=IGNORE_INDEX + 1)
     return np.append(seen[:num_classes], seen[IGNORE_INDEX])
+
+
+def contents(files: list[str]) -> str:
+    """``SplitReport.contents`` from the name and sha256 of each file, "" where there is none."""
+    if any(line.endswith(" ") for line in files):
+        return ""
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()
 
 
 def duplicates(

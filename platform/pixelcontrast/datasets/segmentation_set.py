@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +89,18 @@ class SegmentationSet:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the samples and classes, wherever the root lies: sha256 of the names below it and
-        settings."""
-        names = [path.relative_to(self.root).as_posix() for pair in self.pairs for path in pair]
-        return hashlib.sha256("\n".join([*names, *filter(None, [self.settings])]).encode()).hexdigest()
+        """Identifies the samples and classes, wherever the root lies: sha256 of each file's name below it and
+        size, and of settings. ``check_files`` hashes the bytes."""
+        paths = (path for pair in self.pairs for path in pair)
+        files = [
+            f"{path.relative_to(self.root).as_posix()} {size}"
+            for path, size in zip(paths, self.file_sizes(), strict=True)
+        ]
+        return hashlib.sha256("\n".join([*files, *filter(None, [self.settings])]).encode()).hexdigest()
+
+    def file_sizes(self) -> Iterator[int]:
+        """Bytes of each image's and label's file, in order."""
+        return (path.stat().st_size for pair in self.pairs for path in pair)
 
 
 def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:

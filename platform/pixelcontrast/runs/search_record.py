@@ -9,7 +9,7 @@ from typing import Any
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs.record import SEARCH, folder_name
-from pixelcontrast.runs.run_folder import parse_experiment
+from pixelcontrast.runs.run_folder import parse_experiment, read_json
 from pixelcontrast.runs.storage import Storage
 
 MAXIMIZED = frozenset({"miou"})
@@ -28,6 +28,8 @@ class TrialRecord:
     arm: str | None
     seed: int | None
     overrides: Mapping[str, Any]
+    is_baseline: bool
+    """Noted when it was proposed: it has the experiment's own values, or what unset ones stand for."""
     values: Sequence[float]
     """By objective; empty unless COMPLETE."""
     summary: Mapping[str, Any]
@@ -112,7 +114,8 @@ class SearchRecord(SearchDescription):
         if not self.space:
             return None
         own = {key: self.settings[key] for key in self.space}
-        return next((trial for trial in self.in_state("COMPLETE") if dict(trial.overrides) == own), None)
+        complete = self.in_state("COMPLETE")
+        return next((trial for trial in complete if trial.is_baseline or dict(trial.overrides) == own), None)
 
     @property
     def class_names(self) -> list[str]:
@@ -134,9 +137,14 @@ class SearchRecord(SearchDescription):
         return min(gains) >= 0 and max(gains) > 0
 
 
+def read_content(search: Storage) -> dict[str, Any]:
+    """What ``search.json`` holds, as plain JSON values; raises ``ValueError`` where it is damaged."""
+    return read_json(search, SEARCH, remedy="Delete it: the search's own command writes it again")
+
+
 def read_study_url(search: Storage) -> str | None:
     """The URL of the study's database, whatever version wrote the search; None where it is a journal."""
-    return json.loads(search.read(SEARCH))["search"].get("study")
+    return read_content(search)["search"].get("study")
 
 
 def read_description(search: Storage) -> SearchDescription:
@@ -146,7 +154,7 @@ def read_description(search: Storage) -> SearchDescription:
         ValueError: this version cannot read its experiment; one line names the file and the key.
         OSError: the storage cannot be read, or has no search here.
     """
-    content = json.loads(search.read(SEARCH))
+    content = read_content(search)
     where = (search / SEARCH).location
     is_space = content["kind"] == "space"
     return SearchDescription(

@@ -1,8 +1,10 @@
 """A run's folder, on a local disk or an object store, through ``pyarrow.fs``."""
 
 import copy
+import errno
 import os
 import re
+import secrets
 import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
@@ -13,6 +15,8 @@ from pixelcontrast.config import absolute_path, expand_home
 
 _PASSWORD = re.compile(r"://[^@?]*:[^?]*@")
 _SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+"""What ``fsync`` of a folder ends with where a file system has no such thing."""
 _GCS_RETRIES = "retry_limit_seconds"
 
 
@@ -121,6 +125,10 @@ class Storage:
         with self.fs.open_output_stream(self.path(name)) as stream:
             stream.write(content)
 
+    def delete(self, name: str) -> None:
+        """Delete a file; raises ``FileNotFoundError``."""
+        self.fs.delete_file(self.path(name))
+
     def adopt(self, file: Path, name: str) -> None:
         """Move a finished local file here; whoever reads meanwhile sees the old one, the new one or none.
 
@@ -141,9 +149,10 @@ class Storage:
 
     def check_writable(self) -> None:
         """Write and delete a file; raises ``ValueError`` where that is not possible."""
+        probe = f".probe-{secrets.token_hex(4)}"  # its own, as another driver may look at the same time
         try:
-            self._write(".probe", b"probe")
-            self.fs.delete_file(self.path(".probe"))
+            self._write(probe, b"probe")
+            self.delete(probe)
         except OSError as error:
             raise ValueError(f"{self._option}: {self.location} cannot be written: {error}") from error
 
@@ -174,7 +183,18 @@ class Storage:
         _sync_folder(final.parent)
 
     def delete_folder(self, name: str, *, first: str) -> None:
-        """Delete a folder, beginning with the file without which the rest is not valid."""
+        """Delete a folder, so that a part of it is never taken for the whole.
+
+        On a local disk it first gets a hidden name, on an object store ``first`` goes first: the file without
+        which the rest is not valid.
+        """
+        path = Path(self.path(name))
+        if self.is_local and not path.name.startswith("."):
+            hidden = path.with_name(f".{path.name}.deleted")
+            shutil.rmtree(hidden, ignore_errors=True)  # of a deletion that was cut off
+            path.rename(hidden)
+            self.fs.delete_dir(str(hidden))
+            return
         if self.exists(f"{name}/{first}"):
             self.fs.delete_file(self.path(f"{name}/{first}"))
         self.fs.delete_dir(self.path(name))
@@ -200,9 +220,13 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
+    """Some file systems (CIFS, FUSE) cannot: there a rename is on disk when they write it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

@@ -13,6 +13,7 @@ from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.packing.staging import stage_pack
 from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
 from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import restore_newest
@@ -47,14 +48,16 @@ def fit(
     Raises:
         ValueError: the run's folder was written under another configuration, a data file is wrong, or the
             training came to numbers that are not finite (``optim.non_finite``).
-        CheckpointError: checkpoints exist and all are damaged.
+        CheckpointError: checkpoints existed, and all are damaged or gone.
     """
+    run = open_storage(experiment)
+    check_resumable(run, experiment)
     data = stage_pack(experiment.data)
     train_set, val_set = build_dataset(data, "train"), build_dataset(data, "val")
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
     state = build_state(experiment, num_classes=num_classes, num_images=num_images, device=device)
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
-    resumed = restore_newest(open_storage(experiment), experiment, state, origin)
+    resumed = restore_newest(run, experiment, state, origin)
     attempt = Attempt(origin=origin, resumed=resumed, device=device)
     warn_of_emulated_precision(experiment, device)
     batches = Batches(experiment, state, train_set, device)

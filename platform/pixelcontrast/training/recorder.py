@@ -15,7 +15,7 @@ from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts
+from pixelcontrast.runs.run_folder import Row, next_attempt, open_storage
 from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import Resumed, save
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
@@ -67,7 +67,7 @@ class Recorder:
         self._experiment, self._state, self._val_set = experiment, state, val_set
         self._device, self._report_row = attempt.device, report
         self._run, self._saved = open_storage(experiment), state.step
-        self._attempt = distributed.broadcast_object(len(read_attempts(self._run)) + 1)
+        self._attempt = distributed.broadcast_object(next_attempt(self._run))
         self._provenance = {**attempt.origin, "attempt": self._attempt}
         self._log: RunLog | None = None
         if distributed.rank() == 0:
@@ -121,7 +121,7 @@ class Recorder:
         marks the run as finished. Call it on every rank."""
         state = self._state
         if self._log:
-            evaluation = self._log.last("eval")
+            evaluation = self._log.evaluation(state.step)
             result = {
                 "name": self._experiment.run.name,
                 "step": state.step,
@@ -187,6 +187,8 @@ class Recorder:
         if distributed.rank() == 0:
             picture = draw_overlays(self._state.model, self._val_set, device=self._device)
             self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
+            if self._log:
+                self._log.add_picture("overlays", picture, self._state.step)
             self._run.write("confusion.json", json.dumps({"step": self._state.step} | confusion).encode())
         row = {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps}
         self._record(row | scores | self._memory_row())

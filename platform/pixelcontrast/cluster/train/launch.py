@@ -1,5 +1,6 @@
 """Launch a training on Ray."""
 
+import os
 from collections.abc import Callable
 
 from pixelcontrast.cluster.connect import connect
@@ -15,6 +16,8 @@ from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.train.worker import Loop, train
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.lock import held
+from pixelcontrast.runs.run_folder import open_storage
 
 
 def _never() -> int | None:
@@ -22,8 +25,16 @@ def _never() -> int | None:
     return None
 
 
+def _unheard(words: str) -> None:
+    """Nobody waits at a terminal."""
+
+
 def launch(
-    experiment: Experiment, *, on_row: Callable[[Row], None], stopped_by: Callable[[], int | None] = _never
+    experiment: Experiment,
+    *,
+    on_row: Callable[[Row], None],
+    on_stage: Callable[[str], None] = _unheard,
+    stopped_by: Callable[[], int | None] = _never,
 ) -> None:
     """Train on the cluster in RAY_ADDRESS, or on a local instance; returns when the training has finished.
 
@@ -37,11 +48,13 @@ def launch(
 
     Args:
         on_row: called in this thread with every row of metrics, in order and once each, as the training runs.
+        on_stage: called in this thread with what is waited for, whenever that changes before the first row.
         stopped_by: called in this thread twice a second; returns a signal that another process received on
             behalf of this one, or None. A signal stops the training as the first one to this process would.
 
     Raises:
-        ValueError: the memory of the contrast does not fit on a node, or a path is relative in a job.
+        ValueError: another driver has the run, the memory of the contrast does not fit on a node, or a path
+            is relative in a job.
         LaunchError: the workers do not fit on the cluster, got no place in time, or failed in every retry;
             the text is the first cause.
         Interrupted: by a signal; the same call resumes from the checkpoint.
@@ -49,7 +62,7 @@ def launch(
     from pixelcontrast.training import memory_bytes
 
     memory = memory_bytes(experiment)
-    _launch(experiment, on_row=on_row, loop=train, memory=memory, stopped_by=stopped_by)
+    _launch(experiment, on_row=on_row, on_stage=on_stage, loop=train, memory=memory, stopped_by=stopped_by)
 
 
 def _launch(
@@ -57,17 +70,24 @@ def _launch(
     *,
     on_row: Callable[[Row], None],
     loop: Loop,
+    on_stage: Callable[[str], None] = _unheard,
     memory: int = 0,
     bounds: Bounds | None = None,
     stopped_by: Callable[[], int | None] = _never,
 ) -> None:
     experiment = reachable_paths(experiment)
     run, bounds = experiment.run, bounds or Bounds()
-    with connect(min_cpus=run.workers.max * run.cpus_per_worker), sigterm_interrupts():
+    folder, address = open_storage(experiment), os.environ.get("RAY_ADDRESS")
+    on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+    with (
+        sigterm_interrupts(),
+        held(folder, what=f"run {run.name}"),
+        connect(min_cpus=run.workers.max * run.cpus_per_worker),
+        sigterm_interrupts(),  # again: ray.init has put its own handler in place of ours
+    ):
         from pixelcontrast.cluster import nodes
         from pixelcontrast.cluster.train.driver import Driver
         from pixelcontrast.cluster.train.launcher import Plan
-        from pixelcontrast.runs.run_folder import open_storage
 
         resources, growth = nodes.cluster_resources()
         check_placement(run, resources, growth)
@@ -78,8 +98,8 @@ def _launch(
             loop=loop,
             resources=worker_resources(run, gpu=gpu),
             loopback=nodes.on_loopback(),
-            storage=(open_storage(experiment) / ".ray").location,
+            storage=(folder / ".ray").location,
             # One more than fits into the time: the driver, which knows what is missing, gives up first.
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )
-        Driver(plan, on_row=on_row, bounds=bounds, stopped_by=stopped_by).follow()
+        Driver(plan, on_row=on_row, on_stage=on_stage, bounds=bounds, stopped_by=stopped_by).follow()

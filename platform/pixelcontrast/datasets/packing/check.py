@@ -15,11 +15,12 @@ from pixelcontrast.datasets.packing.shards import check_sample, file_sha256, rea
 from pixelcontrast.datasets.packing.staging import stage_pack
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.report import (
+    DataReport,
     Finding,
-    Report,
     SplitReport,
     absent_classes,
     class_counts,
+    contents,
     duplicates,
     pixel_digest,
 )
@@ -36,8 +37,8 @@ class _Facts(NamedTuple):
     digests: list[tuple[str, bytes]]
 
 
-def check_pack(data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None) -> Report:
-    """Compare the checksum of every shard and sample, and look for what ``check`` finds in samples.
+def check_pack(data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None) -> DataReport:
+    """Compare the checksum of every shard and sample, and look for what ``check_files`` finds in samples.
 
     Args:
         data: a pack; one behind a URI is staged first.
@@ -51,7 +52,7 @@ def check_pack(data: Data, *, processes: int, on_progress: Callable[[int, int], 
     manifest = find_pack(data.root)
     assert manifest is not None
     check_fits(manifest, data)
-    labels, report = manifest.plan.label_space(), Report()
+    labels, report = manifest.plan.label_space(), DataReport()
     report.names, report.colors = labels.names, labels.colors
     total = sum(len(shard.samples) for shards in manifest.splits.values() for shard in shards)
     done, digests = 0, {}
@@ -68,6 +69,7 @@ def check_pack(data: Data, *, processes: int, on_progress: Callable[[int, int], 
             done += facts.num_samples
             if on_progress is not None:
                 on_progress(done, total)
+        whole.contents = contents([f"{shard.file} {shard.sha256}" for shard in shards])
         report.findings += absent_classes(split, whole, report.names)
     return report
 
@@ -81,7 +83,7 @@ def _look_at(root: Path, num_classes: int, encoding: Encoding, shard: Shard) -> 
             check_sample(path, entry, *stored_sample(path, place))
             image, label = read_sample(path, place, entry, encoding)
         except FileError as error:
-            facts.findings.append(_finding(shard, str(error).removeprefix(f"{path}: "), error.remedy))
+            facts.findings.append(_finding(shard, error.problem.removeprefix(f"{path}: "), error.remedy))
             continue
         facts.sizes[entry.width, entry.height] += 1
         facts.digests.append((entry.image, pixel_digest(image)))

@@ -38,7 +38,10 @@ class Entry:
 
     image: str
     """The file's path below the root that was packed."""
+    image_size: int
+    """That file's bytes."""
     label: str
+    label_size: int
     height: int
     width: int
     sha256: str

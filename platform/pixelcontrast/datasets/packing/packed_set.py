@@ -1,6 +1,7 @@
 """A split that is read from a pack."""
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -50,6 +51,10 @@ class PackedSet(SegmentationSet):
         for row, entry in zip(counts, _entries(self.shards), strict=True):
             row[list(entry.pixels)] = list(entry.pixels.values())
         return counts
+
+    def file_sizes(self) -> Iterator[int]:
+        """Those of the files that were packed."""
+        return (size for entry in _entries(self.shards) for size in (entry.image_size, entry.label_size))
 
     def _locate(self, index: int) -> tuple[Shard, int]:
         """A sample's shard, and its place in it."""

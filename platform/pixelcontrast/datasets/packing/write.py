@@ -256,7 +256,9 @@ def _stored(job: _Job, entries: list[Entry]) -> Iterator[tuple[str, Stored]]:
         counts = class_counts(label, dataset.labels.num_classes)[:-1]
         entry = Entry(
             image=dataset.name(index),
+            image_size=pair.image.stat().st_size,
             label=pair.label.relative_to(root).as_posix(),
+            label_size=pair.label.stat().st_size,
             height=label.shape[0],
             width=label.shape[1],
             sha256=digest(stored),

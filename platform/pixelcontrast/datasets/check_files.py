@@ -1,5 +1,6 @@
 """Look at every file of a data set: what is wrong with which, and what is in it when all is well."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,11 +19,12 @@ from pixelcontrast.datasets.packing.check import check_pack
 from pixelcontrast.datasets.packing.manifest import find_pack
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.report import (
+    DataReport,
     Finding,
-    Report,
     SplitReport,
     absent_classes,
     class_counts,
+    contents,
     duplicates,
     pixel_digest,
 )
@@ -44,9 +46,13 @@ class _Facts(NamedTuple):
     images: np.ndarray
     sizes: Counter[tuple[int, int]]
     digests: list[tuple[str, bytes]]
+    files: list[str]
+    """Name and sha256 of each file; of one that cannot be read the name alone."""
 
 
-def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None = None) -> Report:
+def check_files(
+    data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None = None
+) -> DataReport:
     """Decode every image and label of both splits.
 
     Found are: wrong lists and settings, empty splits, images without label and labels without image, files
@@ -61,7 +67,7 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
     """
     if find_pack(data.root) is not None:
         return check_pack(data, processes=processes, on_progress=on_progress)
-    report, listings = Report(), _listings(data)
+    report, listings = DataReport(), _listings(data)
     total = sum(len(found.found.pairs) for found in listings.values() if isinstance(found, Listing))
     done, digests = 0, {}
     for split, found in listings.items():
@@ -74,7 +80,9 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
         report.names, report.colors = found.labels.names, found.labels.colors
         zeros = np.zeros(found.labels.num_classes + 1, np.int64)
         report.splits[split] = whole = SplitReport(len(found.found.pairs), zeros, zeros.copy())
+        files: list[str] = []
         for facts in _look(root, found, processes if total > _FEW else 1):
+            files += facts.files
             report.findings += [*facts.findings, *duplicates(facts.digests, split, digests)]
             whole.class_pixels += facts.pixels
             whole.class_images += facts.images
@@ -82,6 +90,7 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
             done += facts.num_pairs
             if on_progress is not None:
                 on_progress(done, total)
+        whole.contents = contents(files)
         report.findings += absent_classes(split, whole, report.names)
     return report
 
@@ -112,8 +121,9 @@ def _look_at(
 ) -> _Facts:
     """Decode some pairs, in any process."""
     zeros = np.zeros(labels.num_classes + 1, np.int64)
-    facts = _Facts(len(pairs), [], zeros, zeros.copy(), Counter(), [])
+    facts = _Facts(len(pairs), [], zeros, zeros.copy(), Counter(), [], [])
     for pair in pairs:
+        facts.files.extend(f"{_below(root, path)} {_sha256(path)}" for path in pair)
         name = _below(root, pair.image)
         size = None
         try:
@@ -136,9 +146,17 @@ def _look_at(
     return facts
 
 
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""  # what is wrong with it, ``read_image`` and ``read_label`` say
+
+
 def _finding(root: Path, path: Path, subject: str, error: FileError) -> Finding:
     name = _below(root, path)
-    problem = str(error).replace(f"{root}{os.sep}", "").removeprefix(f"{name}: ")
+    problem = error.problem.replace(f"{root}{os.sep}", "").removeprefix(f"{name}: ")
     return Finding("problem", subject, name, problem, error.remedy)
 
 

@@ -1,16 +1,15 @@
 """What can be found wrong before any worker starts."""
 
+import os
+import shutil
+
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model
 from pixelcontrast.models.weights import fetch_timm_weights
-from pixelcontrast.runs.run_folder import (
-    Row,
-    check_same_experiment,
-    open_storage,
-    read_attempts,
-    read_result,
-)
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.resume import check_resumable
+from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.training.origin import check_same_data, describe_data
 
@@ -22,13 +21,13 @@ def check(experiment: Experiment) -> Row | None:
         The result of the run if it is finished already, else None.
 
     Raises:
-        ValueError: another configuration or other data under the same name, a missing or unreadable data
-            set, an unknown backbone, weights that do not exist or cannot be downloaded, class weights that do
-            not fit, a storage that cannot be read or written.
+        ValueError: another configuration or other data under the same name, a run that has lost what it had,
+            a missing or unreadable data set, an unknown backbone, weights that do not exist or cannot be
+            downloaded, class weights that do not fit, a storage that cannot be read or written.
     """
     run = open_storage(experiment)
     try:
-        check_same_experiment(run, experiment)
+        check_resumable(run, experiment)
         result = read_result(run)
     except OSError as error:
         raise ValueError(f"run.storage: {run.location} cannot be read: {error}") from error
@@ -41,15 +40,27 @@ def check(experiment: Experiment) -> Row | None:
 
 
 def _check_same_data(run: Storage, experiment: Experiment) -> None:
-    """Also of a run that has no checkpoint yet: its rows would be of two data sets."""
+    """Before any worker does so: refuse other images or classes than the checkpoints were trained on."""
     attempts = read_attempts(run)
-    if attempts:
+    if attempts and checkpoint.names(run):
         sets = (build_dataset(experiment.data, split) for split in ("train", "val"))
         check_same_data(experiment, attempts[-1]["data"], describe_data(*sets)["data"])
 
 
+def check_compiler() -> None:
+    """Raise ``ValueError`` where this machine has no C++ compiler, without which nothing is compiled."""
+    wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
+    if not any(shutil.which(name) for name in wanted):
+        raise ValueError(
+            f"run.compile: torch.compile needs a C++ compiler, and PATH has none of {', '.join(wanted)}; "
+            "install one (apt-get install g++), name yours in CXX, or leave out --run.compile"
+        )
+
+
 def check_inputs(experiment: Experiment) -> None:
     """Look at the model, its weights and the data; raises ``ValueError`` as ``check``."""
+    if experiment.run.compile:
+        check_compiler()
     check_model(experiment.model)
     if experiment.model.weights == "timm":
         fetch_timm_weights(experiment.model.backbone)
