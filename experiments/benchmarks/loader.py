@@ -112,11 +112,9 @@ def plain_crops(data: Data) -> Form:
         size = [round(side * (0.5 + 1.5 * scale)) for side in label.shape[1:]]
         image = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
         label = F.resize(label, size, interpolation=InterpolationMode.NEAREST_EXACT, antialias=False)
-        place = [
-            int(draw * (side - crop + 1))
-            for draw, side, crop in zip((top, left), size, data.crop_size, strict=True)
-        ]
-        image, label = (F.crop(part, *place, *data.crop_size) for part in (image, label))
+        (height, width), (rows, columns) = data.crop_size, size
+        place = int(top * (rows - height + 1)), int(left * (columns - width + 1))
+        image, label = (F.crop(part, place[0], place[1], height, width) for part in (image, label))
         if flip < 0.5:
             image, label = F.horizontal_flip(image), F.horizontal_flip(label)
         return normalize(image.float(), IMAGENET), label[0].long()

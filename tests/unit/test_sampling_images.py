@@ -29,9 +29,16 @@ def packed(folder: Data, tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def load(data: Data, *, start: int = 0, rank: int = 0, world_size: int = 1, steps: int = 12) -> list[Batch]:
-    share = {"rank": rank, "world_size": world_size}
-    dataset = build_dataset(data, "train")
-    loader = train_loader(dataset, data, seed=0, batch_size=6, start_step=start, steps=steps, **share)
+    loader = train_loader(
+        build_dataset(data, "train"),
+        data,
+        seed=0,
+        batch_size=6,
+        start_step=start,
+        steps=steps,
+        rank=rank,
+        world_size=world_size,
+    )
     return list(loader)
 
 

@@ -56,7 +56,7 @@ def digest(stored: Stored | tuple[memoryview, memoryview]) -> str:
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Stored]]) -> None:
     """Write a file of samples, each given by its image's name; one of them is in memory at a time."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+    with path.open("wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for name, stored in samples:
             columns = [[name], [stored.image], [stored.label]]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
