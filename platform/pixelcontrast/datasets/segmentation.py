@@ -93,7 +93,7 @@ class SegmentationSet:
     @property
     def fingerprint(self) -> str:
         """Identifies the samples and classes, wherever the root lies: sha256 of each file's name below it and
-        size, and of settings. ``datasets.check`` hashes the bytes."""
+        size, and of settings. ``datasets.check_files`` hashes the bytes."""
         files = [
             f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}"
             for pair in self.pairs
