@@ -29,7 +29,7 @@ pytestmark = [
 BEFORE, RECORDED = 30, 20
 """Steps that fill the memory, and steps that are recorded after them."""
 EXPERIMENT = Experiment(
-    data=Data(layout="camvid", root=os.environ.get("CAMVID_ROOT", ""), crop_size=(192, 256)),
+    data=Data(layout="camvid", root=os.environ.get("CAMVID_ROOT", "camvid"), crop_size=(192, 256)),
     model=Model(backbone="hrnet_w18_small"),
     optim=Optim(steps=BEFORE + RECORDED, batch_size=8, lr=0.02),
     run=Run(name="replayed"),
