@@ -178,7 +178,6 @@ def _write_all(
     jobs: list[_Job], processes: int, on_progress: Callable[[int, int], object]
 ) -> dict[str, Shard]:
     total, done, found = sum(len(job.dataset) for job in jobs), 0, {}
-    on_progress(0, total)
     for shard in in_processes(_write_or_keep, jobs, processes=min(processes, len(jobs))):
         found[shard.file] = shard
         done += len(shard.samples)
@@ -248,9 +247,9 @@ def _temporary(storage: Storage) -> Iterator[Path]:
             yield file
         finally:
             file.unlink(missing_ok=True)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder) / "shard.arrow"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "shard.arrow"
 
 
 def _stored(job: _Job, entries: list[Entry]) -> Iterator[tuple[str, Stored]]:
