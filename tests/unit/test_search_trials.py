@@ -13,6 +13,7 @@ from pyarrow import fs
 from pixelcontrast import Data, Experiment, Optim, Run, Search, choice, config, integers, loguniform, uniform
 from pixelcontrast.cluster.signals import Noted
 from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
+from pixelcontrast.runs import lock
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Choice, Range, arms_of, check_space
 from pixelcontrast.search.trials import Proposal, Trials
@@ -310,7 +311,7 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    (tmp_path / "bucket" / "street-search").mkdir(parents=True)
+    (tmp_path / "bucket" / "street-search" / ".claims").mkdir(parents=True)
 
     class Buckets:
         @staticmethod
@@ -318,6 +319,8 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
             return bucket, uri.partition("://")[2]
 
     monkeypatch.setattr(fs, "FileSystem", Buckets)
+    monkeypatch.setattr(lock, "_RENEW_S", 600.0)  # the first driver is as dead,
+    monkeypatch.setattr(lock, "_LEASE_S", 0.1)  # and known to be
     remote = config.replace(experiment, {"run.storage": "mock://bucket"})
     search = Search(space=SPACE, trials=3)
 
