@@ -25,6 +25,7 @@ from pixelcontrast.config import COMMIT_VARIABLE
 _POLL_S = 0.5
 _LOOK_S = 5.0
 _END_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Driver:
         # Ray would resume a name that it knows; resuming is ours.
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         fit = self._launcher.fit.remote(self._plan, name)
-        while self._handle_all(ray.get(self._launcher.take.remote(_POLL_S))):
+        while self._handle_all(self._take()):
             if (number := noted.signal or self._stopped_by()) is not None:
                 self._stop_for(number)
             if self._waiting_since is not None:
@@ -86,13 +87,22 @@ class Driver:
                 self._look_for_change()
             # Fails, instead of sending a last event, if the process lacks what the plan is made of.
             if ray.wait([fit], timeout=0)[0]:
-                ray.get(fit)
+                ray.get(fit, timeout=_ANSWER_TIMEOUT_S)
         if self._stopped_at is None:
             return True
         if (number := noted.signal or self._stopped_by()) is not None:
             raise Interrupted(number, f" with a checkpoint at step {self._stopped_at}")
         logger.warning("%s: checkpoint at step %d, restarting", self._stop_reason, self._stopped_at)
         return False
+
+    def _take(self) -> list[events.Event]:
+        """The launcher's next events; it answers within ``_POLL_S`` while it lives."""
+        try:
+            return ray.get(self._launcher.take.remote(_POLL_S), timeout=_ANSWER_TIMEOUT_S)
+        except GetTimeoutError as error:
+            raise LaunchError(
+                f"the process that runs Ray's trainer has not answered for {_ANSWER_TIMEOUT_S:g} seconds"
+            ) from error
 
     def _handle_all(self, heard: list[events.Event]) -> bool:
         """Handle events in order; False after the last one of the training."""
