@@ -46,13 +46,14 @@ EXPERIMENT = Experiment(
 
 SEARCH = Search(
     space={
-        "optim.lr": loguniform(0.003, 0.03),
+        "optim.lr": loguniform(0.0003, 0.01),
         "contrast.weight": loguniform(0.05, 2.0),
         "contrast.temperature": loguniform(0.03, 0.5),
         "contrast.warmup": uniform(0.0, 0.3),
         "contrast.anchors_per_class": integers(10, 200, log=True),
         "contrast.hard_share": uniform(0.0, 1.0),
-        "contrast.pixel_queue_size": integers(500, 10_000, log=True),
+        "contrast.memory": choice("none", "pixel"),
+        "contrast.pixel_queue_size": integers(500, 20_000, log=True),
         "contrast.pixels_per_image": integers(2, 50, log=True),
         "contrast.positive_mining": choice("random", "semi-hard"),
         "contrast.negative_mining": choice("random", "semi-hard"),

@@ -13,23 +13,21 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from test_fit import experiment, fit, fit_until
 
 from pixelcontrast import cli, config
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage
 from pixelcontrast.training import verify
 from processes import run_ranks
+from small_fit import FinishedRun, experiment, fit, fit_ranks, fit_until
 
 LAST = checkpoint.folder_of(8)
 
 
-@pytest.fixture(scope="module")
-def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of eight steps."""
-    storage = tmp_path_factory.mktemp("verified")
-    fit(experiment(scenes, storage))
-    return storage / "small"
+@pytest.fixture
+def finished(uninterrupted: FinishedRun) -> Path:
+    """The folder of a finished run of eight steps; to be left as it is."""
+    return Path(open_storage(uninterrupted.settings).path())
 
 
 @pytest.fixture
@@ -233,7 +231,7 @@ def test_metrics_result_and_checkpoints_must_agree(run: Path) -> None:
     ("change", "text"),
     [
         (lambda r: r | {"step": 7}, "is of step 7, but the run has 8"),
-        (lambda r: r | {"attempts": 2}, "has 2 attempts, attempts.jsonl 1"),
+        (lambda r: r | {"attempts": 2}, "counts 2 attempts, attempts.jsonl 1"),
         (lambda r: r | {"checkpoint": "checkpoints/step-00000007"}, "names checkpoints/step-00000007, which"),
         (lambda r: r | {"miou": 0.9}, "has mIoU 0.9 at step 8, metrics.jsonl has 0."),
         (
@@ -278,10 +276,6 @@ def test_an_interrupted_run_is_sound(scenes: Path, tmp_path: Path, monkeypatch: 
     assert found(tmp_path / "small") == {}
     fit(settings)
     assert found(tmp_path / "small") == {}
-
-
-def fit_ranks(_rank: int, _world_size: int, text: str) -> None:
-    fit(config.from_json(text))
 
 
 def test_a_memory_in_parts_is_checked_as_a_whole(scenes: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pty
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
 
 from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
@@ -68,6 +69,28 @@ def test_time_left_follows_the_pace_of_the_rows(monkeypatch):
     monkeypatch.setattr("pixelcontrast.cluster.train.progress.time.monotonic", lambda: next(times))
     last = shown(TRAIN, TRAIN | {"step": 60}).splitlines()[-1]
     assert last.endswith("1:10 left")
+
+
+def test_the_last_line_has_the_last_evaluation_and_no_time_left():
+    end = TRAIN | {"step": 200}
+    last = shown(TRAIN, EVAL, end, EVAL | {"step": 200, "miou": 0.5432}, terminal=True)
+    last = last[last.rindex("200/200") :]
+    assert "mIoU 54.3 %" in last
+    assert "45.7" not in last
+    assert "left" not in last
+    assert "left" not in shown(TRAIN, end).splitlines()[-1]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_waited_for_is_shown_until_the_first_row(terminal: bool):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    with TrainingProgress(console) as progress:
+        progress.stage("starting Ray on this machine")
+        progress.stage("waiting for Ray to start the workers (2)")
+        progress.row(TRAIN)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "waiting for Ray to start the workers (2)" in text
+    assert text.rindex("waiting") < text.rindex("40/200")
 
 
 def test_terminal_shows_the_same_numbers_live():

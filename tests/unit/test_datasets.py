@@ -114,7 +114,11 @@ def test_fingerprint_names_the_samples_and_not_the_place(
     assert build_dataset(Data(layout="camvid", root=str(camvid_root)), "val").fingerprint != original
     write_image(camvid_root / "train" / "z.png")
     write_label(camvid_root / "trainannot" / "z.png", some_ids(11))
-    assert camvid_set(camvid_root).fingerprint != original
+    longer = camvid_set(camvid_root).fingerprint
+    assert longer != original
+    with (camvid_root / "train" / "z.png").open("ab") as file:
+        file.write(b"another image")
+    assert camvid_set(camvid_root).fingerprint != longer, "the same names, other contents"
 
 
 def test_missing_folders_are_named_with_the_layout(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """The report as a reader opens it: from the disk, in a browser, wide and narrow, without a network."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page
 
 import browser
 from pixelcontrast import Search, config
-from pixelcontrast.reports import write_report
+from pixelcontrast.reports import html, parallel, write_report
 from searches import ARMS, SPACE, experiment, run_search
 
+INK_AND_PAPER = ("color", "backgroundColor")
 LONG = "a-name-without-any-place-to-break-it-" * 3
 
 
@@ -27,10 +30,10 @@ def reports(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @contextmanager
-def opened(report: Path, *, width: int) -> Iterator[Page]:
+def opened(report: Path, *, width: int, scheme: Literal["light", "dark"] = "light") -> Iterator[Page]:
     """The report in a browser; at the end nothing was fetched from anywhere, and nothing went wrong."""
     wrong: list[str] = []
-    with browser.page(width=width) as page:
+    with browser.page(width=width, scheme=scheme) as page:
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: wrong.append(request.url) if is_remote(request.url) else None)
@@ -44,7 +47,7 @@ def is_remote(url: str) -> bool:
     return not url.startswith(("file:", "data:", "blob:"))
 
 
-@pytest.mark.parametrize(("kind", "plots"), [("search", 4), ("arms", 2), ("run", 10)])
+@pytest.mark.parametrize(("kind", "plots"), [("search", 4), ("arms", 2), ("run", 12)])
 def test_it_fits_and_its_plots_are_drawn(reports: dict[str, Path], kind: str, plots: int) -> None:
     with opened(reports[kind], width=1280) as page:
         assert page.locator(".js-plotly-plot").count() == plots
@@ -66,10 +69,54 @@ def assert_fits(page: Page, plots: int, *, width: int) -> None:
     assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    cut = "pictures => pictures.filter(picture => picture.getBoundingClientRect().right > innerWidth).length"
+    assert page.locator(".picture img").evaluate_all(cut) == 0
     drawn = page.locator(".plot:not(.wide, .plots *)").evaluate_all(
         "plots => plots.map(plot => plot.querySelector('.main-svg').getBoundingClientRect().width)"
     )
     assert all(0.8 * width <= found <= width for found in drawn)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_titles_of_the_parallel_coordinates_do_not_touch(reports: dict[str, Path], width: int) -> None:
+    """Those of a space with the longest names and as many settings as the experiments search."""
+    keys = ["contrast.anchors_per_class", "contrast.negative_mining", "contrast.semi_hard_share"] * 4
+    axes = [parallel.axis_of(key, {"low": 0.1, "high": 1.0, "log": False}, [0.2, 0.9]) for key in keys] + [
+        parallel.objective_axis("mIoU, %", [0.1, 0.2])
+    ]
+    plot = parallel.parallel(axes, ["a", "b"], best=0)
+    piece = html.figure(plot, name="p", label="p", min_width=parallel.width(axes))
+    lead = html.Lead(kicker="", title="", words="", location="", written="")
+    written = reports["run"].with_name(f"parallel-{width}.html")
+    written.write_text(html.page("p", lead=lead, sections=[html.Section("P", piece)]))
+    with opened(written, width=width) as page:
+        boxes = page.locator(
+            ".annotation-text:has-text('_'), .annotation-text:has-text('mIoU')"
+        ).evaluate_all(
+            "titles => titles.map(title => title.getBoundingClientRect()).map(box => [box.left, box.right])"
+        )
+        assert len(boxes) == len(axes)
+        boxes.sort()
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(boxes))
+        frame = page.locator("#plot-p").evaluate(
+            "plot => [plot.getBoundingClientRect().left, plot.getBoundingClientRect().right]"
+        )
+        assert frame[0] <= boxes[0][0]
+        assert boxes[-1][1] <= frame[1]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_in_figures_can_be_read_in_either_scheme(
+    reports: dict[str, Path], scheme: Literal["light", "dark"]
+) -> None:
+    with opened(reports["run"], width=390, scheme=scheme) as page:
+        ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in INK_AND_PAPER)
+        assert ink != paper
+        for kind in (".bartext", ".heatmap-label text"):
+            fills = page.locator(f".js-plotly-plot {kind}").evaluate_all(
+                "texts => texts.map(text => getComputedStyle(text).fill)"
+            )
+            assert set(fills) == {ink}
 
 
 def column(page: Page, head: str) -> list[str]:

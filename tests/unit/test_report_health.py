@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import browser
 from health_rows import Row, evaluation, row
-from pixelcontrast import Data, Experiment, Optim, Run, config
+from pixelcontrast import Data, Experiment, Optim, Run, config, training
 from pixelcontrast.reports import write_report
 from pixelcontrast.reports.health import TITLE
 from pixelcontrast.runs.run_folder import open_storage, read_rows
 from pixelcontrast.training.run_log import RunLog
+from searches import experiment
 
 ATTEMPT = {"attempt": 1, "started": "2026-11-28T10:00:00+00:00", "world_size": 1, "from_step": 0}
 LINE = "the embedding has collapsed: for 3 reports <all> embeddings are equal."
@@ -96,11 +100,28 @@ def test_tensorboard_has_the_figures_under_one_prefix(tmp_path: Path) -> None:
     assert {"embedding/gap", "embedding/class_gap/road", "embedding/memory_age"} <= tags
     assert {"train/loss", "train/contrast", "eval/miou"} <= tags
     assert not any("warnings" in tag for tag in tags)
+    assert not any(tag.endswith(("/attempt", "/step", "/steps")) for tag in tags), "they are no figures"
     assert [event.value for event in events.Scalars("embedding/gap")][:1] == [pytest.approx(0.3)]
     (text,) = events.Tensors("embedding/collapsed/text_summary")
     assert (text.step, text.tensor_proto.string_val[0].decode()) == (160, LINE)
     read = read_rows(open_storage(config.from_json((report.parent / "experiment.json").read_text())))
     assert read == json.loads(json.dumps(rows)), "metrics.jsonl has the rows as they were"
+
+
+def test_tensorboard_has_the_pictures_and_the_settings(scenes: Path, tmp_path: Path) -> None:
+    settings = config.replace(experiment(scenes, tmp_path), {"optim.steps": 2})
+    training.fit(settings, device=torch.device("cpu"))
+    folder = tmp_path / "small"
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    (shown,) = events.Images("overlays")
+    picture = Image.open(folder / "overlays/step-00000002.png")
+    assert (shown.step, shown.width, shown.height) == (2, picture.width, picture.height)
+    assert {"eval/miou", "iou/road"} <= set(events.Tags()["scalars"])
+    plugin = events.PluginTagToContent("hparams")
+    found = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"]).session_start_info.hparams
+    assert found["optim.lr"].number_value == settings.optim.lr
+    assert found["contrast.memory"].string_value == "both"
+    assert "run.workers" not in found
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1280, 2), (390, 1)])

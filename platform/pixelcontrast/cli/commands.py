@@ -23,6 +23,9 @@ from pixelcontrast.config import Layout, Run, Workers, explain
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
 _File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+_Others = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="")
+]
 _Location = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_SEARCH")]
 
 _DESCRIPTION = """\
@@ -98,17 +101,20 @@ def _train(file: str, options: Sequence[str]) -> None:
     run(parse_options(experiment, (), description=text, program=program, args=options)[1])
 
 
-def report(location: _Location) -> None:
-    """Write a run or a search as one HTML file, report.html; of a search also its trials as a table.
+def report(location: _Location, others: _Others = ()) -> None:
+    """Write a run or a search, or several runs side by side, as one HTML file.
 
-    The table is trials.parquet and trials.csv, beside the report.
+    It is report.html in the folder of the run or the search. Beside that of a search, trials.parquet and
+    trials.csv have the trials as a table. Several runs, each compared with the first, are written to
+    report-<first>-<second>.html beside the first run's folder.
 
     Args:
         location: the folder of a run or a search, or a URI that pyarrow reads.
+        others: runs to compare with that run.
     """
-    from pixelcontrast.reports import write_report
+    from pixelcontrast.reports import write_comparison, write_report
 
-    print(write_report(location))
+    print(write_comparison([location, *others]) if others else write_report(location))
 
 
 def dashboard(location: _Location, port: int | None = None) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout
-from pixelcontrast.words import percent
+from pixelcontrast.words import count, percent
 
 if TYPE_CHECKING:
     from pixelcontrast.inference.evaluate import Evaluation, Job
@@ -143,7 +143,7 @@ def _show(found: "Evaluation") -> None:
     text = ", ".join(f"{name} {percent(scores[key])} %" for name, key in others.items())
     for line in (
         text,
-        f"{source.run}, step {source.step}, on {found.num_images} images of {found.job.split}",
+        f"{source.run}, step {source.step}, on {count(found.num_images, 'image')} of {found.job.split}",
         f"{found.job.protocol}; boundary ratio {found.job.boundary_ratio:g}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

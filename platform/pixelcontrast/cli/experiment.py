@@ -8,6 +8,7 @@ from pixelcontrast.cli.verbs import parse_command
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
+from pixelcontrast.words import count
 
 
 def main(
@@ -60,7 +61,7 @@ def _train(experiment: Experiment) -> None:
     if result is None:
         print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
         with TrainingProgress() as progress, messages_shown():
-            launch(experiment, on_row=progress.row)
+            launch(experiment, on_row=progress.row, on_stage=progress.stage)
         result = training.check(experiment)
     else:
         print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")
@@ -75,7 +76,7 @@ def _train(experiment: Experiment) -> None:
 def _describe(experiment: Experiment, memory: int) -> str:
     data, optim, run = experiment.data, experiment.optim, experiment.run
     return (
-        f"{experiment.model.backbone} on {data.layout} in {data.root}, {optim.steps} steps of "
-        f"{optim.batch_size} images, workers {run.workers}, in {run.storage}"
+        f"{experiment.model.backbone} on {data.layout} in {data.root}, {count(optim.steps, 'step')} of "
+        f"{count(optim.batch_size, 'image')}, workers {run.workers}, in {run.storage}"
         + (f"; memory of {memory / 1e6:,.1f} MB per worker" if memory else "")
     )

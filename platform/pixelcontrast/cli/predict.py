@@ -7,6 +7,7 @@ import tyro
 
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import failures_told, refuse
+from pixelcontrast.words import count
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
 _Images = Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES_OR_FOLDER …")]
@@ -43,7 +44,7 @@ def predict(
                 failures = predict_pictures(model, pictures, out=out, on_progress=tell)
         except OSError as error:
             refuse(str(error))
-    print(f"{len(pictures) - len(failures)} of {len(pictures)} images: {out}")
+    print(f"{len(pictures) - len(failures)} of {count(len(pictures), 'image')}: {out}")
     if failures:
         print("\n".join(["not predicted:", *failures]), file=sys.stderr)
     sys.exit(bool(failures))

@@ -12,7 +12,7 @@ from pixelcontrast.cli.terminal import failures_told, messages_shown
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
 from pixelcontrast.search.settings import arms_of, check_space
-from pixelcontrast.words import count, percent
+from pixelcontrast.words import count, percent, setting
 
 if TYPE_CHECKING:
     from pixelcontrast.search.folder import SearchFolder
@@ -27,6 +27,7 @@ def search_space(experiment: Experiment, search: Search) -> None:
     with failures_told(resume=_RESUME), messages_shown():
         from pixelcontrast import training
         from pixelcontrast.cluster.tune.search import run_search
+        from pixelcontrast.search.own_values import outside
 
         check_space(search, experiment)
         training.check_inputs(experiment)
@@ -35,6 +36,11 @@ def search_space(experiment: Experiment, search: Search) -> None:
             f"{', '.join(search.space)}."
         )
         _say(_describe_stopping(search, experiment))
+        for key, value in outside(search, experiment).items():
+            _say(
+                f"No baseline: the experiment's own {key}, {setting(value)}, is not in the space "
+                f"({search.space[key]}); trial 0 draws it."
+            )
         folder = run_search(experiment, search, listener=_Lines())
         show_best(folder.trials(), folder.storage)
         _close(folder)

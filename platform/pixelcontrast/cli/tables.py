@@ -11,7 +11,7 @@ from rich.text import Text
 from pixelcontrast.words import count, percent, points, setting
 
 if TYPE_CHECKING:
-    from pixelcontrast.datasets.check import Finding, Report
+    from pixelcontrast.datasets.check_files import DataReport, Finding
     from pixelcontrast.runs.storage import Storage
 
 _SHOWN = 10
@@ -96,13 +96,13 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
     console.print(shown)
     for (severity, subject), number in counts.items():
         if number > limit:
-            more = f"… and {number - limit} more {severity}s of this kind: {subject}"
+            more = f"… and {count(number - limit, f'more {severity}')} of this kind: {subject}"
             _say(console, f"{more} (raise --limit to see them)")
     problems = sum(found.severity == "problem" for found in findings)
     _say(console, f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
 
 
-def show_contents(report: "Report") -> None:
+def show_data_summary(report: "DataReport") -> None:
     """Print each class's share of the pixels in both splits, the ignored share, and the image sizes."""
     console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
     shares = {split: found.shares() for split, found in report.splits.items()}
@@ -114,7 +114,8 @@ def show_contents(report: "Report") -> None:
     for split, found in report.splits.items():
         sizes = [f"{width}×{height} ({number})" for (width, height), number in found.sizes.most_common(3)]
         more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
-        _say(console, f"{split}: {found.num_pairs} images of {', '.join(sizes)}{more}")
+        _say(console, f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
+        _say(console, f"{split}: sha256 of all names and bytes {found.contents}")
     _say(console, "all well")
 
 

@@ -6,6 +6,7 @@ reason, ends this one.
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -16,6 +17,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 _REFUSAL = b'{"reason": "This page only shows the study: it belongs to the process that runs the search."}'
 _CURVES_RELOAD_S = 5
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")
+_EDITING = ("Add", "AddBox", "Delete", "DriveFileRenameOutline", "Edit", "Save", "UploadFile")
+"""Icons of optuna-dashboard's buttons that would change the study."""
+_HIDDEN = ", ".join(f'button:has([data-testid="{icon}Icon"])' for icon in _EDITING)
+_STYLE = f"<style>{_HIDDEN} {{ display: none !important }}</style></head>"
 
 
 def main() -> None:
@@ -35,7 +41,8 @@ def serve_study(settings: dict[str, Any]) -> None:
 
     database = settings["database"]
     storage = RDBStorage(database) if database else JournalStorage(JournalFileBackend(settings["journal"]))
-    app = _read_only(wsgi(storage, artifact_store=FileSystemArtifactStore(settings["artifacts"])))
+    shown = wsgi(storage, artifact_store=FileSystemArtifactStore(settings["artifacts"]))
+    app = _read_only(_readable(shown, settings["curves"]))
     make_server(
         settings["host"], settings["port"], app, server_class=_Threaded, handler_class=_Quiet
     ).serve_forever()
@@ -75,6 +82,60 @@ def _read_only(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[by
         return [_REFUSAL]
 
     return answer
+
+
+def _readable(app: Callable[..., Iterable[bytes]], curves: str) -> Callable[..., Iterable[bytes]]:
+    """Without buttons that would be refused; the study as ``_shorten`` and ``_link`` make it."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if not path.startswith(("/api/studies/", "/dashboard")):
+            return app(environ, start_response)
+        begun: list[Any] = []
+        asked = {**environ, "HTTP_ACCEPT_ENCODING": "identity"}
+        body = b"".join(app(asked, lambda status, headers, *_: begun.extend((status, headers))))
+        status, headers = begun[:2]
+        if status.startswith("200"):
+            body = _changed_study(body, curves) if path.startswith("/api") else _without_buttons(body)
+        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
+
+
+def _without_buttons(page: bytes) -> bytes:
+    return page.replace(b"</head>", _STYLE.encode(), 1)
+
+
+def _changed_study(body: bytes, curves: str) -> bytes:
+    study = _shorten(json.loads(body))
+    for trial in study.get("trials", ()) if isinstance(study, dict) else ():
+        _link(trial, curves)
+    return json.dumps(study).encode()
+
+
+def _shorten(value: Any) -> Any:
+    """With numbers of at most five significant digits, also those that are written as text."""
+    match value:
+        case float():
+            return float(f"{value:.5g}")
+        case str() if _LONG_NUMBER.fullmatch(value) or value.startswith("{"):
+            return _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.5g}", value)
+        case list():
+            return [_shorten(item) for item in value]
+        case dict():
+            return {key: _shorten(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _link(trial: dict[str, Any], curves: str) -> None:
+    """Where a trial has no note, let it name its run, with a link to the run's curves."""
+    attributes = {attribute["key"]: attribute["value"] for attribute in trial.get("user_attrs", ())}
+    run, note = attributes.get("run", "").strip('"'), trial.get("note")
+    if run and isinstance(note, dict) and not note.get("body"):
+        note["body"] = f"Run **{run}**: [its curves]({curves}/?runFilter=%5E{run}%24&smoothing=0)"
 
 
 def _end_with_input(temporary: str | None) -> None:

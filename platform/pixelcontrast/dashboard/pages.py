@@ -62,9 +62,9 @@ def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
     with ExitStack() as stack:
         view = stack.enter_context(shown(storage, is_search=is_search))
         page = _study_path(storage, view) if is_search else ""
-        study = _study_server(storage, view, port) if is_search else None
-        curves_port = choose_port(port + 1 if port is not None and study else port)
+        curves_port = choose_port(port + 1 if port is not None and is_search else port)
         curves = Server("curves", curves_port, {"logdir": str(view.curves), "temporary": str(view.folder)})
+        study = _study_server(storage, view, port, curves=curves.url) if is_search else None
         for server in filter(None, (study, curves)):
             stack.enter_context(server)
         for server in filter(None, (study, curves)):
@@ -103,11 +103,12 @@ def _warn_of_another_version(storage: Storage, *, is_search: bool) -> None:
         logger.warning("%s", error)
 
 
-def _study_server(storage: Storage, view: View, port: int | None) -> Server:
+def _study_server(storage: Storage, view: View, port: int | None, *, curves: str) -> Server:
     settings = {
         "journal": str(view.study / JOURNAL),
         "database": read_study_url(storage),
         "artifacts": str(view.study / ARTIFACTS),
+        "curves": curves,
     }
     return Server("study", choose_port(port), settings)
 

@@ -28,15 +28,19 @@ _ORIENTATION = 0x0112
 
 
 class FileError(ValueError):
-    """A file that cannot be used as it is.
+    """A file that cannot be used as it is; as text, the problem and the remedy.
 
     Attributes:
+        problem: names the file.
         remedy: what the user can do about it.
     """
 
-    def __init__(self, message: str, *, remedy: str = ""):
-        super().__init__(message)
-        self.remedy = remedy
+    def __init__(self, problem: str, *, remedy: str = ""):
+        super().__init__(problem)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class Header(NamedTuple):
@@ -187,6 +191,8 @@ def _open(content: bytes, kind: _Kind) -> Image.Image:
 
 
 def _unreadable(path: Path | str, kind: _Kind, error: Exception) -> FileError:
+    if isinstance(error, Image.DecompressionBombError):  # before its size could be looked at
+        return _too_large(path, "its pixels are")
     # Pillow's own message has an address in memory.
     reason = "its content is of another kind" if isinstance(error, UnidentifiedImageError) else error
     return FileError(
@@ -197,10 +203,14 @@ def _unreadable(path: Path | str, kind: _Kind, error: Exception) -> FileError:
 
 def _check_size(image: Image.Image, path: Path | str) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise FileError(
-            f"{path}: {image.width}×{image.height} pixels; allowed are at most {MAX_PIXELS:,}",
-            remedy="cut it, and its mask, into tiles",
-        )
+        raise _too_large(path, f"{image.width}×{image.height} pixels are")
+
+
+def _too_large(path: Path | str, what: str) -> FileError:
+    return FileError(
+        f"{path}: {what} too many; allowed are at most {MAX_PIXELS:,}",
+        remedy="cut it, and its mask, into tiles",
+    )
 
 
 def _check_mode(image: Image.Image, head: bytes, path: Path | str, kind: _Kind) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pixelcontrast.config import Data
+from pixelcontrast.datasets.loader import Fault, Loader
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.datasets.stream import SampleStream, StepSampler
 from pixelcontrast.datasets.transforms import (
@@ -123,7 +124,7 @@ def train_loader(
         ValueError: as ``SegmentationSet.read``, from a loader process too.
     """
     assert 0 <= rank < world_size <= batch_size
-    return DataLoader(
+    return Loader(
         TrainStream(dataset, data, seed, normalization),
         batch_sampler=StepSampler(
             start_step=start_step, steps=steps, batch_size=batch_size, rank=rank, world_size=world_size
@@ -152,7 +153,7 @@ def eval_loader(
     """
     assert 0 <= rank < world_size
     mine = range(rank * len(dataset) // world_size, (rank + 1) * len(dataset) // world_size)
-    return DataLoader(
+    return Loader(
         _EvalImages(dataset, normalization),
         batch_size=None,
         sampler=mine,
@@ -161,7 +162,10 @@ def eval_loader(
     )
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def _collate(samples: list[Sample | Fault]) -> Batch | Fault:
+    fault = next((sample for sample in samples if isinstance(sample, Fault)), None)
+    if fault is not None:
+        return fault
     # default_collate, in a loader process, stacks straight into the shared memory.
     return Batch(*default_collate(samples))
 

@@ -125,10 +125,14 @@ class SegmentationSet:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the samples and classes, wherever the root lies: sha256 of the names below it and
-        settings."""
-        names = [path.relative_to(self.root).as_posix() for pair in self.pairs for path in pair]
-        return hashlib.sha256("\n".join([*names, *filter(None, [self.settings])]).encode()).hexdigest()
+        """Identifies the samples and classes, wherever the root lies: sha256 of each file's name below it and
+        size, and of settings. ``datasets.check`` hashes the bytes."""
+        files = [
+            f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}"
+            for pair in self.pairs
+            for path in pair
+        ]
+        return hashlib.sha256("\n".join([*files, *filter(None, [self.settings])]).encode()).hexdigest()
 
 
 def list_split(data: Data, split: Split) -> Listing:
@@ -232,9 +236,8 @@ def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> N
 def check_data(data: Data) -> None:
     """A quick look before any worker starts: splits, names, headers, the classes in the labels to train on.
 
-    What is left out, and classes that do not occur, are warned of.
-
-    ``datasets.check`` is the thorough one: this one stops after seconds, which large sets need more of.
+    What is left out, and classes that do not occur, are warned of. ``check_files`` is the thorough one, which
+    decodes every file: this one stops after seconds, which large sets need more of.
 
     Raises:
         ValueError: as ``build_dataset`` and ``SegmentationSet.read``.

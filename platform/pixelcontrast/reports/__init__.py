@@ -1,15 +1,19 @@
-"""Reports: one HTML file of a run or a search that needs nothing else, and the trials as a table."""
+"""Reports: one HTML file of a run, a search, or several runs that needs nothing else; trials as a table."""
 
 import time
+from collections.abc import Sequence
 
 from pixelcontrast.reports import table
 from pixelcontrast.reports.arms_page import ArmsComparison, arms_page, compare_record
 from pixelcontrast.reports.run_page import run_page
+from pixelcontrast.reports.runs_page import runs_page
 from pixelcontrast.reports.search_page import search_page
+from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.search_record import SearchRecord
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.reading import read
 
-__all__ = ["ArmsComparison", "compare_arms", "write_report"]
+__all__ = ["ArmsComparison", "compare_arms", "write_comparison", "write_report"]
 
 REPORT, PARQUET, CSV = "report.html", "trials.parquet", "trials.csv"
 
@@ -36,12 +40,43 @@ def write_report(location: str) -> str:
         files = {PARQUET: table.to_parquet(rows), CSV: table.to_csv(rows), REPORT: content.encode()}
     else:
         files = {REPORT: run_page(found, written=time.time()).encode()}
+    return [_write(found.storage, name, data) for name, data in files.items()][-1]
+
+
+def write_comparison(locations: Sequence[str]) -> str:
+    """Write a report of several runs side by side, each against the first, into the first one's storage.
+
+    The runs may be of any experiments, trials of searches among them, and none need be finished.
+
+    Args:
+        locations: of two or more runs' folders.
+
+    Returns:
+        The report's path, or its URI.
+
+    Raises:
+        ValueError: one is given twice, is no run's folder, or cannot be read; the report cannot be written.
+    """
+    runs: list[RunRecord] = []
+    for location in locations:
+        found = read(location)
+        if isinstance(found, SearchRecord):
+            raise ValueError(f"{location} is a search: report it alone, or name runs in it, as {location}/…")
+        if any(run.storage.root == found.storage.root for run in runs):
+            raise ValueError(f"{location} is given twice; name different runs")
+        runs.append(found)
+    others = runs[1].name if len(runs) == 2 else f"{len(runs) - 1}-others"
+    content = runs_page(runs, written=time.time())
+    return _write(runs[0].storage.parent, f"report-{runs[0].name}-{others}.html", content.encode())
+
+
+def _write(folder: Storage, name: str, content: bytes) -> str:
+    """Returns the file's path or URI."""
     try:
-        for name, data in files.items():
-            found.storage.write(name, data)
+        folder.write(name, content)
     except OSError as error:
-        raise ValueError(f"{location} cannot be written: {error}") from error
-    return found.storage.path(REPORT) if found.storage.is_local else (found.storage / REPORT).location
+        raise ValueError(f"{folder.location} cannot be written: {error}") from error
+    return folder.path(name) if folder.is_local else (folder / name).location
 
 
 def compare_arms(location: str) -> ArmsComparison:

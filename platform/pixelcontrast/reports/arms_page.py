@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html, parts, trials
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
-from pixelcontrast.search.arms import ArmResult, compare
+from pixelcontrast.search.arms import FEWEST_SEEDS, ArmResult, compare
 from pixelcontrast.words import NOTHING, count, moment, percent, points
 
 
@@ -81,8 +81,8 @@ def _result(search: SearchRecord, found: ArmsComparison) -> Markup:
         html.paragraph(
             "sd: standard deviation of the sample (n − 1). Differences are in percentage points, over "
             "the seeds that both arms have finished; the interval is Student's t of their mean. One that "
-            "holds 0 is compatible with no difference. Intervals are of each comparison alone, not "
-            "corrected for their number.",
+            f"holds 0 is compatible with no difference. Fewer than {FEWEST_SEEDS} seeds give none. Intervals "
+            "are of each comparison alone, not corrected for their number.",
             kind="note",
         ),
         html.figure(plot, name="arms", label="mIoU of each arm and seed"),

@@ -142,10 +142,13 @@ def class_bars(iou: Mapping[str, float | None]) -> go.Figure:
         y=[escape(name) for name in names],
         orientation="h",
         marker={"color": OTHER},
+        texttemplate="%{x:.1f}",
+        textposition="outside",
+        cliponaxis=False,
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
     figure.update_layout(bargap=0.35)
-    figure.update_xaxes(range=[0, 102])
+    figure.update_xaxes(range=[0, 109], tickvals=[0, 20, 40, 60, 80, 100])
     figure.update_yaxes(dtick=1)
     return figure
 
@@ -192,8 +195,16 @@ def _percents(iou: Mapping[str, float | None], names: list[str]) -> list[float |
     return [None if value is None else 100 * value for value in values]
 
 
+def confusion_width(classes: Sequence[str]) -> int:
+    """Pixels below which the numbers in the cells of ``confusion`` would touch."""
+    return 7 * max(map(len, classes)) + 30 + 22 * len(classes)
+
+
 def confusion(classes: Sequence[str], pixels: Sequence[Sequence[int]]) -> go.Figure:
-    """Row-normalised: of the pixels of a true class, the share that each class was predicted for."""
+    """Row-normalised: of the pixels of a true class, the share that each class was predicted for.
+
+    Shares of half a percent and more are written into their cells.
+    """
     names = [escape(name) for name in classes]
     shares = [[100 * count / sum(row) if sum(row) else None for count in row] for row in pixels]
     figure = base(height=90 + 28 * len(names), x="predicted class", y="true class")
@@ -205,8 +216,11 @@ def confusion(classes: Sequence[str], pixels: Sequence[Sequence[int]]) -> go.Fig
         zmax=100,
         xgap=1,
         ygap=1,
-        colorscale=[(0, "rgba(47,140,190,0.06)"), (1, "rgba(47,140,190,1)")],
-        colorbar={"title": {"text": "%"}, "thickness": 10, "outlinewidth": 0, "len": 0.6},
+        colorscale=[(0, "rgba(47,140,190,0.06)"), (1, "rgba(47,140,190,0.75)")],
+        showscale=False,
+        text=[["" if share is None or share < 0.5 else f"{share:.0f}" for share in row] for row in shares],
+        texttemplate="%{text}",
+        textfont={"size": 11},
         customdata=[[f"{count:,}" for count in row] for row in pixels],
         hovertemplate="%{y}, predicted %{x}: %{z:.1f} % (%{customdata} pixels)<extra></extra>",
         hoverongaps=False,

@@ -7,14 +7,13 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from pixelcontrast.reports import figures, html
+from pixelcontrast.reports import figures, html, lines
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.run_folder import Row
 from pixelcontrast.words import NOTHING, percent, signed
 
 TITLE = "Health of the embedding"
 _OPEN, _INVERTED = "rgba(59,126,161,0.22)", "rgba(201,42,42,0.35)"
-_HEIGHT = 210
 _HEALTHY = (
     "What healthy looks like: positives lie above negatives, and the gap between them opens; the mean "
     "embedding norm stays well below 1."
@@ -31,7 +30,7 @@ _READING = (
 
 def embedding(run: RunRecord) -> Markup:
     """The run's warnings, and the picture with its captions; empty without contrast."""
-    if not any(_known(row, "mean_embedding_norm") for row in run.trained):
+    if not any(lines.known(row, "mean_embedding_norm") for row in run.trained):
         return html.NOTHING_TO_SHOW
     warnings = [
         html.paragraph(f"Step {row['step']:,}: {line}", kind="warning")
@@ -76,8 +75,8 @@ def _plots(rows: Sequence[Row], warmup: float) -> list[tuple[str, go.Figure]]:
         ("Similarity with the memory", _similarity(rows, "memory")),
         ("Mean embedding norm", _norm(rows)),
         ("Gradient ratio", _ratio(rows)),
-        ("Gradient cosine", _line(rows, "gradient_cosine", level=0.0)),
-        ("Age of the memory, steps", _line(rows, "memory_age", tozero=True)),
+        ("Gradient cosine", lines.line(rows, "gradient_cosine", level=0.0)),
+        ("Age of the memory, steps", lines.line(rows, "memory_age", tozero=True)),
     ]
     found = [(title, plot) for title, plot in plots if plot is not None]
     for _, plot in found:
@@ -90,11 +89,11 @@ def _plots(rows: Sequence[Row], warmup: float) -> list[tuple[str, go.Figure]]:
 def _similarity(rows: Sequence[Row], source: str) -> go.Figure | None:
     """Positives against negatives, with what lies between them shaded."""
     keys = f"{source}_positive_similarity", f"{source}_negative_similarity"
-    if not any(_known(row, *keys) for row in rows):
+    if not any(lines.known(row, *keys) for row in rows):
         return None
-    plot = figures.base(height=_HEIGHT, x="step", legend=True)
+    plot = figures.base(height=lines.HEIGHT, x="step", legend=True)
     plot.update_yaxes(nticks=6)
-    between = _crossed([(row["step"], row[keys[0]], row[keys[1]]) for row in rows if _known(row, *keys)])
+    between = _crossed([(row["step"], row[keys[0]], row[keys[1]]) for row in rows if lines.known(row, *keys)])
     for color, is_open in ((_OPEN, True), (_INVERTED, False)):
         edges = [(step, max(p, n) if is_open else min(p, n), n) for step, p, n in between]
         plot.add_scatter(
@@ -107,7 +106,7 @@ def _similarity(rows: Sequence[Row], source: str) -> go.Figure | None:
             showlegend=False,
         )
     for key, name, color in ((keys[0], "positives", figures.OTHER), (keys[1], "negatives", figures.BEST)):
-        _add_line(plot, rows, key, name=name, color=color)
+        lines.add_line(plot, rows, key, name=name, color=color)
     return plot
 
 
@@ -125,7 +124,7 @@ def _crossed(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, 
 
 
 def _norm(rows: Sequence[Row]) -> go.Figure | None:
-    plot = _line(rows, "mean_embedding_norm", level=1.0)
+    plot = lines.line(rows, "mean_embedding_norm", level=1.0)
     if plot is not None:
         plot.update_yaxes(range=[0, 1.12])
         place: dict[str, Any] = {"x": 1, "xref": "x domain", "xanchor": "right"}
@@ -135,7 +134,7 @@ def _norm(rows: Sequence[Row]) -> go.Figure | None:
 
 def _ratio(rows: Sequence[Row]) -> go.Figure | None:
     """On a logarithmic axis, with ticks at 1, 2 and 5 where it spans few powers of ten."""
-    plot = _line(rows, "gradient_ratio", level=1.0)
+    plot = lines.line(rows, "gradient_ratio", level=1.0)
     if plot is not None:
         values = [row["gradient_ratio"] for row in rows if row.get("gradient_ratio")]
         is_narrow = bool(values) and max(values) < 100 * min(values)
@@ -144,37 +143,3 @@ def _ratio(rows: Sequence[Row]) -> go.Figure | None:
         ]
         plot.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     return plot
-
-
-def _line(
-    rows: Sequence[Row], key: str, *, level: float | None = None, tozero: bool = False
-) -> go.Figure | None:
-    """One figure of the rows over the steps, with a line at ``level``; None where no row has it."""
-    if not any(_known(row, key) for row in rows):
-        return None
-    plot = figures.base(height=_HEIGHT, x="step")
-    _add_line(plot, rows, key, name=key.replace("_", " "), color=figures.OTHER)
-    plot.update_yaxes(nticks=6)
-    if tozero:
-        plot.update_yaxes(rangemode="tozero")
-    if level is not None:
-        plot.add_hline(y=level, line={"width": 1, "color": figures.QUIET})
-    return plot
-
-
-def _add_line(plot: go.Figure, rows: Sequence[Row], key: str, *, name: str, color: str) -> None:
-    """Through the rows that have a value: gradients, for one, are not measured for every row."""
-    points = [(row["step"], row[key]) for row in rows if _known(row, key)]
-    plot.add_scatter(
-        x=[step for step, _ in points],
-        y=[value for _, value in points],
-        mode="lines+markers" if len(points) < 15 else "lines",
-        name=name,
-        line={"color": color, "width": 2},
-        marker={"size": 5},
-        hovertemplate=f"{name}, step %{{x:,}}: %{{y:.3g}}<extra></extra>",
-    )
-
-
-def _known(row: Row, *keys: str) -> bool:
-    return all(row.get(key) is not None for key in keys)

@@ -122,11 +122,15 @@ def table(
     return _render("table", heads, list(rows), label, sortable, strong)
 
 
-def figure(plot: go.Figure, *, name: str, label: str, wide: bool = False) -> Markup:
-    """A plot that fits the page's width; a wide one scrolls in its own box on a narrow screen."""
+def figure(plot: go.Figure, *, name: str, label: str, min_width: int = 0) -> Markup:
+    """A plot that fits the page's width.
+
+    Args:
+        min_width: in pixels; where the page is narrower, the plot scrolls in its own box.
+    """
     # plotly escapes what it puts into its script
     inner = plot.to_html(full_html=False, include_plotlyjs=False, config=_PLOT, div_id=f"plot-{name}")
-    return _render("figure", Markup(inner), label, wide)
+    return _render("figure", Markup(inner), label, min_width)
 
 
 def grid(plots: Sequence[tuple[str, go.Figure]], *, name: str, label: str) -> Markup:

@@ -1,6 +1,7 @@
 """Parallel coordinates, drawn with lines: plotly's own need WebGL, which not every browser has."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,9 @@ import plotly.graph_objects as go
 
 from pixelcontrast.reports.figures import BEST, QUIET, base
 from pixelcontrast.words import setting
+
+_AXIS_WIDTH, _TITLE_LETTERS = 112, 13
+"""Pixels between two axes, at least, and the letters of a title's line that fit into them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +67,14 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
+def width(axes: Sequence[Axis]) -> int:
+    """Pixels below which the titles and ticks of ``parallel`` would touch."""
+    return 24 * 2 + _AXIS_WIDTH * len(axes)
+
+
 def parallel(axes: Sequence[Axis], names: Sequence[str], *, best: int | None) -> go.Figure:
     """A line per trial from axis to axis, stronger where the last axis' value is larger; the best on top."""
-    figure = base(height=400)
+    figure = base(height=420)
     last = axes[-1].places
     order = sorted(range(len(names)), key=lambda index: (index == best, last[index] or 0.0))
     for index in order:
@@ -79,8 +88,8 @@ def parallel(axes: Sequence[Axis], names: Sequence[str], *, best: int | None) ->
         )
     for column, axis in enumerate(axes):
         _draw_axis(figure, column, axis)
-    figure.update_layout(margin={"l": 24, "r": 24, "t": 56, "b": 16})
-    figure.update_xaxes(range=[-0.25, len(axes) - 1 + 0.35], showticklabels=False, showgrid=False, title=None)
+    figure.update_layout(margin={"l": 24, "r": 24, "t": 76, "b": 16})
+    figure.update_xaxes(range=[-0.5, len(axes) - 0.5], showticklabels=False, showgrid=False, title=None)
     figure.update_yaxes(range=[-0.05, 1.05], showticklabels=False, showgrid=False, title=None)
     return figure
 
@@ -100,10 +109,14 @@ def _draw_axis(figure: go.Figure, column: int, axis: Axis) -> None:
     figure.add_shape(
         type="line", x0=column, x1=column, y0=-0.02, y1=1.02, layer="below", line={"color": QUIET, "width": 1}
     )
-    section, dot, field = axis.title.rpartition(".")
-    title = f"{escape(section)}{dot}<br><b>{escape(field)}</b>" if dot else f"<b>{escape(field)}</b>"
     figure.add_annotation(
-        x=column, y=1.05, text=title, showarrow=False, yanchor="bottom", align="center", font={"size": 12}
+        x=column,
+        y=1.05,
+        text=_title(axis),
+        showarrow=False,
+        yanchor="bottom",
+        align="center",
+        font={"size": 12},
     )
     for place, text in axis.ticks:
         figure.add_annotation(
@@ -115,3 +128,16 @@ def _draw_axis(figure: go.Figure, column: int, axis: Axis) -> None:
             xshift=5,
             font={"size": 11},
         )
+
+
+def _title(axis: Axis) -> str:
+    """``contrast.``, and below it the field in bold, broken at its underscores into lines that fit."""
+    section, dot, field = axis.title.rpartition(".")
+    lines: list[str] = []
+    for word in re.split("(?<=_)", field):
+        if lines and len(lines[-1] + word) <= _TITLE_LETTERS:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    bold = [f"<b>{escape(line)}</b>" for line in lines]
+    return "<br>".join([f"{escape(section)}.", *bold] if dot else bold)

@@ -43,7 +43,7 @@ def confusion(run: Storage) -> Markup:
         "the diagonal is what was recognised. Rows without pixels are empty."
     )
     return html.paragraph(words, kind="note") + html.figure(
-        plot, name="confusion", label="Confusion matrix", wide=True
+        plot, name="confusion", label="Confusion matrix", min_width=figures.confusion_width(found["classes"])
     )
 
 

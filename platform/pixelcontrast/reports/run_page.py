@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from pixelcontrast.reports import figures, health, html, parts
+from pixelcontrast.reports import figures, health, html, lines, parts
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.summary import started_at
 from pixelcontrast.words import NOTHING, count, duration, moment, percent
@@ -73,7 +73,16 @@ def _curves(run: RunRecord) -> Markup:
         curve = figures.Curve(run.name, points, group="mIoU", color=figures.BEST, strong=True)
         plot = figures.curves([curve], height=300)
         shown += html.heading("mIoU") + html.figure(plot, name="curves", label="mIoU over steps")
-    return shown
+    return html.join(shown, _optimisation(run))
+
+
+def _optimisation(run: RunRecord) -> Markup:
+    plots = {
+        "Learning rate": lines.line(run.trained, "lr", tozero=True),
+        "Gradient norm": lines.line(run.trained, "gradient_norm", tozero=True),
+    }
+    found = [(title, plot) for title, plot in plots.items() if plot is not None]
+    return html.grid(found, name="optimisation", label="Optimisation") if found else html.NOTHING_TO_SHOW
 
 
 def _classes(run: RunRecord) -> Markup:

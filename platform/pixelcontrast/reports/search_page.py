@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 from pixelcontrast.reports import figures, html, parallel, parts, trials
 from pixelcontrast.reports.command import command
 from pixelcontrast.reports.importance import FEWEST, RESAMPLES, TOP_SHARE, importances
+from pixelcontrast.runs.run_folder import EXPERIMENT
 from pixelcontrast.runs.search_record import MAXIMIZED, SearchRecord, TrialRecord
 from pixelcontrast.words import NOTHING, OBJECTIVES, count, moment, percent, points, setting
 
@@ -72,7 +73,7 @@ def _cards(search: SearchRecord, best: TrialRecord) -> Markup:
 
 
 def _objective_card(search: SearchRecord, best: TrialRecord) -> tuple[str, str, str]:
-    where = f"{best.run}, after its {best.summary.get('steps', 0):,} steps"
+    where = f"{best.run}, after its {count(best.summary.get('steps', 0), 'step')}"
     if search.objectives[0] == "miou":
         return "Best mIoU", f"{percent(best.values[0])} %", where
     return "Fewest seconds per step", f"{best.values[0]:.3g} s", f"{where}: mIoU {percent(best.miou)} %"
@@ -86,25 +87,29 @@ def _cost_cards(search: SearchRecord) -> list[tuple[str, str, str]]:
 
 
 def _rerun(search: SearchRecord, trial: TrialRecord) -> Markup:
+    own = {key: value for key, value in search.settings.items() if key != "run.name"}
+    every = command(["python", search.program], {**own, **trial.overrides}, name=_name(search, trial))
     return (
         html.heading(f"Train {trial.run} again")
-        + html.command_line(_command(search, trial.overrides, trial))
+        + html.command_line(_command(search, trial))
         + html.paragraph(
-            "Add the options that the search itself was started with, or "
-            "take the long form, which depends on neither the file's settings nor such options.",
+            "It reads what the trial was trained with, the options of the search among it. The long form "
+            "needs the experiment's file, and nothing of this folder.",
             kind="note",
         )
-        + html.folded("The command with every setting", html.command_line(_full_command(search, trial)))
+        + html.folded("The command with every setting", html.command_line(every))
     )
 
 
-def _command(search: SearchRecord, values: Mapping[str, Any], trial: TrialRecord) -> str:
-    return command(search.program, values, name=f"{search.settings['run.name']}-{trial.run}")
+def _command(search: SearchRecord, trial: TrialRecord) -> str:
+    """Trains the settings in the trial's folder as a run beside the search."""
+    file = (search.storage / trial.run / EXPERIMENT).location
+    place = {"run.storage": search.settings["run.storage"]}
+    return command(["pixelcontrast", "train", file], place, name=_name(search, trial))
 
 
-def _full_command(search: SearchRecord, trial: TrialRecord) -> str:
-    own = {key: value for key, value in search.settings.items() if key != "run.name"}
-    return _command(search, {**own, **trial.overrides}, trial)
+def _name(search: SearchRecord, trial: TrialRecord) -> str:
+    return f"{search.settings['run.name']}-{trial.run}"
 
 
 def _front(search: SearchRecord) -> Markup:
@@ -118,7 +123,7 @@ def _front(search: SearchRecord) -> Markup:
             html.Cell(content=trial.run, sort=trial.number),
             html.number(percent(trial.miou), trial.miou),
             html.number(f"{trial.summary['seconds_per_step']:.3g}", trial.summary["seconds_per_step"]),
-            html.Cell(content=html.command_line(_command(search, trial.overrides, trial))),
+            html.Cell(content=html.command_line(_command(search, trial))),
         ]
         for trial in front
     ]
@@ -151,7 +156,7 @@ def _parallel(search: SearchRecord) -> Markup:
         "mIoU they had last." + ("" if best is None else " The best complete one is orange.")
     )
     return html.paragraph(words, kind="note") + html.figure(
-        plot, name="parallel", label="Settings and mIoU of each trial", wide=True
+        plot, name="parallel", label="Settings and mIoU of each trial", min_width=parallel.width(axes)
     )
 
 

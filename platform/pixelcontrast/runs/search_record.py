@@ -28,6 +28,8 @@ class TrialRecord:
     arm: str | None
     seed: int | None
     overrides: Mapping[str, Any]
+    is_baseline: bool
+    """Noted when it was proposed: it has the experiment's own values, or what unset ones stand for."""
     values: Sequence[float]
     """By objective; empty unless COMPLETE."""
     summary: Mapping[str, Any]
@@ -112,7 +114,8 @@ class SearchRecord(SearchDescription):
         if not self.space:
             return None
         own = {key: self.settings[key] for key in self.space}
-        return next((trial for trial in self.in_state("COMPLETE") if dict(trial.overrides) == own), None)
+        complete = self.in_state("COMPLETE")
+        return next((trial for trial in complete if trial.is_baseline or dict(trial.overrides) == own), None)
 
     @property
     def class_names(self) -> list[str]:

@@ -1,6 +1,7 @@
 """A run's folder, on a local disk or an object store, through ``pyarrow.fs``."""
 
 import copy
+import errno
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ from pixelcontrast.config import absolute_path, expand_home
 
 _PASSWORD = re.compile(r"://[^@?]*:[^?]*@")
 _SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+"""What ``fsync`` of a folder ends with where a file system has no such thing."""
 _GCS_RETRIES = "retry_limit_seconds"
 
 
@@ -198,9 +201,13 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
+    """Some file systems (CIFS, FUSE) cannot: there a rename is on disk when they write it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

@@ -1,12 +1,12 @@
 """Is everything in a run's folder as it was written, and does it fit together? Nothing is changed."""
 
-import io
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixelcontrast import config
@@ -20,7 +20,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PARTIAL = "of an interrupted writing or deletion; the run removes it when it is resumed"
 
 
-class ContentsCheck(Protocol):
+class ContentsVerifier(Protocol):
     """Says what is wrong in a checkpoint's files, though their bytes are those written: file → what."""
 
     def __call__(self, parts: Mapping[str, bytes], /, *, step: int) -> dict[str, str]: ...
@@ -34,7 +34,7 @@ class Line(NamedTuple):
     text: str
 
 
-def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCheck) -> Iterator[Line]:
+def verify_files(location: str | os.PathLike[str], *, verify_contents: ContentsVerifier) -> Iterator[Line]:
     """Look at every file of a run that is not running now but TensorBoard's events and Ray's own.
 
     Checkpoints are compared with their manifests (size, sha256); the metrics must be in order and agree with
@@ -42,7 +42,7 @@ def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCh
 
     Args:
         location: the run's folder, ``<storage>/<name>``: a local one, or a URI that ``pyarrow.fs`` reads.
-        check_contents: called with the parts of every checkpoint whose bytes are those written.
+        verify_contents: called with the parts of every checkpoint whose bytes are those written.
 
     Yields:
         A line for every damage and every part that is sound, as it is found.
@@ -53,14 +53,14 @@ def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCh
     run = Storage(os.fspath(location))
     if not any(run.exists(name) for name in ("experiment.json", "metrics.jsonl", checkpoint.FOLDER)):
         raise ValueError(f"{run.location}: there is no run here")
-    return _Verification(run, check_contents).lines()
+    return _Verification(run, verify_contents).lines()
 
 
 class _Verification:
     """Reads one run; what could be read of a file stays for the comparison with the next ones."""
 
-    def __init__(self, run: Storage, check_contents: ContentsCheck):
-        self._run, self._check_contents = run, check_contents
+    def __init__(self, run: Storage, verify_contents: ContentsVerifier):
+        self._run, self._verify_contents = run, verify_contents
         self._experiment: Experiment | None = None
         self._attempts: list[Row] | None = None
         self._rows: list[Row] | None = None
@@ -131,7 +131,7 @@ class _Verification:
             starts = len(self._attempts)
             _require(not rows or last["attempt"] <= starts, f"attempt {last['attempt']} of {starts}")
         self._rows = rows
-        return f"{len(rows)} rows to step {last['step']}"
+        return f"{count(len(rows), 'row')} to step {last['step']}"
 
     def _checkpoints(self) -> Iterator[Line]:
         found = self._run.names(checkpoint.FOLDER)
@@ -170,13 +170,13 @@ class _Verification:
         if checkpoint.folder_of(manifest.step) != folder:
             damaged[checkpoint.MANIFEST] = f"is that of step {manifest.step}"
         elif not damaged:
-            damaged = self._check_contents(parts, step=manifest.step)
+            damaged = self._verify_contents(parts, step=manifest.step)
         if not damaged:
             damaged = self._compare(parts)
         if damaged:
             return [*lines, *(Line("DAMAGED", f"{folder}/{name}", damaged[name]) for name in damaged)], None
         size = sum(map(len, parts.values())) / 1e6
-        return [*lines, Line("ok", folder, f"{len(parts)} files, {size:.1f} MB")], json.loads(
+        return [*lines, Line("ok", folder, f"{count(len(parts), 'file')}, {size:.1f} MB")], json.loads(
             parts["loop.json"]
         )
 
@@ -214,7 +214,8 @@ class _Verification:
         if self._attempts is not None:
             starts = len(self._attempts)
             _require(
-                result["attempts"] <= starts, f"has {result['attempts']} attempts, attempts.jsonl {starts}"
+                result["attempts"] <= starts,
+                f"counts {count(result['attempts'], 'attempt')}, attempts.jsonl {starts}",
             )
         if self._experiment is not None:
             steps, expected = self._experiment.optim.steps, config.fingerprint(self._experiment)
@@ -234,11 +235,13 @@ class _Verification:
         )
 
     def _check_table(self, content: bytes) -> str:
-        table = pq.read_table(io.BytesIO(content))  # pyarrow's errors are ValueError and OSError
+        # Of a file in Python's memory, pyarrow's threads would still wait for Python's lock after an error,
+        # and abort the process at its end. Its errors are ValueError and OSError.
+        table = pq.read_table(pa.BufferReader(content))
         if self._rows is not None:
             steps = [row["step"] for row in self._rows]
             _require(table.column("step").to_pylist() == steps, "has other rows than metrics.jsonl")
-        return f"{table.num_rows} rows"
+        return count(table.num_rows, "row")
 
 
 def _check_picture(content: bytes) -> str:

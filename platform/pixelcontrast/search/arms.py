@@ -11,13 +11,18 @@ CONFIDENCE = 0.95
 """How often an interval made this way holds the true mean difference, if differences are normal."""
 
 
+FEWEST_SEEDS = 3
+"""Seeds below which no interval is given: with two it is 3.6 times as wide as with three of the same spread,
+and holds nearly every difference that an IoU can have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """An arm minus the first arm, over the seeds that both have finished."""
 
     mean: float
     interval: tuple[float, float] | None
-    """Student's t interval of the mean difference; None with fewer than two seeds."""
+    """Student's t interval of the mean difference; None with fewer than ``FEWEST_SEEDS``."""
     num_seeds: int
 
 
@@ -69,7 +74,7 @@ def paired_difference(scores: Mapping[int, float], reference: Mapping[int, float
 
 
 def _interval(values: list[float], mean: float) -> tuple[float, float] | None:
-    if len(values) < 2:
+    if len(values) < FEWEST_SEEDS:
         return None
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1))
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))

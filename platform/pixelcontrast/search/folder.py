@@ -74,6 +74,7 @@ class SearchFolder:
             ValueError: another process has it, or ``search.study`` cannot be opened.
         """
         what = f"search {self.name}"
+        _make(self.local)
         with ExitStack() as stack:
             stack.enter_context(held(self.storage, what=what))
             if not self.storage.is_local:
@@ -157,7 +158,17 @@ def local_folder(search: Storage) -> Path:
     if search.is_local:
         return Path(search.path())
     digest = hashlib.sha256(search.location.encode()).hexdigest()[:16]
-    return Path.home() / ".cache" / "pixelcontrast" / digest
+    return Path(config.expand_home("~")) / ".cache" / "pixelcontrast" / digest
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be made, where this machine keeps the search's study: {error.strerror}. Set "
+            "HOME to a folder that you may write to, or choose another --run.storage"
+        ) from error
 
 
 def open_study_storage(folder: Path, url: str | None) -> BaseStorage:

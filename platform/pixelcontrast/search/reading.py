@@ -17,7 +17,7 @@ from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import JOURNAL, local_folder, open_study_storage
 from pixelcontrast.search.trials import handed_out
 
-_NOTED = frozenset({"run", "overrides", "arm", "seed", "error"})
+_NOTED = frozenset({"run", "overrides", "arm", "seed", "error", "baseline"})
 """Attributes of a trial that are no part of its run's summary."""
 
 
@@ -81,6 +81,7 @@ def _trial(search: Storage, frozen: FrozenTrial) -> TrialRecord:
         arm=attributes.get("arm"),
         seed=attributes.get("seed"),
         overrides=attributes.get("overrides", {}),
+        is_baseline=attributes.get("baseline", False),
         values=tuple(frozen.values or ()) if frozen.state == TrialState.COMPLETE else (),
         summary=summary,
         curve=tuple((row["step"], row["miou"]) for row in evaluations) or _reported(frozen),

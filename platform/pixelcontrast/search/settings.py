@@ -205,13 +205,6 @@ def arms_of(search: Search, experiment: Experiment, names: tuple[str, ...] = ())
     return chosen
 
 
-def own_point(search: Search, experiment: Experiment, point: Mapping[str, Any]) -> dict[str, Any]:
-    """A known point, filled up with the experiment's own values where they lie in the space."""
-    own = config.flatten(experiment)
-    filled = {key: point.get(key, own[key]) for key in search.space}
-    return {key: value for key, value in filled.items() if value in search.space[key]}
-
-
 def describe(search: Search) -> dict[str, Any]:
     """What decides the search's proposals and judgements, as JSON values by key."""
     space = {key: asdict(dimension) for key, dimension in search.space.items()}

@@ -12,7 +12,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pixelcontrast.config import Experiment
-from pixelcontrast.search.settings import Dimension, Objective, Range, Search, own_point
+from pixelcontrast.search.own_values import is_baseline, own_point
+from pixelcontrast.search.settings import Dimension, Objective, Range, Search
 
 _DIRECTIONS: dict[Objective, Literal["minimize", "maximize"]] = {
     "miou": "maximize",
@@ -73,8 +74,10 @@ class Trials:
         self._baseline = 0 if arms is None and search.known else None
         self._planned = None if arms is None else self._plan(arms)
         if arms is None:
-            for point in search.known[: search.trials]:
-                self.study.enqueue_trial(own_point(search, experiment, point), skip_if_exists=True)
+            for known in search.known[: search.trials]:
+                point = own_point(search, experiment, known)
+                marks = {"baseline": True} if is_baseline(search, experiment, point) else None
+                self.study.enqueue_trial(point, user_attrs=marks, skip_if_exists=True)
 
     def all(self) -> list[FrozenTrial]:
         """Every trial that was handed out, by number."""

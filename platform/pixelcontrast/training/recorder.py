@@ -182,6 +182,8 @@ class Recorder:
         if distributed.rank() == 0:
             picture = draw_overlays(self._state.model, self._val_set, device=self._device)
             self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
+            if self._log:
+                self._log.add_picture("overlays", picture, self._state.step)
             self._run.write("confusion.json", json.dumps({"step": self._state.step} | confusion).encode())
         row = {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps}
         self._record(row | scores | self._memory_row())

@@ -1,11 +1,16 @@
 """The metrics of a run as it trains: JSON lines, TensorBoard events, and parquet at the end."""
 
+import io
+import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from pixelcontrast.config import Experiment
+from pixelcontrast.config import PLACEMENT, Experiment, flatten
 from pixelcontrast.runs import run_folder
 from pixelcontrast.runs.checkpoint import folder_of
 from pixelcontrast.runs.run_folder import Row, scalars
@@ -17,6 +22,8 @@ _EMBEDDING = frozenset(
     | {"gradient_ratio", "gradient_cosine"}
 )
 """Training figures that TensorBoard shows together, as ``embedding/gap``."""
+_NO_FIGURES = frozenset({"time", "attempt", "step", "steps"})
+"""Numbers of a row that say where it belongs."""
 
 
 class RunLog:
@@ -38,17 +45,23 @@ class RunLog:
         events = self._temporary.name if self._temporary else run.path("tensorboard")
         self._events = Path(events)
         self._board = SummaryWriter(events, purge_step=step + 1 if step else None)
+        self._add_settings(experiment)
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns."""
         self._rows.append(row)
         run_folder.write_rows(self._run, self._rows)
         for key, value in scalars(row).items():
-            if key != "time":
+            if key not in _NO_FIGURES:
                 self._board.add_scalar(_tag(row, key), value, row["step"], walltime=row["time"])
         for cause, line in row.get("warnings", {}).items():
             self._board.add_text(f"embedding/{cause}", line, row["step"], walltime=row["time"])
         self._flush()
+
+    def add_picture(self, name: str, png: bytes, step: int) -> None:
+        """Show a PNG file's picture in TensorBoard."""
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        self._board.add_image(name, pixels, step, dataformats="HWC")
 
     @property
     def rows(self) -> list[Row]:
@@ -78,6 +91,17 @@ class RunLog:
         if self._temporary:
             self._temporary.cleanup()
 
+    def _add_settings(self, experiment: Experiment) -> None:
+        """For TensorBoard's table of hyper-parameters; ``add_hparams`` would make a run of its own."""
+        settings = {
+            key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for key, value in flatten(experiment).items()
+            if key not in PLACEMENT
+        }
+        assert self._board.file_writer is not None, "it is open"
+        for summary in hparams(settings, {"eval/miou": 0.0}):
+            self._board.file_writer.add_summary(summary)
+
     def _flush(self) -> None:
         self._board.flush()
         if self._temporary:
@@ -85,6 +109,8 @@ class RunLog:
 
 
 def _tag(row: Row, key: str) -> str:
-    """TensorBoard's name of a number."""
+    """TensorBoard's name of a number; evaluations of every class, which are many, are groups of their own."""
+    if row["kind"] == "eval" and "/" in key:
+        return key
     is_embedding = row["kind"] == "train" and key.partition("/")[0] in _EMBEDDING
     return f"{'embedding' if is_embedding else row['kind']}/{key}"

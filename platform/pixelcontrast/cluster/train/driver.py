@@ -21,6 +21,7 @@ from pixelcontrast.cluster.train import events
 from pixelcontrast.cluster.train.launcher import Launcher, Plan
 from pixelcontrast.cluster.train.watch import Bounds, Watch
 from pixelcontrast.config import COMMIT_VARIABLE
+from pixelcontrast.words import count
 
 _POLL_S = 0.5
 _LOOK_S = 5.0
@@ -39,11 +40,12 @@ class Driver:
         plan: Plan,
         *,
         on_row: Callable[[events.Row], None],
+        on_stage: Callable[[str], None],
         bounds: Bounds,
         stopped_by: Callable[[], int | None],
     ):
         self._plan, self._on_row, self._bounds = plan, on_row, bounds
-        self._stopped_by = stopped_by
+        self._on_stage, self._stopped_by = on_stage, stopped_by
         self._run = plan.experiment.run
         self._handles: list[Any] = []
         """Handles of all workers ever started."""
@@ -146,6 +148,7 @@ class Driver:
         self._stop_asked_at: float | None = None
         self._waiting_since: float | None = time.monotonic()
         self._launcher.ask_to_stop.remote(False)
+        self._on_stage(f"waiting for Ray to start the workers ({self._run.workers})")
 
     def _started(self, event: events.Started) -> None:
         if event.rank in self._workers:  # Ray has restarted them for a reason of its own
@@ -154,6 +157,9 @@ class Driver:
         self._handles.append(event.handle)
         self._waiting_since = None
         self._looked_at = self._started_at = time.monotonic()
+        if event.rank == 0:
+            every = count(self._run.report_interval, "step")
+            self._on_stage(f"workers started: loading data and network; numbers come after {every}")
 
     def _is_current(self, rank: int, worker: str) -> bool:
         """Whether the worker belongs to this start: the last events of an earlier one may come late."""
@@ -232,7 +238,7 @@ class Driver:
                 grew = len(self._workers) > self._size
                 self._resize_s = self._bounds.resize_s if grew else 2 * self._resize_s
                 self._size = len(self._workers)
-                self._ask_to_stop(f"there is room for {room} more workers")
+                self._ask_to_stop(f"there is room for {count(room, 'more worker')}")
 
 
 def _start_launcher(bounds: Bounds) -> Any:

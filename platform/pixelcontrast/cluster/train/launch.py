@@ -1,5 +1,6 @@
 """Launch a training on Ray."""
 
+import os
 from collections.abc import Callable
 
 from pixelcontrast.cluster.connect import connect
@@ -24,8 +25,16 @@ def _never() -> int | None:
     return None
 
 
+def _unheard(words: str) -> None:
+    """Nobody waits at a terminal."""
+
+
 def launch(
-    experiment: Experiment, *, on_row: Callable[[Row], None], stopped_by: Callable[[], int | None] = _never
+    experiment: Experiment,
+    *,
+    on_row: Callable[[Row], None],
+    on_stage: Callable[[str], None] = _unheard,
+    stopped_by: Callable[[], int | None] = _never,
 ) -> None:
     """Train on the cluster in RAY_ADDRESS, or on a local instance; returns when the training has finished.
 
@@ -39,6 +48,7 @@ def launch(
 
     Args:
         on_row: called in this thread with every row of metrics, in order and once each, as the training runs.
+        on_stage: called in this thread with what is waited for, whenever that changes before the first row.
         stopped_by: called in this thread twice a second; returns a signal that another process received on
             behalf of this one, or None. A signal stops the training as the first one to this process would.
 
@@ -52,7 +62,7 @@ def launch(
     from pixelcontrast.training import memory_bytes
 
     memory = memory_bytes(experiment)
-    _launch(experiment, on_row=on_row, loop=train, memory=memory, stopped_by=stopped_by)
+    _launch(experiment, on_row=on_row, on_stage=on_stage, loop=train, memory=memory, stopped_by=stopped_by)
 
 
 def _launch(
@@ -60,13 +70,15 @@ def _launch(
     *,
     on_row: Callable[[Row], None],
     loop: Loop,
+    on_stage: Callable[[str], None] = _unheard,
     memory: int = 0,
     bounds: Bounds | None = None,
     stopped_by: Callable[[], int | None] = _never,
 ) -> None:
     experiment = reachable_paths(experiment)
     run, bounds = experiment.run, bounds or Bounds()
-    folder = open_storage(experiment)
+    folder, address = open_storage(experiment), os.environ.get("RAY_ADDRESS")
+    on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     with (
         sigterm_interrupts(),
         held(folder, what=f"run {run.name}"),
@@ -90,4 +102,4 @@ def _launch(
             # One more than fits into the time: the driver, which knows what is missing, gives up first.
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )
-        Driver(plan, on_row=on_row, bounds=bounds, stopped_by=stopped_by).follow()
+        Driver(plan, on_row=on_row, on_stage=on_stage, bounds=bounds, stopped_by=stopped_by).follow()

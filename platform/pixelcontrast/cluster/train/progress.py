@@ -32,6 +32,8 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task("", total=None, numbers="starting")
         self._miou: float | None = None
+        self._shown: Row | None = None
+        """The train row that the bar shows."""
         self._pace = _Pace()
 
     def __enter__(self) -> "TrainingProgress":
@@ -43,17 +45,29 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
+    def stage(self, words: str) -> None:
+        """Show what is being waited for, until the next row."""
+        self._bar.update(self._task, numbers=words)
+        if not self._live:
+            self._print(words)
+
     def row(self, row: Row) -> None:
         """Show a row of metrics."""
         if row["kind"] == "eval":
-            self._miou = row["miou"]
-            accuracy = f"pixel accuracy {percent(row['pixel_accuracy'])} %"
-            self._print(f"step {row['step']}  mIoU {percent(self._miou)} %  {accuracy}")
+            self._evaluated(row)
             return
+        self._shown = row
         numbers = self._numbers(row, self._pace.seconds_left(row))
         self._bar.update(self._task, completed=row["step"], total=row["steps"], numbers=numbers)
         if not self._live:
             self._print(f"step {row['step']}/{row['steps']}  {numbers}")
+
+    def _evaluated(self, row: Row) -> None:
+        self._miou = row["miou"]
+        accuracy = f"pixel accuracy {percent(row['pixel_accuracy'])} %"
+        self._print(f"step {row['step']}  mIoU {percent(self._miou)} %  {accuracy}")
+        if self._shown is not None:  # else the bar would stay at the mIoU of the evaluation before
+            self._bar.update(self._task, numbers=self._numbers(self._shown, None))
 
     def _numbers(self, row: Row, seconds_left: float | None) -> str:
         parts = []
@@ -101,6 +115,8 @@ class _Pace:
         now, attempt = time.monotonic(), row.get("attempt")
         if self._first is None or self._first[0] != attempt or row["step"] <= self._first[1]:
             self._first = (attempt, row["step"], now)
+            return None
+        if row["step"] == row["steps"]:
             return None
         _, step, since = self._first
         return (row["steps"] - row["step"]) * (now - since) / (row["step"] - step)

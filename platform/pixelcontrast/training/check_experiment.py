@@ -1,5 +1,8 @@
 """What can be found wrong before any worker starts."""
 
+import os
+import shutil
+
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model, check_model_weights
@@ -31,8 +34,20 @@ def check(experiment: Experiment) -> Row | None:
     return None
 
 
+def check_compiler() -> None:
+    """Raise ``ValueError`` where this machine has no C++ compiler, without which nothing is compiled."""
+    wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
+    if not any(shutil.which(name) for name in wanted):
+        raise ValueError(
+            f"run.compile: torch.compile needs a C++ compiler, and PATH has none of {', '.join(wanted)}; "
+            "install one (apt-get install g++), name yours in CXX, or leave out --run.compile"
+        )
+
+
 def check_inputs(experiment: Experiment) -> None:
     """Look at the model, its weights and the data; raises ``ValueError`` as ``check``."""
+    if experiment.run.compile:
+        check_compiler()
     check_model(experiment.model)
     check_model_weights(experiment.model)
     check_data(experiment.data)

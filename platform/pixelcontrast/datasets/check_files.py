@@ -51,6 +51,8 @@ class SplitReport:
     """int64 [num_classes + 1]: in how many images each occurs."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(width, height) → images."""
+    contents: str = ""
+    """sha256 of the names and bytes of all files, in their order; "" where one cannot be read."""
 
     def shares(self) -> np.ndarray:
         """float64 [num_classes + 1]: each class among the pixels that have one; last the ignored, among
@@ -60,8 +62,8 @@ class SplitReport:
 
 
 @dataclass
-class Report:
-    """What was found."""
+class DataReport:
+    """What was found in a data set."""
 
     findings: list[Finding] = field(default_factory=list)
     splits: dict[Split, SplitReport] = field(default_factory=dict)
@@ -83,9 +85,13 @@ class _Facts(NamedTuple):
     images: np.ndarray
     sizes: Counter[tuple[int, int]]
     digests: list[tuple[str, bytes]]
+    files: list[str]
+    """Name and sha256 of each file; of one that cannot be read the name alone."""
 
 
-def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None = None) -> Report:
+def check_files(
+    data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None = None
+) -> DataReport:
     """Decode every image and label of both splits.
 
     Found are: wrong lists and settings, empty splits, images without label and labels without image, files
@@ -98,7 +104,7 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
         processes: that decode at the same time.
         on_progress: called with the pairs looked at and their number.
     """
-    report, listings = Report(), _listings(data)
+    report, listings = DataReport(), _listings(data)
     total = sum(len(found.found.pairs) for found in listings.values() if isinstance(found, Listing))
     done, digests = 0, {}
     for split, found in listings.items():
@@ -111,7 +117,9 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
         report.names, report.colors = found.labels.names, found.labels.colors
         zeros = np.zeros(found.labels.num_classes + 1, np.int64)
         report.splits[split] = whole = SplitReport(len(found.found.pairs), zeros, zeros.copy())
+        files: list[str] = []
         for facts in _look(root, found, processes if total > _FEW else 1):
+            files += facts.files
             report.findings += [*facts.findings, *_duplicates(facts.digests, split, digests)]
             whole.class_pixels += facts.pixels
             whole.class_images += facts.images
@@ -119,6 +127,7 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
             done += facts.num_pairs
             if on_progress is not None:
                 on_progress(done, total)
+        whole.contents = _contents(files)
         report.findings += _absent_classes(split, whole, report.names)
     return report
 
@@ -149,8 +158,9 @@ def _look_at(
 ) -> _Facts:
     """Decode some pairs, in any process."""
     zeros = np.zeros(labels.num_classes + 1, np.int64)
-    facts = _Facts(len(pairs), [], zeros, zeros.copy(), Counter(), [])
+    facts = _Facts(len(pairs), [], zeros, zeros.copy(), Counter(), [], [])
     for pair in pairs:
+        facts.files.extend(f"{_below(root, path)} {_sha256(path)}" for path in pair)
         name = _below(root, pair.image)
         size = None
         try:
@@ -177,9 +187,23 @@ def _look_at(
     return facts
 
 
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""  # what is wrong with it, ``read_image`` and ``read_label`` say
+
+
+def _contents(files: list[str]) -> str:
+    if any(line.endswith(" ") for line in files):
+        return ""
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+
 def _finding(root: Path, path: Path, subject: str, error: FileError) -> Finding:
     name = _below(root, path)
-    problem = str(error).replace(f"{root}{os.sep}", "").removeprefix(f"{name}: ")
+    problem = error.problem.replace(f"{root}{os.sep}", "").removeprefix(f"{name}: ")
     return Finding("problem", subject, name, problem, error.remedy)
 
 

@@ -1,0 +1,48 @@
+"""The experiment's own values of what is searched: a search's baseline."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pixelcontrast import config
+from pixelcontrast.config import Experiment
+from pixelcontrast.search.settings import Search
+
+_BANK_SIZES = ("contrast.pixel_queue_size", "contrast.region_memory_size")
+
+
+def own_point(search: Search, experiment: Experiment, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A known point, filled up with the experiment's own values where they lie in the space."""
+    own = own_values(experiment, search.space)
+    filled = {key: point.get(key, own[key]) for key in search.space}
+    return {key: value for key, value in filled.items() if value in search.space[key]}
+
+
+def is_baseline(search: Search, experiment: Experiment, point: Mapping[str, Any]) -> bool:
+    """Whether a point trains what the experiment does."""
+    return dict(point) == own_values(experiment, search.space)
+
+
+def outside(search: Search, experiment: Experiment) -> dict[str, Any]:
+    """Key → the experiment's own value, where the space does not have it: there is no baseline then."""
+    own = own_values(experiment, search.space)
+    return {key: value for key, value in own.items() if value not in search.space[key]}
+
+
+def own_values(experiment: Experiment, keys: Iterable[str]) -> dict[str, Any]:
+    """The experiment's values, of a bank's size that is unset the number that it stands for.
+
+    Raises:
+        ValueError: that number depends on the data set, which cannot be read.
+    """
+    settings = config.flatten(experiment)
+    own = {key: settings[key] for key in keys}
+    if any(own.get(key, 1) is None for key in _BANK_SIZES):
+        from pixelcontrast.datasets.segmentation import build_dataset  # loads torch, which readers do without
+
+        train_set = build_dataset(experiment.data, "train")
+        counts = train_set.labels.num_classes, len(train_set)
+        memory = replace(experiment.contrast, memory="both")  # the sizes, whether they are used or not
+        sizes = dict(zip(_BANK_SIZES, (memory.pixels_of(*counts), memory.regions_of(*counts)), strict=True))
+        own |= {key: sizes[key] for key in _BANK_SIZES if key in own}
+    return own

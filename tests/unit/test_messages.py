@@ -1,0 +1,154 @@
+"""What goes wrong around a training is said in one line, with the file or the key and what to do."""
+
+import errno
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from PIL import Image
+
+from pixelcontrast import config
+from pixelcontrast.cli.terminal import failures_told
+from pixelcontrast.datasets.loading import eval_loader, train_loader
+from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.settings import Search
+from pixelcontrast.training.preflight import check_compiler
+from searches import SPACE, experiment
+
+
+@pytest.fixture
+def damaged(scenes: Path, tmp_path: Path) -> SegmentationSet:
+    """A training set whose first image is cut off."""
+    folder = tmp_path / "scenes"
+    for path in scenes.rglob("*"):
+        if path.is_file():
+            target = folder / path.relative_to(scenes)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    found = build_dataset(experiment(folder, tmp_path).data, "train")
+    image = found.pairs[0].image
+    image.write_bytes(image.read_bytes()[:200])
+    return found
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_damaged_file_is_one_line_from_a_loader_process_too(
+    damaged: SegmentationSet, tmp_path: Path, processes: int
+) -> None:
+    settings = experiment(damaged.root, tmp_path)
+    data = config.replace(settings, {"data.loader_processes": processes}).data
+    place = {"rank": 0, "world_size": 1}
+    training = train_loader(damaged, data, seed=0, batch_size=5, start_step=0, steps=2, **place)
+    for loader in (training, eval_loader(damaged, loader_processes=processes, **place)):
+        with pytest.raises(ValueError, match="cannot be read as PNG or JPEG") as caught:
+            list(loader)
+        text = str(caught.value)
+        assert text.startswith(str(damaged.pairs[0].image))
+        assert text.endswith("; copy or download the file again; it must be PNG or JPEG")
+        assert "\n" not in text
+
+
+def test_a_loader_process_that_is_ended_is_one_line_with_what_to_do(scenes: Path, tmp_path: Path) -> None:
+    found = _Ending(**vars(build_dataset(experiment(scenes, tmp_path).data, "train")))
+    loader = eval_loader(found, rank=0, world_size=1, loader_processes=1)
+    with pytest.raises(RuntimeError, match=r"^data\.loader_processes: .*df -h /dev/shm.*lower") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
+class _Ending(SegmentationSet):
+    """Ends the process that reads it, as a full shared memory does."""
+
+    def read(self, index: int) -> NoReturn:
+        os._exit(index + 1)
+
+
+def test_one_pixel_at_the_lowest_level_is_refused_by_its_settings(scenes: Path, tmp_path: Path) -> None:
+    settings = experiment(scenes, tmp_path)
+    with pytest.raises(ValueError, match=r"data\.crop_size is \(32, 32\) and optim\.batch_size 1"):
+        config.replace(settings, {"data.crop_size": (32, 32), "optim.batch_size": 1})
+    config.replace(settings, {"data.crop_size": (32, 64), "optim.batch_size": 1})
+    config.replace(settings, {"data.crop_size": (32, 32), "optim.batch_size": 2})
+
+
+def test_a_missing_compiler_is_found_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"^run\.compile: .*c\+\+, g\+\+, clang\+\+; install one"):
+        check_compiler()
+    compiler = tmp_path / "mine"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", "mine")
+    check_compiler()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/runs/a"),
+            "/runs/a: Permission denied; ask its",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/runs/a"),
+            "/runs/a: No space left on device; free",
+        ),
+        (OSError("[Errno 13] Failed to open '/runs/b'\nDetail: more"), "[Errno 13] Failed to open '/runs/b'"),
+    ],
+)
+def test_a_file_that_the_system_refuses_ends_a_command_in_one_line(error: OSError, text: str) -> None:
+    with pytest.raises(SystemExit) as stop, failures_told(resume=""):
+        raise error
+    assert str(stop.value.code).startswith(text)
+    assert "\n" not in str(stop.value.code)
+
+
+def test_a_home_that_cannot_be_made_is_named(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setattr(Storage, "is_local", False)  # as in an object store, whose study lies at home
+    folder = SearchFolder(experiment(scenes, tmp_path), Search(space=SPACE, trials=1), None)
+    with (
+        pytest.raises(ValueError, match=r"home/.cache/pixelcontrast/.* cannot be made.* Set HOME"),
+        folder.held(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_folders_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, refused: bool
+) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").resolve().is_dir():
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if refused:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            Storage(str(tmp_path)).write("a", b"content")
+    else:
+        Storage(str(tmp_path)).write("a", b"content")
+        assert (tmp_path / "a").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(("width", "what"), [(9_000, "9000×9000 pixels are"), (20_000, "its pixels are")])
+def test_an_image_over_the_cap_is_named_with_what_to_do(
+    damaged: SegmentationSet, width: int, what: str
+) -> None:
+    """Also where Pillow refuses to open it at all."""
+    image = damaged.pairs[0].image
+    Image.new("1", (width, 9_000)).save(image)
+    with pytest.raises(ValueError, match=f"{what} too many; allowed are at most 80,000,000; cut it"):
+        damaged.read(0)
