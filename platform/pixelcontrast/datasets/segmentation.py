@@ -1,9 +1,10 @@
 """A split of a data set as pairs of image and label, and how a configuration names one."""
 
 import hashlib
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,16 @@ from torch import Tensor
 from pixelcontrast.config import Data
 from pixelcontrast.datasets import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context
 from pixelcontrast.datasets.files import ColorLabels, FileError, read_header, read_image, read_label
-from pixelcontrast.datasets.labels import LabelSpace
+from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
+from pixelcontrast.datasets.left_out import left_out
 from pixelcontrast.datasets.listing import Listing, Pair, Split
 
-_HEADERS_S = 1.0
-"""How long the quick look may take, per split: some 3,000 pairs from a local disk."""
+_HEADERS_S = 5.0
+"""How long the look at the headers may take, per split: some 15,000 pairs from a local disk."""
+_LABELS_S = 1.0
+"""How long the look at what the labels to train on hold may take."""
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["SegmentationSet", "Split", "build_dataset", "check_data", "list_split", "published_labels"]
 
@@ -72,23 +78,50 @@ class SegmentationSet:
             FileError: as ``read``, as far as headers tell: missing, empty or of another kind, sizes that
                 differ.
         """
-        # Steps of the golden section visit every pair once, and any first part of them is spread evenly.
-        step = max(1, round(len(self) * 0.618))
-        while math.gcd(step, len(self)) != 1:
-            step += 1
-        content, end = (
-            "colors" if isinstance(self.read_label, ColorLabels) else "ids",
-            time.monotonic() + seconds,
-        )
-        for count in range(len(self)):
-            if time.monotonic() > end:
-                return count
-            pair = self.pairs[count * step % len(self)]
+        content = "colors" if isinstance(self.read_label, ColorLabels) else "ids"
+        count = 0
+        for pair in self._spread(seconds):
             image = read_header(pair.image, "image")
             if pair.label.suffix.lower() == ".png":
                 label = read_header(pair.label, content)
                 check_sizes(pair, (image.width, image.height), (label.width, label.height))
-        return len(self)
+            count += 1
+        return count
+
+    def check_classes(self, *, seconds: float) -> None:
+        """Look at the labels of pairs spread over the split; warns of what no class can be learnt from.
+
+        Args:
+            seconds: when to stop.
+
+        Raises:
+            ValueError: as ``read``; or no label of the split has a pixel of any class.
+        """
+        pixels, count = np.zeros(IGNORE_INDEX + 1, np.int64), 0
+        for pair in self._spread(seconds):
+            encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
+            pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
+            count += 1
+        absent = [name for name, number in zip(self.labels.names, pixels, strict=False) if number == 0]
+        if len(absent) == self.labels.num_classes and count == len(self):
+            raise ValueError(
+                f"data.root {self.root}: all pixels of all {count} labels to train on are ignored"
+            )
+        if absent and count == len(self):
+            logger.warning("no label to train on has %s: nothing is learnt of it", ", ".join(absent))
+        elif len(absent) == self.labels.num_classes:
+            logger.warning("of the %d labels looked at, all pixels are ignored", count)
+
+    def _spread(self, seconds: float) -> Iterator[Pair]:
+        """Every pair once, until the time is over; any first part of them is spread evenly."""
+        end = time.monotonic() + seconds
+        step = max(1, round(len(self) * 0.618))  # the golden section's
+        while math.gcd(step, len(self)) != 1:
+            step += 1
+        for count in range(len(self)):
+            if time.monotonic() > end:
+                return
+            yield self.pairs[count * step % len(self)]
 
     @property
     def fingerprint(self) -> str:
@@ -166,7 +199,10 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
         ValueError: a folder or file of the layout is missing, or an image has no label; the message names it
             and the layout.
     """
-    found = list_split(data, split)
+    return _of_listing(data, list_split(data, split))
+
+
+def _of_listing(data: Data, found: Listing) -> SegmentationSet:
     if found.found.faults:
         first, more = found.found.faults[0], len(found.found.faults) - 1
         others = f" ({more} more such files)" if more else ""
@@ -198,18 +234,23 @@ def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> N
 
 
 def check_data(data: Data) -> None:
-    """A quick look before any worker starts: splits, names, the headers of many files, the first pair's
-    pixels.
+    """A quick look before any worker starts: splits, names, headers, the classes in the labels to train on.
 
-    ``check_files`` is the thorough one, which decodes every file.
+    What is left out, and classes that do not occur, are warned of. ``check_files`` is the thorough one, which
+    decodes every file: this one stops after seconds, which large sets need more of.
 
     Raises:
         ValueError: as ``build_dataset`` and ``SegmentationSet.read``.
     """
     for split in ("train", "val"):
-        dataset = build_dataset(data, split)
+        found = list_split(data, split)
+        dataset = _of_listing(data, found)
+        for line in left_out(found.found):
+            logger.warning("%s: %s", split, line)
         dataset.read(0)
         dataset.check_headers(seconds=_HEADERS_S)
+        if split == "train":
+            dataset.check_classes(seconds=_LABELS_S)
 
 
 def _size(size: tuple[int, int]) -> str:
