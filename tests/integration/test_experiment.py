@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -49,7 +50,19 @@ def kill_after(step: int, arguments: list[str], cwd: Path) -> set[int]:
     raise AssertionError(f"the run ended with {driver.returncode} before step {step}")
 
 
-def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp_path: Path) -> None:
+def run_here(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    """The command's status; in this process, for what ends before anything starts: an import less."""
+    monkeypatch.setattr(sys, "argv", arguments[1:])
+    try:
+        runpy.run_path(arguments[1], run_name="__main__")
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def test_killed_half_way_and_started_again_by_the_same_command(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = command(scenes, tmp_path / "runs")
     started = kill_after(25, arguments, tmp_path)
     assert len(started) > 4
@@ -80,18 +93,10 @@ def test_killed_half_way_and_started_again_by_the_same_command(scenes: Path, tmp
     psutil.wait_procs([psutil.Process(pid) for pid in started if psutil.pid_exists(pid)], timeout=30)
     assert not [pid for pid in started if psutil.pid_exists(pid)], "processes of the killed driver are left"
 
-    third = subprocess.run(
-        arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
-    )
-    assert third.returncode == 0
-    assert "Run small is finished; choose another --run.name to start a new one." in third.stdout
-
-    changed = command(scenes, tmp_path / "runs", "--contrast.temperature", "0.2")
-    refused = subprocess.run(
-        changed, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
-    )
-    assert refused.returncode == 2
-    assert "contrast.temperature was 0.1 and is now 0.2" in refused.stderr
+    assert run_here(arguments, monkeypatch) == 0
+    assert "Run small is finished; choose another --run.name to start a new one." in capsys.readouterr().out
+    assert run_here(command(scenes, tmp_path / "runs", "--contrast.temperature", "0.2"), monkeypatch) == 2
+    assert "contrast.temperature was 0.1 and is now 0.2" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -38,7 +38,13 @@ def save(run: Storage, step: int) -> None:
 
 
 def check_usable(run: Storage, step: int) -> None:
-    """After ``save(run, step)`` was cut off: the newest is whole, and the next saving leaves no rest."""
+    """After ``save(run, step)`` was cut off: the newest is whole, and the next saving leaves no rest.
+
+    A checkpoint that was half written or half deleted is hidden, so that ``verify`` calls it left over.
+    """
+    begun = [name for name in run.names("checkpoints") if name.startswith("step-")]
+    if run.is_local:
+        assert all(run.exists(f"checkpoints/{name}/manifest.json") for name in begun), begun
     name, _ = checkpoint.newest_valid(run)
     assert name in (folder_of(step - 1), folder_of(step)), name
     newest = int(name[-8:])

@@ -1,6 +1,5 @@
 """A training on a cluster of several nodes that come and go, each a real raylet on this machine."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers
 from pixelcontrast.cluster.train.launch import _launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.train.worker import train
-from pixelcontrast.runs.run_folder import open_storage
+from pixelcontrast.runs.run_folder import open_storage, read_attempts, read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 60
@@ -46,12 +45,9 @@ def drain(node: Any, seconds: float) -> None:
     assert accepted, reason
 
 
-def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
-    cluster: Any, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two workers, then one, then two again: only the lost node costs steps, and the samples stay."""
-    nodes = [cluster.add_node(num_cpus=1, **raylets.NODE) for _ in range(2)]
-    settings = Experiment(
+def experiment(scenes: Path, storage: Path) -> Experiment:
+    """Sixty steps of one worker or two, each with a part of the memory."""
+    return Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
         model=Model(backbone="hrnet_w18_small", embedding_dim=32),
         contrast=Contrast(
@@ -65,7 +61,7 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
         optim=Optim(steps=STEPS, batch_size=2, lr=1e-4),
         run=Run(
             name="small",
-            storage=str(tmp_path),
+            storage=str(storage),
             workers=Workers(1, 2),
             device="cpu",
             max_failures=1,
@@ -74,53 +70,85 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
             checkpoint_interval=5,
         ),
     )
-    events: list[str] = []
 
-    def on_row(row: dict[str, Any]) -> None:
-        if not events and row["step"] == 8:
-            drain(nodes[0], seconds=300)
-            nodes.append(cluster.add_node(num_cpus=1, **raylets.NODE))
-            events.append("drained")
-        elif events == ["drained"] and row["attempt"] == 2 and row["step"] % 5 == 2:
-            cluster.remove_node(nodes[2], allow_graceful=False)
-            events.append(f"lost at {row['step']}")
-        elif len(events) == 2 and row["attempt"] == 3 and row["step"] % 5 == 2:
-            cluster.add_node(num_cpus=1, **raylets.NODE)
-            events.append("added")
 
-    def slowly(experiment: Experiment, /, *, report: Callable[[Any], None], **rest: Any) -> int | None:
-        """A step a second: nodes take some to come and go, and the run must not end before."""
+class Changes:
+    """What happens to the cluster during the run: a node is drained, another lost, a new one comes.
 
-        def later(row: dict[str, Any]) -> None:
-            report(row)
-            time.sleep(1)
+    Attributes:
+        events: what has happened so far.
+        lost_at: the step at which the node was lost.
+    """
 
-        return train(experiment, report=later, **rest)
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self._drained, _ = (self._add_node() for _ in range(2))
+        self._lost: Any = None
+        self.events: list[str] = []
+        self.lost_at = 0
 
+    def on_row(self, row: dict[str, Any]) -> None:
+        """Every change waits until the run has met the one before, and lies between two checkpoints."""
+        between = row["step"] % 5 == 2
+        if not self.events and row["step"] == 8:
+            drain(self._drained, seconds=300)
+            self._lost = self._add_node()
+            self.events.append("drained")
+        elif self.events == ["drained"] and row["attempt"] == 2 and between:
+            self._cluster.remove_node(self._lost, allow_graceful=False)
+            self.lost_at = row["step"]
+            self.events.append("lost")
+        elif len(self.events) == 2 and row["attempt"] == 3 and between:
+            self._add_node()
+            self.events.append("added")
+
+    def _add_node(self) -> Any:
+        return self._cluster.add_node(num_cpus=1, **raylets.NODE)
+
+
+def train_slowly(experiment: Experiment, /, *, report: Callable[[Any], None], **rest: Any) -> int | None:
+    """A step a second: nodes take some to come and go, and the run must not end before."""
+
+    def later(row: dict[str, Any]) -> None:
+        report(row)
+        time.sleep(1)
+
+    return train(experiment, report=later, **rest)
+
+
+def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
+    cluster: Any, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two workers, then one, then two again: only the lost node costs steps, and the samples stay."""
+    settings, changes = experiment(scenes, tmp_path), Changes(cluster)
     bounds = Bounds(placement_attempt_s=10, resize_s=5)
-    _launch(settings, on_row=on_row, loop=slowly, bounds=bounds)
+    _launch(settings, on_row=changes.on_row, loop=train_slowly, bounds=bounds)
     run = open_storage(settings)
-    attempts = [json.loads(line) for line in run.read("attempts.jsonl").splitlines()]
-    messages = caplog.text
+    attempts = read_attempts(run)
     sizes = [attempt["world_size"] for attempt in attempts]
     # On a busy machine the new node may be seen before it can take a worker, and is then asked for again.
-    assert sizes == [2, 2, 1, *[1] * (len(sizes) - 4), 2], (events, messages)
-    assert "1 of the workers' nodes will be taken away: checkpoint at step" in messages
-    assert "retry 1 of 1" in messages
-    assert "there is room for 1 more worker: checkpoint at step" in messages
+    assert sizes == [2, 2, 1, *[1] * (len(sizes) - 4), 2], (changes.events, caplog.text)
+    assert "1 of the workers' nodes will be taken away: checkpoint at step" in caplog.text
+    assert "retry 1 of 1" in caplog.text
+    assert "there is room for 1 more worker: checkpoint at step" in caplog.text
 
-    rows = [json.loads(line) for line in run.read("metrics.jsonl").splitlines()]
-    trained = [row for row in rows if row["kind"] == "train"]
+    trained = [row for row in read_rows(run) if row["kind"] == "train"]
     assert [row["step"] for row in trained] == list(range(1, STEPS + 1))
-    begun = [attempt["from_step"] for attempt in attempts]
-    lost_at = int(events[1].split()[-1])
+    check_lost_steps([attempt["from_step"] for attempt in attempts], trained, lost_at=changes.lost_at)
+    check_losses(trained, config.replace(settings, {"run.name": "alone", "run.workers": "1"}))
+
+
+def check_lost_steps(begun: list[int], trained: list[dict[str, Any]], *, lost_at: int) -> None:
+    """Only the lost node costs steps, those since the last checkpoint; ``begun`` has each attempt's first."""
     assert begun[1] > 8, "the drained node's workers wrote a checkpoint"
     assert lost_at - lost_at % 5 <= begun[2] <= lost_at + 3
-    for number in range(3, len(attempts)):
+    for number in range(3, len(begun)):
         last_alone = [row["step"] for row in trained if row["attempt"] == number][-1]
         assert begun[number] == last_alone, "growing lost nothing"
 
-    alone = config.replace(settings, {"run.name": "alone", "run.workers": "1"})
+
+def check_losses(trained: list[dict[str, Any]], alone: Experiment) -> None:
+    """They are those of a run that one worker made without a change."""
     reference: list[dict[str, Any]] = []
     training.fit(alone, device=torch.device("cpu"), report=reference.append)
     for ours, theirs in zip(trained, [row for row in reference if row["kind"] == "train"], strict=True):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_fit import experiment, fit, fit_until
 
 from object_store import ObjectStore
 from pixelcontrast import config, parse, training
@@ -22,16 +21,16 @@ from pixelcontrast.runs.reproduce import _code, _origin, read_recipe, reproduce
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
 from pixelcontrast.runs.storage import Storage
 from same_run import differing_parts
+from small_fit import FinishedRun, experiment, fit, fit_until
 
 PARTS = ("model.safetensors", "memory-0-of-1.safetensors", "optimizer.pt", "loop.json")
 LAST = checkpoint.folder_of(8)
 
 
-@pytest.fixture(scope="module")
-def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    settings = experiment(scenes, tmp_path_factory.mktemp("recorded"), contrast__temperature=0.2)
-    fit(settings)
-    return settings
+@pytest.fixture
+def finished(uninterrupted: FinishedRun) -> Experiment:
+    """A finished run, whose temperature is not the default."""
+    return uninterrupted.settings
 
 
 def folder(settings: Experiment) -> Path:

@@ -1,43 +1,31 @@
-"""Searches on a real local Ray: trials stopped early, failed, killed; drivers killed and started again."""
+"""Searches on a real local Ray, driven by this process: trials stopped early, failed, killed, interrupted."""
 
 import dataclasses
-import json
 import os
 import signal
-import statistics
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 import psutil
 import pytest
-from scipy.stats import ttest_rel
+from search_results import check_the_promise, rows_of, trials_of
 from small_search import EXPERIMENT, SEARCH
 
 from pixelcontrast import config
 from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.tune.search import run_search
-from pixelcontrast.search.folder import open_study_storage
 from pixelcontrast.search.trials import Proposal
-from pixelcontrast.words import points
 
-pytestmark = pytest.mark.timeout(900)
-STEPS = EXPERIMENT.optim.steps
-FILE = Path(__file__).with_name("small_search.py")
-
-
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 OF_THE_CLUSTER = {"TrainStateActor", "_AutoscalingCoordinatorActor"}
 """Actors that Ray keeps once per cluster, from its first training on."""
 
 
 class Recorder:
-    """A listener that keeps what it is told; ``on_step`` may act on it."""
+    """A listener that keeps what it is told."""
 
     def __init__(self) -> None:
         self.concurrent = 0
@@ -61,19 +49,6 @@ class Recorder:
         self.stopped_trials[proposal.name] = where
 
 
-def trials_of(search: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=search.name, storage=open_study_storage(search, None)).get_trials()
-
-
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def trained_steps(run: Path) -> list[int]:
-    return [row["step"] for row in rows_of(run) if row["kind"] == "train"]
-
-
 def left_behind() -> dict[str, Any]:
     """Placement groups, actors, resources and workers that a search has not given back."""
     import ray
@@ -92,7 +67,6 @@ def left_behind() -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_path: Path) -> None:
     """One trains to the end, one diverges, one is stopped early."""
     places = {"data.root": str(scenes), "run.storage": str(tmp_path)}
@@ -144,7 +118,6 @@ class Saboteur(Recorder):
             next(found for found in processes if target in found.name()).kill()
 
 
-@pytest.mark.slow
 def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end_the_search(
     scenes: Path, tmp_path: Path
 ) -> None:
@@ -160,133 +133,6 @@ def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end
     assert trials[0].user_attrs["failures"][0].startswith("worker 0 died: its process was killed")
     assert trials[0].user_attrs["attempts"] == trials[2].user_attrs["attempts"] == 2
     check_the_promise(tmp_path / "small-search", {}, trials=3)
-
-
-def command(scenes: Path, storage: Path, *more: str) -> list[str]:
-    places = ["--data.root", str(scenes), "--run.storage", str(storage)]
-    return [sys.executable, str(FILE), *more, *places]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-
-
-def interrupt_after(
-    arguments: list[str], cwd: Path, number: int, how: signal.Signals, *, evaluated: int = 1
-) -> tuple[int, str]:
-    """Signal the driver when ``number`` trials have ended and so many have been evaluated since."""
-    ended = 0
-    names: set[str] = set()
-    lines = []
-    with subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        start_new_session=True,
-    ) as driver:
-        assert driver.stdout is not None
-        children: list[psutil.Process] = []
-        for line in driver.stdout:
-            lines.append(line)
-            ended += line.rstrip().endswith("left)")
-            if ended >= number and "  step " in line:
-                names.add(line.split()[0])
-            if len(names) >= evaluated and not children:
-                children = psutil.Process(driver.pid).children(recursive=True)
-                if how == signal.SIGINT:
-                    os.killpg(driver.pid, how)  # a terminal's Ctrl-C reaches all
-                else:
-                    driver.send_signal(how)
-    assert children, "".join(lines)
-    assert not psutil.wait_procs(children, timeout=30)[1]
-    return driver.returncode, "".join(lines)
-
-
-def check_the_promise(search: Path, kept: dict[str, bytes], *, trials: int) -> None:
-    """What holds of a search after any number of deaths of its driver."""
-    found = trials_of(search)
-    assert len(found) == trials
-    assert not [trial for trial in found if trial.state.name in ("RUNNING", "WAITING")]
-    for name, content in kept.items():
-        assert (search / name / "metrics.jsonl").read_bytes() == content
-    for trial in found:
-        rows = rows_of(search / trial.user_attrs["run"])
-        assert max(Counter((row["kind"], row["step"]) for row in rows).values(), default=0) <= 1
-        evaluated = {row["step"]: row["miou"] for row in rows if row["kind"] == "eval"}
-        reported = trial.intermediate_values
-        if trial.state.name == "PRUNED":  # the training may go on for a moment
-            evaluated = {step: miou for step, miou in evaluated.items() if step <= max(reported)}
-        assert reported == evaluated, trial.user_attrs["run"]
-        if trial.state.name == "COMPLETE":
-            assert (search / trial.user_attrs["run"] / "result.json").is_file()
-            assert max(evaluated) == STEPS
-
-
-def ended_rows(search: Path) -> dict[str, bytes]:
-    return {
-        trial.user_attrs["run"]: (search / trial.user_attrs["run"] / "metrics.jsonl").read_bytes()
-        for trial in trials_of(search)
-        if trial.state.is_finished() and (search / trial.user_attrs["run"] / "metrics.jsonl").exists()
-    }
-
-
-@pytest.mark.slow
-def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: Path, tmp_path: Path) -> None:
-    arguments = command(scenes, tmp_path / "runs", "search", "--trials", "8")
-    search = tmp_path / "runs" / "small-search"
-    kept: dict[str, bytes] = {}
-    for number, how, status in [(1, signal.SIGKILL, -9), (1, signal.SIGINT, 130), (1, signal.SIGKILL, -9)]:
-        returncode, output = interrupt_after(arguments, tmp_path, number, how)
-        assert returncode == status, output
-        if how == signal.SIGINT:
-            assert "Rerun the command to resume it" in output
-        kept |= ended_rows(search)
-    run_command(arguments, tmp_path)
-    check_the_promise(search, kept, trials=8)
-    assert len(kept) >= 3
-
-    again = run_command(arguments, tmp_path)
-    assert "starts" not in again
-    assert "trained to the end" in again
-    check_the_promise(search, ended_rows(search), trials=8)
-
-
-@pytest.mark.slow
-def test_an_interrupted_search_leaves_checkpoints_and_goes_on_from_them(scenes: Path, tmp_path: Path) -> None:
-    """Two of three arms run; nothing but the interruption, and the best evaluation, leaves a checkpoint."""
-    steps, search = 60, tmp_path / "runs" / "small-arms"
-    more = {"optim.steps": steps, "run.eval-interval": 5, "run.checkpoint-interval": 1000}
-    options = [text for key, value in more.items() for text in (f"--{key}", str(value))]
-    arguments = command(scenes, tmp_path / "runs", "compare", "--seeds", "0", *options)
-    returncode, output = interrupt_after(arguments, tmp_path, 0, signal.SIGINT, evaluated=2)
-    assert returncode == 130, output
-    assert "Stopped. Rerun the command to resume it" in output
-    assert "Traceback" not in output
-    trials = trials_of(search)
-    assert [(trial.user_attrs["run"], trial.state.name) for trial in trials] == [
-        ("ce-s0", "RUNNING"),
-        ("contrast-s0", "RUNNING"),
-    ]
-    last = {trial.user_attrs["run"]: trained_steps(search / trial.user_attrs["run"])[-1] for trial in trials}
-    for name, step in last.items():
-        assert 5 <= step < steps
-        # One more may be the best evaluation's.
-        newest = max(path.name for path in (search / name / "checkpoints").iterdir())
-        assert newest == f"step-{step:08d}"
-        assert f"{name}  stopped with a checkpoint at step {step}\n" in output
-
-    run_command(arguments, tmp_path)
-    trials = trials_of(search)
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    for trial in trials:
-        name = trial.user_attrs["run"]
-        assert trained_steps(search / name) == list(range(1, steps + 1))
-        assert list(trial.intermediate_values) == list(range(5, steps + 1, 5))
-        attempts = [json.loads(line) for line in (search / name / "attempts.jsonl").read_text().splitlines()]
-        assert [attempt["from_step"] for attempt in attempts] == [0, *([last[name]] if name in last else [])]
 
 
 class Interrupter(Recorder):
@@ -330,7 +176,6 @@ def check_interruption(scenes: Path, storage: Path, listener: Interrupter, **set
     assert unfinished == listener.started_trials
 
 
-@pytest.mark.slow
 def test_an_interrupted_search_leaves_nothing_on_its_cluster(scenes: Path, tmp_path: Path) -> None:
     """The first trial trains, the second may still start."""
     listener = Interrupter()
@@ -339,7 +184,6 @@ def test_an_interrupted_search_leaves_nothing_on_its_cluster(scenes: Path, tmp_p
     assert listener.stopped_trials[listener.evaluated_trial].startswith(" with a checkpoint at step ")
 
 
-@pytest.mark.slow
 def test_a_trial_that_cannot_stop_does_not_keep_an_interrupted_search(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,41 +193,3 @@ def test_a_trial_that_cannot_stop_does_not_keep_an_interrupted_search(
     check_interruption(scenes, tmp_path, listener, max_concurrent=1)
     assert listener.started_trials == ["trial-0000"]
     assert not listener.stopped_trials
-
-
-@pytest.mark.slow
-def test_three_arms_on_three_seeds_print_their_table_and_may_be_asked_for_bit_by_bit(
-    scenes: Path, tmp_path: Path
-) -> None:
-    search = tmp_path / "runs" / "small-arms"
-    some = run_command(
-        command(scenes, tmp_path / "runs", "compare", "ce", "cool", "--seeds", "0", "1"),
-        tmp_path,
-    )
-    assert "2 arms (ce, cool) on seeds 0, 1" in some
-    kept = ended_rows(search)
-    assert kept.keys() == {"ce-s0", "ce-s1", "cool-s0", "cool-s1"}
-    every = run_command(command(scenes, tmp_path / "runs", "compare"), tmp_path)
-    assert "5 trials to run" in every
-    check_the_promise(search, kept, trials=9)
-
-    scores: dict[str, list[float]] = {}
-    for trial in sorted(trials_of(search), key=lambda trial: trial.user_attrs["seed"]):
-        scores.setdefault(trial.user_attrs["arm"], []).append(100 * (trial.value or 0.0))
-    mean = statistics.fmean(scores["ce"])
-    row = next(line for line in every.splitlines() if line.startswith("ce "))
-    numbers = [f"{score:.1f}" for score in scores["ce"]]
-    assert row.split() == ["ce", *numbers, f"{mean:.1f}", "±", f"{statistics.stdev(scores['ce']):.1f}"]
-    difference = ttest_rel(scores["contrast"], scores["ce"]).confidence_interval(0.95)
-    row = next(line for line in every.splitlines() if line.startswith("contrast "))
-    mean = statistics.fmean(scores["contrast"]) - statistics.fmean(scores["ce"])
-    shown = [points(number / 100) for number in (mean, difference.low, difference.high)]
-    assert row.rstrip().endswith("{} [{}, {}]".format(*shown))
-    assert "IoU in %, cool and ce" in every
-    assert (search / "report.html").is_file()
-
-
-def run_command(arguments: list[str], cwd: Path) -> str:
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=cwd, env=environment(), check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -13,23 +13,21 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from test_fit import experiment, fit, fit_until
 
 from pixelcontrast import cli, config
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage
 from pixelcontrast.training import verify
 from processes import run_ranks
+from small_fit import FinishedRun, experiment, fit, fit_ranks, fit_until
 
 LAST = checkpoint.folder_of(8)
 
 
-@pytest.fixture(scope="module")
-def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of eight steps."""
-    storage = tmp_path_factory.mktemp("verified")
-    fit(experiment(scenes, storage))
-    return storage / "small"
+@pytest.fixture
+def finished(uninterrupted: FinishedRun) -> Path:
+    """The folder of a finished run of eight steps; to be left as it is."""
+    return Path(open_storage(uninterrupted.settings).path())
 
 
 @pytest.fixture
@@ -187,11 +185,13 @@ def test_an_optimizer_of_other_parameters_is_named(run: Path) -> None:
 
 def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> None:
     (run / "checkpoints" / ".step-00000009.partial").mkdir()
+    (run / "checkpoints" / ".step-00000001.deleted").mkdir()
     (run / ".metrics.jsonl.partial").write_text("{")
     (run / LAST / "memory-1-of-2.safetensors").write_bytes(b"of another number of workers")
     assert found(run) == {}
     assert found(run, "left over").keys() == {
         "checkpoints/.step-00000009.partial",
+        "checkpoints/.step-00000001.deleted",
         ".metrics.jsonl.partial",
         f"{LAST}/memory-1-of-2.safetensors",
     }
@@ -276,10 +276,6 @@ def test_an_interrupted_run_is_sound(scenes: Path, tmp_path: Path, monkeypatch: 
     assert found(tmp_path / "small") == {}
     fit(settings)
     assert found(tmp_path / "small") == {}
-
-
-def fit_ranks(_rank: int, _world_size: int, text: str) -> None:
-    fit(config.from_json(text))
 
 
 def test_a_memory_in_parts_is_checked_as_a_whole(scenes: Path, tmp_path: Path) -> None:

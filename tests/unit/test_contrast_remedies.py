@@ -7,18 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contrasts import pixel_contrast
+from contrasts import CLASSES, DIM, logits_for, small_contrast
 from pixelcontrast.contrast import PixelContrast, ProjectionHead
 from pixelcontrast.contrast.maps import pixel_rows
 from processes import run_ranks
-
-CLASSES, DIM = 3, 4
-
-
-def make(**settings: Any) -> PixelContrast:
-    defaults: dict[str, Any] = {"num_classes": CLASSES, "embedding_dim": DIM, "pixel_queue_size": 8}
-    defaults |= {"region_memory_size": 0, "positive_mining": "all", "negative_mining": "all"}
-    return pixel_contrast(**defaults | settings)
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:
@@ -28,10 +20,6 @@ def maps(*shape: int, seed: int = 0) -> Tensor:
 
 def class_maps(*shape: int) -> Tensor:
     return torch.randint(CLASSES, shape, generator=torch.Generator().manual_seed(0))
-
-
-def logits_for(predictions: Tensor) -> Tensor:
-    return F.one_hot(predictions, CLASSES).permute(0, 3, 1, 2).float()
 
 
 def queued(contrast: PixelContrast, label: int) -> Tensor:
@@ -55,7 +43,7 @@ def losses_of(contrast: PixelContrast, labels: Tensor, *steps: Tensor) -> Tensor
 
 def test_rows_of_any_length_give_the_loss_and_the_memory_of_unit_rows() -> None:
     labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
-    raw, normalised = (make(region_memory_size=4) for _ in range(2))
+    raw, normalised = (small_contrast(region_memory_size=4) for _ in range(2))
     losses = losses_of(raw, labels, *(embeddings * 7 for embeddings in steps))
     assert losses.min() > 0
     torch.testing.assert_close(losses, losses_of(normalised, labels, *(F.normalize(e, dim=1) for e in steps)))
@@ -64,9 +52,11 @@ def test_rows_of_any_length_give_the_loss_and_the_memory_of_unit_rows() -> None:
 
 def test_separate_terms_are_the_batch_s_loss_plus_the_weighted_memory_s() -> None:
     labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
-    batch_only = losses_of(make(pixel_queue_size=0), labels, *steps)
+    batch_only = losses_of(small_contrast(pixel_queue_size=0), labels, *steps)
     weights = (0.0, 1.0, 2.5)
-    without, once, more = (losses_of(make(memory_weight=weight), labels, *steps) for weight in weights)
+    without, once, more = (
+        losses_of(small_contrast(memory_weight=weight), labels, *steps) for weight in weights
+    )
     torch.testing.assert_close(without, batch_only)
     assert once[0] == batch_only[0], "the memory is empty in the first step"
     assert once[1] > batch_only[1]
@@ -79,7 +69,7 @@ def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
     predicted = torch.tensor([[[0, 1, 1, 0, 0]]])
     codes = torch.eye(5).T[None, :, None]
     settings = {"embedding_dim": 5, "only_correct": True, "region_memory_size": 3}
-    contrast = make(**settings)
+    contrast = small_contrast(**settings)
     assert contrast(codes, labels, logits_for(predicted)) > 0, "wrong pixels are anchors all the same"
     for rows in (queued, region_rows):
         assert [rows(contrast, label).tolist() for label in range(CLASSES)] == [
@@ -92,7 +82,7 @@ def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
 def test_a_boundary_to_a_wrong_pixel_is_a_boundary_where_only_right_pixels_enter() -> None:
     """With columns 0 0 0 1 1 1, of which the first 1 is taken for a 0, column 2 lies at the boundary."""
     labels, predicted = torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 0, 0, 1, 1]]])
-    contrast = make(embedding_dim=6, only_correct=True, boundary_share=1.0, pixels_per_image=1)
+    contrast = small_contrast(embedding_dim=6, only_correct=True, boundary_share=1.0, pixels_per_image=1)
     for _ in range(5):
         contrast(torch.eye(6)[None, :, None], labels, logits_for(predicted))
     assert queued(contrast, 0).argmax(dim=1).tolist() == [2] * 5
@@ -102,13 +92,13 @@ def test_a_boundary_to_a_wrong_pixel_is_a_boundary_where_only_right_pixels_enter
 def test_negatives_that_are_all_filtered_leave_a_finite_loss(term: Any) -> None:
     labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
     steps[1].requires_grad_()
-    contrast = make(negative_mining="filtered", negative_margin=-3.0, memory_term=term)
+    contrast = small_contrast(negative_mining="filtered", negative_margin=-3.0, memory_term=term)
     loss = losses_of(contrast, labels, *steps)[1]
     loss.backward()
     assert loss.isfinite()
     assert steps[1].grad is not None
     assert steps[1].grad.isfinite().all()
-    batch_only = losses_of(make(pixel_queue_size=0), labels, steps[1])[0]
+    batch_only = losses_of(small_contrast(pixel_queue_size=0), labels, steps[1])[0]
     if term == "separate":
         torch.testing.assert_close(loss, batch_only, msg="positives alone teach nothing")
 
@@ -118,7 +108,7 @@ def test_a_lone_anchor_has_all_negatives_of_the_memory() -> None:
     labels = torch.tensor([[[0, 0, 1]]])
     lone = torch.tensor([[[0, 255, 255]]])
     filtered, drawn = (
-        make(negative_mining=mining, negative_margin=-3.0) for mining in ("filtered", "random")
+        small_contrast(negative_mining=mining, negative_margin=-3.0) for mining in ("filtered", "random")
     )
     steps = [maps(1, DIM, 1, 3, seed=seed) for seed in range(2)]
     for contrast in (filtered, drawn):
@@ -131,10 +121,10 @@ def test_a_lone_anchor_has_all_negatives_of_the_memory() -> None:
 def test_rows_of_the_step_before_are_the_oldest_at_max_age_1() -> None:
     labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(3)]
     size: dict[str, Any] = {"pixel_queue_size": 100, "memory_term": "joint"}
-    without_the_first = losses_of(make(**size), labels, *steps[1:])[1]
+    without_the_first = losses_of(small_contrast(**size), labels, *steps[1:])[1]
     last = {}
     for max_age in (1, None):
-        contrast = make(memory_max_age=max_age, **size)
+        contrast = small_contrast(memory_max_age=max_age, **size)
         for step, embeddings in zip((0, 0, 1), steps, strict=True):
             positions = torch.arange(2) + 2 * step
             logits = logits_for(torch.zeros_like(labels))
@@ -146,7 +136,7 @@ def test_rows_of_the_step_before_are_the_oldest_at_max_age_1() -> None:
 @pytest.mark.parametrize("max_age", [None, 1])
 def test_a_queue_smaller_than_what_a_batch_brings_holds_the_last_of_it(max_age: int | None) -> None:
     labels = torch.zeros(2, 2, 3, dtype=torch.int64)
-    contrast = make(pixel_queue_size=4, memory_max_age=max_age, pixels_per_image=6)
+    contrast = small_contrast(pixel_queue_size=4, memory_max_age=max_age, pixels_per_image=6)
     for seed in range(3):
         embeddings = maps(2, DIM, 2, 3, seed=seed)
         loss = losses_of(contrast, labels, embeddings)
@@ -162,7 +152,7 @@ def test_a_queue_smaller_than_what_a_batch_brings_holds_the_last_of_it(max_age: 
 def test_channels_last_maps_of_any_dtype_are_read_pixel_by_pixel(dtype: torch.dtype) -> None:
     labels, results, embeddings = class_maps(2, 5, 7), [], torch.zeros(())
     for layout in (torch.contiguous_format, torch.channels_last):
-        contrast, loss = make(region_memory_size=3), torch.zeros(())
+        contrast, loss = small_contrast(region_memory_size=3), torch.zeros(())
         for seed in range(2):
             embeddings = maps(2, DIM, 5, 7, seed=seed).to(dtype).to(memory_format=layout).requires_grad_()
             loss = losses_of(contrast, labels, embeddings)[0]
@@ -201,7 +191,7 @@ def edge_steps(rank: int, world_size: int, dtype: torch.dtype) -> dict[str, list
     mine, results = [slice(0, 2), slice(2, 4), slice(4, 4)][rank], {}
     loss = embeddings = torch.zeros(())
     for name in EDGES:
-        contrast = make(memory_max_age=2, region_memory_size=3, anchors_per_class=5)
+        contrast = small_contrast(memory_max_age=2, region_memory_size=3, anchors_per_class=5)
         for step, labels in enumerate([class_maps(4, 4, 4)] * 2 + [labels_of_edge(name)]):
             embeddings = maps(4, DIM, 4, 4, seed=step)[mine].to(dtype).requires_grad_()
             logits = torch.zeros(4, CLASSES, 4, 4)[mine]
@@ -253,7 +243,7 @@ def steps_of_everything(rank: int, world_size: int) -> dict[str, list[Tensor]]:
     for name, settings in EVERYTHING.items():
         for by_pixel in (False, True):
             torch.manual_seed(0)
-            head, contrast, loss = ProjectionHead(5, DIM), make(**settings), torch.zeros(())
+            head, contrast, loss = ProjectionHead(5, DIM), small_contrast(**settings), torch.zeros(())
             for step in range(2):
                 features = maps(4, 5, 4, 4, seed=step)[mine].requires_grad_()
                 logits, ids = torch.zeros(4, CLASSES, 2, 3)[mine], torch.arange(4)[mine]
@@ -294,4 +284,4 @@ def test_a_rank_without_images_takes_part_in_everything() -> None:
 )
 def test_wrong_remedies_are_named(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(**{name: value})
+        small_contrast(**{name: value})

@@ -12,8 +12,8 @@ from PIL import Image
 
 from pixelcontrast.cli.data import data_command
 from pixelcontrast.config import Data
-from pixelcontrast.datasets import check as checking
-from pixelcontrast.datasets.check import Report, check
+from pixelcontrast.datasets import check_files as files_check
+from pixelcontrast.datasets.check_files import DataReport, check_files
 from pixelcontrast.datasets.histogram import histogram_picture
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from small_sets import HEIGHT, WIDTH, some_ids, write_image, write_label
@@ -42,8 +42,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def look(root: Path, processes: int = 1) -> Report:
-    return check(Data(layout="folder", root=str(root)), processes=processes)
+def look(root: Path, processes: int = 1) -> DataReport:
+    return check_files(Data(layout="folder", root=str(root)), processes=processes)
 
 
 def on_its_side(root: Path) -> None:
@@ -211,8 +211,8 @@ def test_other_processes_find_the_same(root: Path, monkeypatch: pytest.MonkeyPat
     write_label(root / "masks/val/x.png", some_ids(5))
     (root / "masks/train/a.png").write_bytes(b"")
     alone = look(root)
-    monkeypatch.setattr(checking, "_FEW", 0)
-    monkeypatch.setattr(checking, "_CHUNK", 1)
+    monkeypatch.setattr(files_check, "_FEW", 0)
+    monkeypatch.setattr(files_check, "_CHUNK", 1)
     together = look(root, processes=2)
     assert sorted(together.findings) == sorted(alone.findings)
     for split, found in alone.splits.items():
@@ -222,7 +222,7 @@ def test_other_processes_find_the_same(root: Path, monkeypatch: pytest.MonkeyPat
 
 def test_progress_ends_at_the_number_of_pairs(root: Path) -> None:
     told: list[tuple[int, int]] = []
-    check(Data(layout="folder", root=str(root)), processes=1, on_progress=lambda *now: told.append(now))
+    check_files(Data(layout="folder", root=str(root)), processes=1, on_progress=lambda *now: told.append(now))
     assert told[-1] == (7, 7)
 
 

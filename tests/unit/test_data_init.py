@@ -9,7 +9,7 @@ from PIL import Image
 
 from pixelcontrast.cli.data import data_command
 from pixelcontrast.config import Data
-from pixelcontrast.datasets.check import check
+from pixelcontrast.datasets.check_files import check_files
 from pixelcontrast.datasets.dataset_file import DatasetFile, read_dataset_file
 from pixelcontrast.datasets.propose import init
 from pixelcontrast.datasets.segmentation import build_dataset
@@ -65,7 +65,7 @@ def test_usual_folders_are_found(tmp_path: Path, image: str, mask: str, images: 
         (f"class_{i}", (i,)) for i in range(3)
     ]
     assert "33.33% of the pixels, in 8 of 8 masks" in (tmp_path / "dataset.toml").read_text()
-    assert check(Data(layout="folder", root=str(tmp_path)), processes=1).well
+    assert check_files(Data(layout="folder", root=str(tmp_path)), processes=1).well
 
 
 def test_without_splits_lists_are_written_and_stay_as_they_are(tmp_path: Path) -> None:

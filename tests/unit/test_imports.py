@@ -30,7 +30,7 @@ ALLOWED = {
     **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
     "models": BASE | {"contrast"},
     "training": BASE | ROOMS,
-    "search": {"config", "evaluation", "runs", "words"},
+    "search": {"config", "datasets", "evaluation", "runs", "words"},
     "inference": BASE | {"datasets", "evaluation", "models", "runs"},
     "dashboard": {"config", "runs", "search", "words"},
     "reports": {"config", "runs", "search", "words"},

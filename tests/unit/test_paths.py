@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pixelcontrast import Data, Experiment, Model, Run, config, main
-from pixelcontrast.runs.run_folder import check_same_experiment, open_storage, read_experiment_file
+from pixelcontrast.runs.checkpoint import folder_of
+from pixelcontrast.runs.resume import check_resumable
+from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.training.run_log import RunLog
 
@@ -45,24 +47,29 @@ def test_a_home_that_does_not_exist_is_named() -> None:
 
 
 def write_run(settings: Experiment) -> None:
-    RunLog(open_storage(settings), settings, step=0, attempt={"attempt": 1}).close()
+    """A run with a checkpoint, as far as its names tell."""
+    run = open_storage(settings)
+    log = RunLog(run, settings, step=0, attempt={"attempt": 1})
+    log.add({"kind": "train", "step": 1, "time": 0.0})
+    log.close()
+    run.write(f"{folder_of(1)}/manifest.json", b"{}")
 
 
 @pytest.mark.parametrize("again", ["a.pth", "./a.pth", "~/a.pth", "{home}/a.pth"])
 def test_a_run_is_resumed_however_its_weights_are_written(again: str, home: Path) -> None:
     write_run(experiment(weights="a.pth"))
     same = experiment(weights=again.format(home=home))
-    check_same_experiment(open_storage(same), same)
+    check_resumable(open_storage(same), same)
     other = experiment(weights="b.pth")
     with pytest.raises(ValueError, match=r"model\.weights was '.*/a\.pth' and is now '.*/b\.pth'"):
-        check_same_experiment(open_storage(other), other)
+        check_resumable(open_storage(other), other)
 
 
 def test_a_changed_setting_is_refused_in_a_storage_below_home() -> None:
     write_run(experiment(storage="~/runs"))
     changed = config.replace(experiment(storage="~/runs"), {"optim.lr": 0.5})
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.01 and is now 0\.5"):
-        check_same_experiment(open_storage(changed), changed)
+        check_resumable(open_storage(changed), changed)
     assert not Path("~").exists()
 
 

@@ -1,110 +1,20 @@
-"""Spaces, proposals and their record in a real Optuna study; no Ray, and no training."""
+"""Proposals and their record in a real Optuna study; no Ray, and no training."""
 
 import json
-import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial
 from pyarrow import fs
 
-from pixelcontrast import Data, Experiment, Optim, Run, Search, choice, config, integers, loguniform, uniform
-from pixelcontrast.cluster.signals import Noted
-from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
-from pixelcontrast.search.folder import SearchFolder
-from pixelcontrast.search.settings import Choice, Range, arms_of, check_space
-from pixelcontrast.search.trials import Proposal, Trials
-
-SPACE: dict[str, Range | Choice] = {
-    "contrast.temperature": loguniform(0.03, 0.5),
-    "contrast.num_positives": integers(10, 2000, log=True),
-    "contrast.memory": choice("both", "pixel", "none"),
-}
-STEPS = 400
-
-
-@pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(
-        data=Data(layout="camvid", root="camvid"),
-        optim=Optim(steps=STEPS),
-        run=Run(name="street", storage=str(tmp_path), eval_interval=100),
-    )
-
-
-class Driver:
-    """One life of a search's driver: what it hands out is given back by ``end``, unless it dies before."""
-
-    def __init__(self, experiment: Experiment, search: Search, arms: dict[str, dict[str, Any]] | None = None):
-        self.folder = SearchFolder(experiment, search, arms)
-        self.folder.check()
-        self._held = self.folder.held()
-        storage = self._held.__enter__()
-        self.trials = Trials(search, experiment, name=self.folder.name, storage=storage, arms=arms)
-
-    def end(self, number: int, miou: float) -> None:
-        self.trials.report(number, STEPS, miou)
-        self.trials.complete(number, {"miou": miou, "seconds_per_step": 1.0})
-
-    def die(self) -> None:
-        self._held.__exit__(None, None, None)
-
-
-def states(trials: list[FrozenTrial]) -> list[str]:
-    return [trial.state.name for trial in trials]
+from pixelcontrast import Experiment, Search, config, loguniform
+from pixelcontrast.search.settings import arms_of, check_space
+from studies import SPACE, STEPS, Driver, states
 
 
 def miou_of(overrides: dict[str, Any]) -> float:
     """A smooth thing to search: best at τ = 0.1."""
     return 1 - abs(overrides["contrast.temperature"] - 0.1)
-
-
-@pytest.mark.parametrize(
-    ("search", "message"),
-    [
-        (Search(), "search.space is empty"),
-        (
-            Search(space={"contrast.tau": uniform(0, 1)}),
-            r"contrast.tau: no such key; there are contrast.anch",
-        ),
-        (
-            Search(space={"contrast.hard_share": uniform(-1, 1)}),
-            r"hard_share \(-1 to 1\).*or equal to 0 .got -1",
-        ),
-        (Search(space={"contrast.num_positives": uniform(1, 9)}), "contrast.num_positives.*valid integer"),
-        (Search(space={"contrast.memory": choice("both", "all")}), "contrast.memory.*'none'.*got 'all'"),
-        (Search(space={"run.seed": integers(0, 9)}), "run.seed is set by the search"),
-        (Search(space={"data.root": choice("a", "b")}), "data.root is set by the search"),
-        (Search(space=SPACE, known=({"optim.lr": 0.1},)), r"known\[0\]: optim.lr is not in the space"),
-        (
-            Search(space=SPACE, known=({"contrast.temperature": 0.01},)),
-            "temperature is 0.01, and the space has 0.03 to 0.5",
-        ),
-    ],
-)
-def test_mistakes_in_a_space_are_named(search: Search, message: str, experiment: Experiment) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_space(search, experiment)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: uniform(1, 1),
-        lambda: loguniform(0, 1),
-        lambda: integers(1, 2.5),  # type: ignore[arg-type]
-        lambda: choice("one"),
-        lambda: choice((1, 2), (3, 4)),
-        lambda: Search(seeds=(1, 1)),
-        lambda: Search(objectives=()),
-        lambda: Search(arms={"a/b": {}}),
-    ],
-)
-def test_impossible_dimensions_and_settings_are_refused(make: Any) -> None:
-    with pytest.raises(ValueError):
-        make()
 
 
 def test_the_experiment_s_own_values_come_first_then_as_many_as_asked(experiment: Experiment) -> None:
@@ -277,23 +187,6 @@ def test_arms_run_on_the_same_seeds_and_more_of_both_may_come(experiment: Experi
         Driver(experiment, changed, arms_of(changed, experiment))
 
 
-@pytest.mark.parametrize(
-    ("arms", "names", "message"),
-    [
-        ({}, (), "search.arms is empty"),
-        ({"a": {}}, ("b",), "there is no b; there are a"),
-        ({"a": {}, "b": {"contrast.temperature": 0.1}}, (), "b and a are the same configuration"),
-        ({"a": {}, "b": {"contrast.temperature": -1.0}}, (), "b: contrast.temperature: .* greater than 0"),
-        ({"a": {"run.seed": 3}}, (), "a: run.seed is set by the search"),
-    ],
-)
-def test_mistakes_in_arms_are_named(
-    arms: dict[str, Any], names: tuple[str, ...], message: str, experiment: Experiment
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        arms_of(Search(arms=arms), experiment, names)
-
-
 def test_a_database_is_taken_instead_of_the_journal(experiment: Experiment, tmp_path: Path) -> None:
     search = Search(space=SPACE, trials=1, study=f"sqlite:///{tmp_path}/study.db")
     driver = Driver(experiment, search)
@@ -332,119 +225,3 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
     driver = Driver(remote, search)
     assert states(driver.trials.all()) == ["COMPLETE"]
     assert (tmp_path / "bucket" / "street-search" / "study.journal").exists()
-
-
-class Lines:
-    """A search's events as (event, trial) pairs, an end with its state and error."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, ...]] = []
-
-    def began(self, *, remaining: int, concurrent: int) -> None: ...
-
-    def started(self, proposal: Proposal) -> None:
-        self.lines.append(("started", proposal.name))
-
-    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
-
-    def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        self.lines.append((state, proposal.name, found["error"]))
-
-    def stopped(self, proposal: Proposal, where: str) -> None:
-        self.lines.append(("stopped", proposal.name, where))
-
-
-def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(experiment: Experiment) -> None:
-    space = {"model.decoder": choice("hrnet", "deeplabv3"), "optim.batch_size": integers(1, 8)}
-    known = ({"model.decoder": "deeplabv3", "optim.batch_size": 1}, {"optim.batch_size": 2})
-    search = Search(space=space, trials=2, known=known)
-    check_space(search, experiment)
-    driver, listener = Driver(experiment, search), Lines()
-    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener)
-    trial = running.propose("tune's id")
-    assert trial is not None
-    settings = config.from_json(trial["experiment"])
-    assert (settings.run.name, settings.optim.batch_size) == ("trial-0001", 2)
-    assert running.propose("another") is None
-    assert states(driver.trials.all()) == ["FAIL", "RUNNING"]
-    error = driver.trials.all()[0].user_attrs["error"]
-    assert error.startswith("model.decoder is deeplabv3 and optim.batch_size 1")
-    assert listener.lines == [
-        ("started", "trial-0000"),
-        ("failed", "trial-0000", error),
-        ("started", "trial-0001"),
-    ]
-
-
-class Request:
-    """A request to stop that nobody hears: there is no Ray."""
-
-    name = "a request"
-
-    def __init__(self) -> None:
-        self.signals: list[int] = []
-
-    def ask(self, signal: int) -> None:
-        self.signals.append(signal)
-
-
-def running_trials(experiment: Experiment, driver: Driver, listener: Lines) -> tuple[RunningTrials, Request]:
-    """Three of the five trials that are asked for, as Tune sees them: a, b and c."""
-    running = RunningTrials(experiment, Search(space=SPACE, trials=5), driver.folder, driver.trials, listener)
-    running.request = request = Request()  # type: ignore[assignment]
-    for tune_id in "abc":
-        assert running.propose(tune_id) is not None
-    return running, request
-
-
-def test_what_runs_when_a_search_is_stopped_stays_unfinished_and_goes_on_first(
-    experiment: Experiment,
-) -> None:
-    """One leaves a checkpoint, one's process dies meanwhile, one has got no place yet."""
-    driver, listener, noted = Driver(experiment, Search(space=SPACE, trials=5)), Lines(), Noted()
-    running, request = running_trials(experiment, driver, listener)
-    end = Deadline(running, noted)
-    assert not end.reached()
-    assert not running.stopping
-
-    noted.signal = signal.SIGTERM
-    assert not end.reached()
-    assert running.stopping
-    assert running.propose("d") is None
-    assert running.report("a", {"stopped": " with a checkpoint at step 7"}) is False
-    running.died("b")
-    assert not end.reached()
-    running.withdraw("c")
-    assert end.reached()
-    assert request.signals == [signal.SIGTERM]
-    assert states(driver.trials.all()) == ["RUNNING"] * 3
-    assert listener.lines[3:] == [("stopped", "trial-0000", " with a checkpoint at step 7")]
-
-    driver.die()
-    trials = Driver(experiment, Search(space=SPACE, trials=5)).trials
-    names = [proposal.name for proposal in iter(trials.next, None)]
-    assert names == [f"trial-{number:04}" for number in range(5)]
-
-
-def test_a_trial_that_fails_for_good_or_finishes_while_the_search_stops_is_recorded(
-    experiment: Experiment,
-) -> None:
-    driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
-    running, _ = running_trials(experiment, driver, Lines())
-    noted.signal = signal.SIGINT
-    assert not Deadline(running, noted).reached()
-    running.report("a", {"finished": False, "failures": ["the loss of step 2 is nan"]})
-    assert states(driver.trials.all()) == ["FAIL", "RUNNING", "RUNNING"]
-
-
-def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
-    running, _ = running_trials(experiment, driver, Lines())
-    noted.signal = signal.SIGINT
-    end = Deadline(running, noted)
-    assert not end.reached()
-    monkeypatch.setattr("pixelcontrast.cluster.tune.running._STOP_S", 0.0)
-    assert end.reached()
-    assert states(driver.trials.all()) == ["RUNNING"] * 3

@@ -176,7 +176,7 @@ def test_the_platform_has_no_means_to_run_what_it_reads() -> None:
 
 
 def test_nothing_of_the_environment_is_written_into_a_run(finished: config.Experiment) -> None:
-    """Not even where a secret is what opens the storage: ``test_fit`` looks on an object store."""
+    """Not even where a secret is what opens the storage: ``test_fit_resumed`` looks on an object store."""
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == CANARY
     run = open_storage(finished)
     names = run.sizes()

@@ -77,20 +77,20 @@ def check(
         limit: how many findings of one kind are shown.
         histogram: PNG file for a chart of the classes' shares.
     """
-    from pixelcontrast.cli.tables import show_contents, show_data_findings
-    from pixelcontrast.datasets.check import check as look
+    from pixelcontrast.cli.tables import show_data_findings, show_data_summary
+    from pixelcontrast.datasets.check_files import check_files
     from pixelcontrast.datasets.histogram import histogram_picture
     from pixelcontrast.datasets.parallel import default_processes
 
     with failures_told(resume="Nothing was changed."), progress("pairs") as tell:
-        report = look(
+        report = check_files(
             Data(layout=layout, root=root, class_order=class_order),
             processes=processes or default_processes(),
             on_progress=tell,
         )
     show_data_findings(report.findings, limit=limit)
     if report.well:
-        show_contents(report)
+        show_data_summary(report)
         if histogram is not None:
             Path(histogram).write_bytes(histogram_picture(report))
             print(f"histogram  {histogram}")

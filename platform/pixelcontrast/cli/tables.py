@@ -11,7 +11,7 @@ from rich.text import Text
 from pixelcontrast.words import count, percent, points, setting
 
 if TYPE_CHECKING:
-    from pixelcontrast.datasets.check import Finding, Report
+    from pixelcontrast.datasets.check_files import DataReport, Finding
     from pixelcontrast.runs.storage import Storage
 
 _SHOWN = 10
@@ -102,7 +102,7 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
     _say(console, f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
 
 
-def show_contents(report: "Report") -> None:
+def show_data_summary(report: "DataReport") -> None:
     """Print each class's share of the pixels in both splits, the ignored share, and the image sizes."""
     console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
     shares = {split: found.shares() for split, found in report.splits.items()}

@@ -5,7 +5,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pixelcontrast.datasets.check import Report
+from pixelcontrast.datasets.check_files import DataReport
 
 _ROW, _BAR, _MARGIN, _NAME, _NUMBER = 22, 400, 16, 180, 90
 _LEAST = 1e-5
@@ -13,7 +13,7 @@ _LEAST = 1e-5
 _PAGE, _INK, _LINE = (255, 255, 255), (50, 50, 50), (225, 225, 225)
 
 
-def histogram_picture(report: Report) -> bytes:
+def histogram_picture(report: DataReport) -> bytes:
     """Draw a bar for each class and split, in the class's colour, on a logarithmic axis from 0.001 % to 100
     %.
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_PRELOADED = ("torch", "scipy.io", "PIL.Image", "pixelcontrast.datasets.check")
+_PRELOADED = ("torch", "scipy.io", "PIL.Image", "pixelcontrast.datasets.check_files")
 
 
 def default_processes() -> int:

@@ -201,7 +201,7 @@ def check_data(data: Data) -> None:
     """A quick look before any worker starts: splits, names, the headers of many files, the first pair's
     pixels.
 
-    ``datasets.check`` is the thorough one.
+    ``check_files`` is the thorough one, which decodes every file.
 
     Raises:
         ValueError: as ``build_dataset`` and ``SegmentationSet.read``.

@@ -130,7 +130,7 @@ class _Loaded(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """Of one image; arrays, since tensors between processes go through shared memory files."""
+    """Counts of one image; arrays, since tensors between processes go through shared memory files."""
 
     confusion: NDArray[np.int64]
     boundary: NDArray[np.int64]

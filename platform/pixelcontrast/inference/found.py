@@ -21,7 +21,7 @@ class Found(NamedTuple):
 
     experiment: Experiment
     tensors: dict[str, Tensor]
-    """Of the network, the projection head's included."""
+    """The network's, with those of the projection head."""
     run: str
     """The run's absolute path, or its URI."""
     step: int

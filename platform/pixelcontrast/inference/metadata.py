@@ -36,15 +36,15 @@ class Metadata:
     palette: tuple[Color, ...]
     """RGB of each class for pictures."""
     mean: tuple[float, float, float]
-    """Of red, green and blue in [0, 1], by which images are normalised."""
+    """Mean of red, green and blue in [0, 1], by which images are normalised."""
     std: tuple[float, float, float]
     """Their standard deviation."""
     layout: Layout
-    """Of the data set that it was trained on."""
+    """Layout of the data set that it was trained on."""
     root: str
     """The data set's folder on the machine that trained it."""
     class_order: ClassOrder | None
-    """Of the classes of PASCAL-Context, where the run's configuration names it."""
+    """Order of PASCAL-Context's classes, where the run's configuration names it."""
     source: Source
 
     def to_strings(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pixelcontrast.reports import figures
 from pixelcontrast.runs.run_folder import Row
 
 HEIGHT = 210
-"""Of a small plot, in pixels."""
+"""Height of a small plot, in pixels."""
 
 
 def line(

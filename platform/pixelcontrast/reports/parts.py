@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
+from pixelcontrast.runs.run_folder import read_confusion
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.words import NOTHING, STATES, count, duration, moment
@@ -33,9 +34,9 @@ def overlays(run: Storage, name: str | None, *, label: str) -> Markup:
 
 def confusion(run: Storage) -> Markup:
     """The confusion matrix of the run's last evaluation; nothing where there is none."""
-    if not run.exists("confusion.json"):
+    found = read_confusion(run)
+    if found is None:
         return html.NOTHING_TO_SHOW
-    found = json.loads(run.read("confusion.json"))
     plot = figures.confusion(found["classes"], found["pixels"])
     words = (
         f"After step {found['step']:,}. A row has the pixels of one true class, as shares of 100 %; "

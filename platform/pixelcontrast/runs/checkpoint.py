@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """Checkpoints exist, and none of them is valid: resuming would silently restart from nothing."""
+    """A run had checkpoints, and none of them is valid: resuming would silently restart from nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ def load(run: Storage, name: str, *, only: Collection[str] | None = None) -> dic
     }
 
 
+def names(run: Storage) -> list[str]:
+    """The folders of all checkpoints that were once complete, valid or not, in the order of their steps."""
+    return [name for name in _begun(run) if run.is_local or run.exists(f"{name}/{MANIFEST}")]
+
+
 def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
     """The newest valid checkpoint's name, and why each newer one was skipped.
 
@@ -124,16 +129,15 @@ def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged.
     """
-    names = [name for name in run.names(FOLDER) if name.startswith("step-")]
     skipped = []
-    for name in reversed(names):
+    for name in reversed(_begun(run)):
         try:
-            load(run, f"{FOLDER}/{name}")
+            load(run, name)
         except ValueError as error:
             skipped.append(str(error))
         else:
-            return f"{FOLDER}/{name}", skipped
-    if any(run.is_local or run.exists(f"{FOLDER}/{name}/{MANIFEST}") for name in names):
+            return name, skipped
+    if names(run):
         reasons = "; ".join(skipped)
         raise CheckpointError(
             f"{run.location}: no checkpoint is valid ({reasons}). Delete the folder to restart"
@@ -146,12 +150,15 @@ def prune(run: Storage, *, step: int, best_step: int, keep_newest: int) -> None:
 
     Also deleted are what interrupted writing left, and later steps: they belong to work that was lost.
     """
-    names = run.names(FOLDER)
-    reached = [name for name in names if name.startswith("step-") and f"{FOLDER}/{name}" <= folder_of(step)]
-    kept = {f"{FOLDER}/{name}" for name in reached[-keep_newest:]} | {folder_of(best_step)}
-    for name in names:
+    reached = [name for name in _begun(run) if name <= folder_of(step)]
+    kept = {*reached[-keep_newest:], folder_of(best_step)}
+    for name in run.names(FOLDER):
         if f"{FOLDER}/{name}" not in kept:
             run.delete_folder(f"{FOLDER}/{name}", first=MANIFEST)
+
+
+def _begun(run: Storage) -> list[str]:
+    return [f"{FOLDER}/{name}" for name in run.names(FOLDER) if name.startswith("step-")]
 
 
 def _load_part(run: Storage, path: str, entry: Entry) -> bytes:

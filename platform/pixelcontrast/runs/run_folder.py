@@ -1,6 +1,7 @@
 """A run's folder: where it is, and its configuration, attempts, metrics and result as files."""
 
 import json
+import logging
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,10 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs.storage import Storage
 
 EXPERIMENT, RESULT = "experiment.json", "result.json"
+CONFUSION = "confusion.json"
 METRICS, TABLE, ATTEMPTS = "metrics.jsonl", "metrics.parquet", "attempts.jsonl"
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 3
 """Reasons named why a configuration cannot be read: the first ones tell what kind of file it is."""
@@ -76,27 +80,20 @@ def read_experiment_file(location: str) -> Experiment:
 
 
 def write_experiment(run: Storage, experiment: Experiment) -> None:
-    """Record the configuration that a run begins with; a resumed run's stays as it is."""
-    if not run.exists(EXPERIMENT):
-        run.write(EXPERIMENT, config.to_json(experiment).encode())
-
-
-def check_same_experiment(run: Storage, experiment: Experiment) -> None:
-    """Refuse to resume a run under another configuration.
-
-    Raises:
-        ValueError: naming each key that decides what is trained and differs, with both values; or this
-            version cannot read the run's configuration.
-    """
-    if not run.exists(EXPERIMENT):
-        return
-    what = f"run {experiment.run.name} in {experiment.run.storage}"
-    config.refuse_changes(what, config.differences(read_experiment(run), experiment), option="--run.name")
+    """Record the configuration that a run begins with."""
+    run.write(EXPERIMENT, config.to_json(experiment).encode())
 
 
 def read_result(run: Storage) -> Row | None:
-    """What a finished run wrote at its end, or None while it is not finished."""
-    return json.loads(run.read(RESULT)) if run.exists(RESULT) else None
+    """What a finished run wrote at its end, or None while it is not finished.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not run.exists(RESULT):
+        return None
+    remedy = "Delete it: the run's command then writes it again, from the last checkpoint"
+    return read_json(run, RESULT, remedy=remedy)
 
 
 def write_result(run: Storage, result: Row) -> None:
@@ -105,7 +102,11 @@ def write_result(run: Storage, result: Row) -> None:
 
 
 def read_rows(run: Storage) -> list[Row]:
-    """The rows of metrics so far, in order."""
+    """The rows of metrics so far, in order; without a last one that is cut off, of which a warning tells.
+
+    Raises:
+        ValueError: another line is damaged; the text names it.
+    """
     return _read_lines(run, METRICS)
 
 
@@ -125,13 +126,43 @@ def write_table(run: Storage, rows: list[Row]) -> None:
 
 
 def read_attempts(run: Storage) -> list[Row]:
-    """What is recorded of each start of the workers so far, in order."""
+    """What is recorded of each start of the workers so far, in order; damage is met as in ``read_rows``."""
     return _read_lines(run, ATTEMPTS)
 
 
 def add_attempt(run: Storage, attempt: Row) -> None:
     """Record another start of the workers."""
     run.write(ATTEMPTS, _lines([*read_attempts(run), attempt]))
+
+
+def next_attempt(run: Storage) -> int:
+    """The number of the next start of the workers, also where ``attempts.jsonl`` has lost some."""
+    known = [row.get("attempt", 0) for row in (*read_attempts(run), *read_rows(run))]
+    return max(known, default=0) + 1
+
+
+def read_json(folder: Storage, name: str, *, remedy: str) -> Any:
+    """What a small JSON file holds.
+
+    Args:
+        remedy: what to do where it is damaged, in a sentence without a full stop.
+
+    Raises:
+        ValueError: it is damaged; the text names it.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        return json.loads(folder.read(name))
+    except ValueError as error:
+        where = (folder / name).location
+        raise ValueError(f"{where} is damaged: it is no valid JSON. {remedy}") from error
+
+
+def read_confusion(run: Storage) -> Row | None:
+    """The confusion matrix of the last evaluation; None while there is none. Raises as ``read_json``."""
+    if not run.exists(CONFUSION):
+        return None
+    return read_json(run, CONFUSION, remedy="Delete it: the next evaluation writes it again")
 
 
 def scalars(row: Row) -> dict[str, Any]:
@@ -148,7 +179,20 @@ def scalars(row: Row) -> dict[str, Any]:
 
 
 def _read_lines(run: Storage, name: str) -> list[Row]:
-    return [json.loads(line) for line in run.read(name).splitlines()] if run.exists(name) else []
+    lines = run.read(name).splitlines(keepends=True) if run.exists(name) else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            where = (run / name).location
+            if number == len(lines) and not line.endswith(b"\n"):
+                logger.warning("%s: the last line, %d, is cut off and was left out", where, number)
+                break
+            raise ValueError(
+                f"{where} is damaged: line {number} is no valid JSON. Restore the file, or delete the line"
+            ) from error
+    return rows
 
 
 def _lines(rows: list[Row]) -> bytes:

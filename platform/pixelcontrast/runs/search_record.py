@@ -9,7 +9,7 @@ from typing import Any
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs.record import SEARCH, folder_name
-from pixelcontrast.runs.run_folder import parse_experiment
+from pixelcontrast.runs.run_folder import parse_experiment, read_json
 from pixelcontrast.runs.storage import Storage
 
 MAXIMIZED = frozenset({"miou"})
@@ -137,9 +137,14 @@ class SearchRecord(SearchDescription):
         return min(gains) >= 0 and max(gains) > 0
 
 
+def read_content(search: Storage) -> dict[str, Any]:
+    """What ``search.json`` holds, as plain JSON values; raises ``ValueError`` where it is damaged."""
+    return read_json(search, SEARCH, remedy="Delete it: the search's own command writes it again")
+
+
 def read_study_url(search: Storage) -> str | None:
     """The URL of the study's database, whatever version wrote the search; None where it is a journal."""
-    return json.loads(search.read(SEARCH))["search"].get("study")
+    return read_content(search)["search"].get("study")
 
 
 def read_description(search: Storage) -> SearchDescription:
@@ -149,7 +154,7 @@ def read_description(search: Storage) -> SearchDescription:
         ValueError: this version cannot read its experiment; one line names the file and the key.
         OSError: the storage cannot be read, or has no search here.
     """
-    content = json.loads(search.read(SEARCH))
+    content = read_content(search)
     where = (search / SEARCH).location
     is_space = content["kind"] == "space"
     return SearchDescription(

@@ -4,6 +4,7 @@ import copy
 import errno
 import os
 import re
+import secrets
 import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
@@ -123,11 +124,16 @@ class Storage:
         with self.fs.open_output_stream(self.path(name)) as stream:
             stream.write(content)
 
+    def delete(self, name: str) -> None:
+        """Delete a file; raises ``FileNotFoundError``."""
+        self.fs.delete_file(self.path(name))
+
     def check_writable(self) -> None:
         """Write and delete a file; raises ``ValueError`` where that is not possible."""
+        probe = f".probe-{secrets.token_hex(4)}"  # its own, as another driver may look at the same time
         try:
-            self._write(".probe", b"probe")
-            self.fs.delete_file(self.path(".probe"))
+            self._write(probe, b"probe")
+            self.delete(probe)
         except OSError as error:
             raise ValueError(f"run.storage: {self.location} cannot be written: {error}") from error
 
@@ -158,7 +164,18 @@ class Storage:
         _sync_folder(final.parent)
 
     def delete_folder(self, name: str, *, first: str) -> None:
-        """Delete a folder, beginning with the file without which the rest is not valid."""
+        """Delete a folder, so that a part of it is never taken for the whole.
+
+        On a local disk it first gets a hidden name, on an object store ``first`` goes first: the file without
+        which the rest is not valid.
+        """
+        path = Path(self.path(name))
+        if self.is_local and not path.name.startswith("."):
+            hidden = path.with_name(f".{path.name}.deleted")
+            shutil.rmtree(hidden, ignore_errors=True)  # of a deletion that was cut off
+            path.rename(hidden)
+            self.fs.delete_dir(str(hidden))
+            return
         if self.exists(f"{name}/{first}"):
             self.fs.delete_file(self.path(f"{name}/{first}"))
         self.fs.delete_dir(self.path(name))

@@ -17,10 +17,10 @@ from pixelcontrast.runs.storage import Storage
 from pixelcontrast.words import count, percent
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PARTIAL = "of an interrupted writing; the run removes or replaces it when it is resumed"
+_PARTIAL = "of an interrupted writing or deletion; the run removes it when it is resumed"
 
 
-class ContentsCheck(Protocol):
+class ContentsVerifier(Protocol):
     """Says what is wrong in a checkpoint's files, though their bytes are those written: file → what."""
 
     def __call__(self, parts: Mapping[str, bytes], /, *, step: int) -> dict[str, str]: ...
@@ -34,7 +34,7 @@ class Line(NamedTuple):
     text: str
 
 
-def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCheck) -> Iterator[Line]:
+def verify_files(location: str | os.PathLike[str], *, verify_contents: ContentsVerifier) -> Iterator[Line]:
     """Look at every file of a run that is not running now but TensorBoard's events and Ray's own.
 
     Checkpoints are compared with their manifests (size, sha256); the metrics must be in order and agree with
@@ -42,7 +42,7 @@ def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCh
 
     Args:
         location: the run's folder, ``<storage>/<name>``: a local one, or a URI that ``pyarrow.fs`` reads.
-        check_contents: called with the parts of every checkpoint whose bytes are those written.
+        verify_contents: called with the parts of every checkpoint whose bytes are those written.
 
     Yields:
         A line for every damage and every part that is sound, as it is found.
@@ -53,14 +53,14 @@ def verify_files(location: str | os.PathLike[str], *, check_contents: ContentsCh
     run = Storage(os.fspath(location))
     if not any(run.exists(name) for name in ("experiment.json", "metrics.jsonl", checkpoint.FOLDER)):
         raise ValueError(f"{run.location}: there is no run here")
-    return _Verification(run, check_contents).lines()
+    return _Verification(run, verify_contents).lines()
 
 
 class _Verification:
     """Reads one run; what could be read of a file stays for the comparison with the next ones."""
 
-    def __init__(self, run: Storage, check_contents: ContentsCheck):
-        self._run, self._check_contents = run, check_contents
+    def __init__(self, run: Storage, verify_contents: ContentsVerifier):
+        self._run, self._verify_contents = run, verify_contents
         self._experiment: Experiment | None = None
         self._attempts: list[Row] | None = None
         self._rows: list[Row] | None = None
@@ -170,7 +170,7 @@ class _Verification:
         if checkpoint.folder_of(manifest.step) != folder:
             damaged[checkpoint.MANIFEST] = f"is that of step {manifest.step}"
         elif not damaged:
-            damaged = self._check_contents(parts, step=manifest.step)
+            damaged = self._verify_contents(parts, step=manifest.step)
         if not damaged:
             damaged = self._compare(parts)
         if damaged:

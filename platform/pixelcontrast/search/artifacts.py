@@ -1,6 +1,5 @@
 """Pictures and reports attached to a study and its trials, for optuna-dashboard to show."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FrozenTrial
 
+from pixelcontrast.runs.run_folder import read_confusion
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, SearchFolder
 
@@ -39,8 +39,7 @@ def _pictures(run: Storage) -> dict[str, bytes]:
     found = {}
     if overlays := run.names("overlays"):
         found[OVERLAYS] = run.read(f"overlays/{overlays[-1]}")
-    if run.exists("confusion.json"):
-        counts = json.loads(run.read("confusion.json"))
+    if counts := read_confusion(run):
         title = f"step {counts['step']}"
         found[CONFUSION] = confusion_picture(counts["pixels"], counts["classes"], title=title)
     return found

@@ -1,11 +1,10 @@
 """A search's folder: what is searched, the study, a lock, and the folders of its runs."""
 
-import fcntl
 import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from optuna.trial import FrozenTrial
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
-from pixelcontrast.runs.search_record import read_description
+from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.runs.storage import Storage, secret_in
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
@@ -58,7 +58,7 @@ class SearchFolder:
             if self.storage.exists(EXPERIMENT):
                 raise ValueError(f"{self.storage.location} is a run's folder; choose another --name")
             return
-        written, now = json.loads(self.storage.read(SEARCH)), self._content()
+        written, now = read_content(self.storage), self._content()
         changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
         changed |= _differences("search", written["search"], now["search"])
         shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
@@ -71,14 +71,15 @@ class SearchFolder:
         """The study's storage, for this process alone; also written: ``search.json``.
 
         Raises:
-            ValueError: another process on this machine has it, or ``search.study`` cannot be opened.
+            ValueError: another process has it, or ``search.study`` cannot be opened.
         """
+        what = f"search {self.name}"
         _make(self.local)
-        with (self.local / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"search {self.name} is running already, in {self.local}") from None
+        with ExitStack() as stack:
+            stack.enter_context(held(self.storage, what=what))
+            if not self.storage.is_local:
+                # Also the copy of the study here; the dashboard knows by this lock whose study is newer.
+                stack.enter_context(held(Storage(str(self.local)), what=what))
             self._write_description()
             self._fetch_journal()
             yield open_study_storage(self.local, self._search.study)
@@ -124,7 +125,7 @@ class SearchFolder:
         """Arms of an earlier call stay: the study has their runs. All stand in the file's order."""
         content = self._content()
         if self.storage.exists(SEARCH):
-            arms = json.loads(self.storage.read(SEARCH))["arms"] | content["arms"]
+            arms = read_content(self.storage)["arms"] | content["arms"]
             order = [*(name for name in self._search.arms if name in arms), *arms]
             content["arms"] = {name: arms[name] for name in order}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())

@@ -6,7 +6,6 @@ from typing import Any
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.search.settings import Search
 
 _BANK_SIZES = ("contrast.pixel_queue_size", "contrast.region_memory_size")
@@ -39,6 +38,8 @@ def own_values(experiment: Experiment, keys: Iterable[str]) -> dict[str, Any]:
     settings = config.flatten(experiment)
     own = {key: settings[key] for key in keys}
     if any(own.get(key, 1) is None for key in _BANK_SIZES):
+        from pixelcontrast.datasets.segmentation import build_dataset  # loads torch, which readers do without
+
         train_set = build_dataset(experiment.data, "train")
         counts = train_set.labels.num_classes, len(train_set)
         memory = replace(experiment.contrast, memory="both")  # the sizes, whether they are used or not

@@ -1,9 +1,9 @@
 """Training in plain torch: the step, the loop, what goes into a checkpoint. Knows no Ray."""
 
-from pixelcontrast.training.contents import verify
+from pixelcontrast.training.check_experiment import check, check_inputs
 from pixelcontrast.training.contrast import memory_bytes
 from pixelcontrast.training.loop import fit
-from pixelcontrast.training.preflight import check, check_inputs
+from pixelcontrast.training.verify_contents import verify
 
 __all__ = [
     "check",

@@ -9,6 +9,7 @@ from typing import Any
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint, provenance
+from pixelcontrast.runs.resume import check_nothing_lost
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.training.state import TrainState
 
@@ -62,13 +63,14 @@ def restore_newest(
 
     Raises:
         ValueError: the checkpoint was trained on another list of images, or holds what could run code.
-        CheckpointError: checkpoints exist and all are damaged.
+        CheckpointError: checkpoints existed, and all are damaged or gone.
     """
     found: tuple[str | None, list[str]] = (None, [])
     if distributed.rank() == 0:
         found = checkpoint.newest_valid(run)
         for reason in found[1]:
             logger.warning("skipped a checkpoint: %s", reason)
+        check_nothing_lost(run, found[0])
     name, skipped = distributed.broadcast_object(found)
     if name is None:
         return Resumed(skipped)

@@ -14,6 +14,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.loading import Batch, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.datasets.transforms import Normalization
+from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
 from pixelcontrast.training.checkpointing import restore_newest
 from pixelcontrast.training.optim import set_rate
@@ -47,13 +48,15 @@ def fit(
     Raises:
         ValueError: the run's folder was written under another configuration, a data file is wrong, or the
             training came to numbers that are not finite (``optim.non_finite``).
-        CheckpointError: checkpoints exist and all are damaged.
+        CheckpointError: checkpoints existed, and all are damaged or gone.
     """
+    run = open_storage(experiment)
+    check_resumable(run, experiment)
     train_set, val_set = build_dataset(experiment.data, "train"), build_dataset(experiment.data, "val")
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
     state = build_state(experiment, num_classes=num_classes, num_images=num_images, device=device)
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
-    resumed = restore_newest(open_storage(experiment), experiment, state, origin)
+    resumed = restore_newest(run, experiment, state, origin)
     attempt = Attempt(origin=origin, resumed=resumed, device=device)
     warn_of_emulated_precision(experiment, device)
     with Recorder(experiment, state, train_set, val_set, attempt=attempt, report=report) as recorder:

@@ -14,7 +14,7 @@ from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts
+from pixelcontrast.runs.run_folder import Row, next_attempt, open_storage
 from pixelcontrast.training.checkpointing import Resumed, save
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
 from pixelcontrast.training.health import EmbeddingWatch
@@ -64,7 +64,7 @@ class Recorder:
         self._experiment, self._state, self._val_set = experiment, state, val_set
         self._device, self._report_row = attempt.device, report
         self._run, self._saved = open_storage(experiment), state.step
-        self._attempt = distributed.broadcast_object(len(read_attempts(self._run)) + 1)
+        self._attempt = distributed.broadcast_object(next_attempt(self._run))
         self._provenance = {**attempt.origin, "attempt": self._attempt}
         self._log: RunLog | None = None
         if distributed.rank() == 0:
@@ -118,7 +118,7 @@ class Recorder:
         marks the run as finished. Call it on every rank."""
         state = self._state
         if self._log:
-            evaluation = self._log.last("eval")
+            evaluation = self._log.evaluation(state.step)
             result = {
                 "name": self._experiment.run.name,
                 "step": state.step,

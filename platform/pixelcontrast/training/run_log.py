@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from pixelcontrast.config import PLACEMENT, Experiment, flatten
 from pixelcontrast.runs import run_folder
+from pixelcontrast.runs.checkpoint import folder_of
 from pixelcontrast.runs.run_folder import Row, scalars
 from pixelcontrast.runs.storage import Storage
 
@@ -28,13 +29,16 @@ _NO_FIGURES = frozenset({"time", "attempt", "step", "steps"})
 class RunLog:
     """The metrics of a run, as JSON lines, TensorBoard events and, at the end, parquet. One process writes.
 
+    A run that begins, or begins again at step 0, records its configuration; a resumed run's stays as it is.
+
     Rows beyond ``step`` come from an attempt whose work was lost, and are dropped.
     """
 
     def __init__(self, run: Storage, experiment: Experiment, *, step: int, attempt: Row):
         self._run = run
+        if step == 0:
+            run_folder.write_experiment(run, experiment)
         run_folder.add_attempt(run, attempt)
-        run_folder.write_experiment(run, experiment)
         self._rows = [row for row in run_folder.read_rows(run) if row["step"] <= step]
         run_folder.write_rows(run, self._rows)
         self._temporary = None if run.is_local else tempfile.TemporaryDirectory()
@@ -64,9 +68,16 @@ class RunLog:
         """All rows of the run so far, those of earlier attempts included."""
         return self._rows
 
-    def last(self, kind: str) -> Row:
-        """The newest row of a kind."""
-        return next(row for row in reversed(self._rows) if row["kind"] == kind)
+    def evaluation(self, step: int) -> Row:
+        """The evaluation of a step; raises ``ValueError`` where the file of metrics has lost it."""
+        for row in reversed(self._rows):
+            if row["kind"] == "eval" and row["step"] == step:
+                return row
+        raise ValueError(
+            f"{self._run.location}: {run_folder.METRICS} has lost the evaluation of step {step}, which the "
+            f"result is made of. Restore the file; or delete {folder_of(step)}, and the run resumes from the "
+            "checkpoint before and evaluates again"
+        )
 
     def finish(self, result: Row) -> None:
         """Write the table of all rows, and last what marks the run as finished."""

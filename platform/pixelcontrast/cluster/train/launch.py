@@ -16,6 +16,8 @@ from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.train.worker import Loop, train
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.lock import held
+from pixelcontrast.runs.run_folder import open_storage
 
 
 def _never() -> int | None:
@@ -51,7 +53,8 @@ def launch(
             behalf of this one, or None. A signal stops the training as the first one to this process would.
 
     Raises:
-        ValueError: the memory of the contrast does not fit on a node, or a path is relative in a job.
+        ValueError: another driver has the run, the memory of the contrast does not fit on a node, or a path
+            is relative in a job.
         LaunchError: the workers do not fit on the cluster, got no place in time, or failed in every retry;
             the text is the first cause.
         Interrupted: by a signal; the same call resumes from the checkpoint.
@@ -74,13 +77,17 @@ def _launch(
 ) -> None:
     experiment = reachable_paths(experiment)
     run, bounds = experiment.run, bounds or Bounds()
-    address = os.environ.get("RAY_ADDRESS")
+    folder, address = open_storage(experiment), os.environ.get("RAY_ADDRESS")
     on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
-    with connect(min_cpus=run.workers.max * run.cpus_per_worker), sigterm_interrupts():
+    with (
+        sigterm_interrupts(),
+        held(folder, what=f"run {run.name}"),
+        connect(min_cpus=run.workers.max * run.cpus_per_worker),
+        sigterm_interrupts(),  # again: ray.init has put its own handler in place of ours
+    ):
         from pixelcontrast.cluster import nodes
         from pixelcontrast.cluster.train.driver import Driver
         from pixelcontrast.cluster.train.launcher import Plan
-        from pixelcontrast.runs.run_folder import open_storage
 
         resources, growth = nodes.cluster_resources()
         check_placement(run, resources, growth)
@@ -91,7 +98,7 @@ def _launch(
             loop=loop,
             resources=worker_resources(run, gpu=gpu),
             loopback=nodes.on_loopback(),
-            storage=(open_storage(experiment) / ".ray").location,
+            storage=(folder / ".ray").location,
             # One more than fits into the time: the driver, which knows what is missing, gives up first.
             placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
         )

@@ -38,10 +38,10 @@ def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
     Raises:
         ValueError: no run lies there.
     """
-    return verify_files(location, check_contents=check_contents)
+    return verify_files(location, verify_contents=verify_contents)
 
 
-def check_contents(parts: Mapping[str, bytes], /, *, step: int) -> dict[str, str]:
+def verify_contents(parts: Mapping[str, bytes], /, *, step: int) -> dict[str, str]:
     """What is wrong in a checkpoint's files, though their bytes are those written: file → what.
 
     Every part is loaded, on the CPU and without executing code from it.

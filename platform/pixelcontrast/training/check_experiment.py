@@ -7,7 +7,8 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model
 from pixelcontrast.models.weights import fetch_timm_weights
-from pixelcontrast.runs.run_folder import Row, check_same_experiment, open_storage, read_result
+from pixelcontrast.runs.resume import check_resumable
+from pixelcontrast.runs.run_folder import Row, open_storage, read_result
 
 
 def check(experiment: Experiment) -> Row | None:
@@ -17,13 +18,13 @@ def check(experiment: Experiment) -> Row | None:
         The result of the run if it is finished already, else None.
 
     Raises:
-        ValueError: another configuration under the same name, a missing or unreadable data set, an unknown
-            backbone, weights that do not exist or cannot be downloaded, class weights that do not fit, a
-            storage that cannot be read or written.
+        ValueError: another configuration under the same name, a run that has lost what it had, a missing or
+            unreadable data set, an unknown backbone, weights that do not exist or cannot be downloaded, class
+            weights that do not fit, a storage that cannot be read or written.
     """
     run = open_storage(experiment)
     try:
-        check_same_experiment(run, experiment)
+        check_resumable(run, experiment)
         result = read_result(run)
     except OSError as error:
         raise ValueError(f"run.storage: {run.location} cannot be read: {error}") from error

@@ -62,8 +62,8 @@ class SplitReport:
 
 
 @dataclass
-class Report:
-    """What was found."""
+class DataReport:
+    """What was found in a data set."""
 
     findings: list[Finding] = field(default_factory=list)
     splits: dict[Split, SplitReport] = field(default_factory=dict)
@@ -89,7 +89,9 @@ class _Facts(NamedTuple):
     """Name and sha256 of each file; of one that cannot be read the name alone."""
 
 
-def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None = None) -> Report:
+def check_files(
+    data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None = None
+) -> DataReport:
     """Decode every image and label of both splits.
 
     Found are: wrong lists and settings, empty splits, images without label and labels without image, files
@@ -102,7 +104,7 @@ def check(data: Data, *, processes: int, on_progress: Callable[[int, int], None]
         processes: that decode at the same time.
         on_progress: called with the pairs looked at and their number.
     """
-    report, listings = Report(), _listings(data)
+    report, listings = DataReport(), _listings(data)
     total = sum(len(found.found.pairs) for found in listings.values() if isinstance(found, Listing))
     done, digests = 0, {}
     for split, found in listings.items():

@@ -1,0 +1,238 @@
+"""One driver at a time in the folder of a run or a search.
+
+On a file system a lock, which the system releases when its process dies. An object store has no locks: there
+each driver writes a claim and renews it, and one that nobody renews is a dead driver's. Clocks are not
+compared: whoever wants the folder watches whether the other's claim changes.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from pixelcontrast.runs.storage import Storage
+
+LOCK, CLAIMS = ".lock", ".claims"
+_PATIENCE_S = 5.0
+"""How long a lock is waited for: a driver that was just killed may take some seconds to be gone."""
+_RENEW_S, _LEASE_S = 10.0, 45.0
+_POLL_S = 0.5
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""What file systems without locks answer, such as Lustre as it is often mounted."""
+
+Holder = Mapping[str, Any]
+"""``host``, ``process`` and ``since``; empty where a driver was cut off before it had written them."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def held(folder: Storage, *, what: str) -> Iterator[None]:
+    """Keep other drivers out of the folder while inside.
+
+    What a dead driver left is taken over: on a file system at once, on an object store after 45 seconds.
+
+    Args:
+        what: lies in the folder, for messages: ``run a``.
+
+    Raises:
+        ValueError: another driver has the folder, which the text names by host and process; or it cannot be
+            written.
+    """
+    with ExitStack() as stack:
+        try:
+            _enter(stack, folder, what)
+        except OSError as error:
+            raise ValueError(f"run.storage: {folder.location} cannot be written: {error}") from error
+        yield
+
+
+def _enter(stack: ExitStack, folder: Storage, what: str) -> None:
+    if folder.is_local:
+        try:
+            stack.enter_context(_locked(folder, what))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        else:
+            return
+    stack.enter_context(_claimed(folder, what))
+
+
+@contextmanager
+def _locked(folder: Storage, what: str) -> Iterator[None]:
+    path = Path(folder.path(LOCK))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        if not _lock(file):
+            raise _refusal(what, folder, _parse(path.read_bytes()))
+        before = _parse(path.read_bytes())
+        if before:
+            _tell_taken_over(what, before)
+        _rewrite(file, json.dumps(_this_process()))
+        try:
+            yield
+        finally:
+            _rewrite(file, "")  # the file stays: another driver may be about to lock it
+
+
+def _lock(file: IO[str]) -> bool:
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True
+
+
+def _rewrite(file: IO[str], text: str) -> None:
+    file.truncate(0)
+    file.write(text)
+    file.flush()
+
+
+@contextmanager
+def _claimed(folder: Storage, what: str) -> Iterator[None]:
+    claim = _Claim(folder, what)
+    while True:
+        claim.write()
+        others = claim.others()
+        # Whatever is written is seen by who lists after it: of two drivers one at least sees the other.
+        if not others:
+            break
+        claim.withdraw()
+        _wait_for_end(folder, what, others)
+        time.sleep(random.uniform(0, 2 * _POLL_S))  # two that start together do not meet again
+    over = threading.Event()
+    thread = threading.Thread(target=claim.keep, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_RENEW_S)
+        with suppress(OSError):  # what stays is taken for a dead driver's
+            claim.withdraw()
+
+
+class _Claim:
+    """A file of this process's own in the folder's ``.claims``; another content each time it is written."""
+
+    def __init__(self, folder: Storage, what: str):
+        self._folder, self._what = folder, what
+        self._name = f"{secrets.token_hex(8)}.json"
+        self._holder, self._written = _this_process(), 0
+
+    def write(self) -> None:
+        self._written += 1
+        content = json.dumps({**self._holder, "written": self._written})
+        self._folder.write(f"{CLAIMS}/{self._name}", content.encode())
+
+    def withdraw(self) -> None:
+        _delete(self._folder, self._name)
+
+    def others(self) -> dict[str, bytes]:
+        """The other drivers' claims: name → content."""
+        return {name: content for name, content in _read_claims(self._folder).items() if name != self._name}
+
+    def keep(self, over: threading.Event) -> None:
+        """Renew until the end; asks this process to stop if another driver has taken the folder over."""
+        while not over.wait(_RENEW_S):
+            try:
+                if not self._folder.exists(f"{CLAIMS}/{self._name}"):
+                    logger.error(
+                        "%s: another driver took this one for dead, as its claim was not renewed for %g "
+                        "seconds, and took over",
+                        self._what,
+                        _LEASE_S,
+                    )
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                self.write()
+            except OSError as error:
+                logger.warning("%s: the claim to its folder was not renewed: %s", self._what, error)
+
+
+def _wait_for_end(folder: Storage, what: str, claims: Mapping[str, bytes]) -> None:
+    """Return when none of the claims is left; raises ``ValueError`` when one is renewed."""
+    end = time.monotonic() + _LEASE_S
+    while time.monotonic() < end and not all(_is_dead(_parse(content)) for content in claims.values()):
+        time.sleep(_POLL_S)
+        now = _read_claims(folder)
+        for name, content in claims.items():
+            if now.get(name, content) != content:
+                raise _refusal(what, folder, _parse(content))
+        claims = {name: content for name, content in claims.items() if name in now}
+    for name, content in claims.items():
+        _tell_taken_over(what, _parse(content))
+        _delete(folder, name)
+
+
+def _read_claims(folder: Storage) -> dict[str, bytes]:
+    found = {}
+    for name in folder.names(CLAIMS):
+        if name.endswith(".json") and not name.startswith("."):
+            try:
+                found[name] = folder.read(f"{CLAIMS}/{name}")
+            except OSError:
+                if folder.exists(f"{CLAIMS}/{name}"):
+                    raise
+                # It was withdrawn since it was listed.
+    return found
+
+
+def _delete(folder: Storage, name: str) -> None:
+    with suppress(FileNotFoundError):
+        folder.delete(f"{CLAIMS}/{name}")
+
+
+def _this_process() -> dict[str, Any]:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": since}
+
+
+def _is_dead(holder: Holder) -> bool:
+    """Whether the process was on this machine and is gone; of other machines nothing is known."""
+    if not holder or holder["host"] != socket.gethostname():
+        return False
+    return not Path(f"/proc/{holder['process']}").exists() and Path("/proc/self").exists()
+
+
+def _parse(content: bytes) -> Holder:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return {}
+
+
+def _refusal(what: str, folder: Storage, holder: Holder) -> ValueError:
+    who = (
+        f"on {holder['host']}, process {holder['process']}, since {holder['since']}"
+        if holder
+        else "elsewhere"
+    )
+    return ValueError(
+        f"{what} is running already, {who}, in {folder.location}. Wait for its end, stop that process, or "
+        "choose another name"
+    )
+
+
+def _tell_taken_over(what: str, holder: Holder) -> None:
+    who = f" on {holder['host']}, process {holder['process']}," if holder else ""
+    logger.warning("%s: its last driver%s died; this one takes over", what, who)

@@ -1,0 +1,54 @@
+"""What ``PixelContrast`` measures of the anchors and their similarities."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from contrasts import CLASSES, DIM, logits_for, small_contrast
+
+
+def test_diagnostics_average_what_the_batch_s_anchors_were_compared_with() -> None:
+    """Three anchors of class 0, one of class 1, which has no positive; two of the four are misclassified."""
+    labels = torch.tensor([[[0, 0], [0, 1]]])
+    vectors = F.normalize(torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]), dim=1)
+    vectors[3, :2] = torch.tensor([0.6, 0.0])
+    vectors[3, 2] = 0.8
+    codes = vectors.T.reshape(1, DIM, 2, 2).clone()
+    contrast = small_contrast(pixel_queue_size=0)
+    contrast(codes, labels, logits_for(torch.tensor([[[0, 1], [0, 2]]])))
+    root = 0.5**0.5
+    read = contrast.diagnostics.read()
+    assert read["hard_anchors"] == 2 / 4
+    assert read["batch_positive_similarity"] == pytest.approx((root + 0 + root) / 3)  # each pair twice
+    assert read["batch_negative_similarity"] == pytest.approx(2 * (0.6 + 0.6 * root + 0) / 6)
+    assert read["gap"] == pytest.approx(root * 2 / 3 - (0.6 + 0.6 * root) / 3)
+    assert read["class_gap"] == [pytest.approx(root * 2 / 3 - (0.6 + 0.6 * root) / 3), None, None]
+    mean = torch.tensor([1 + root + 0.6, root + 1, 0.8]) / 4
+    assert read["mean_embedding_norm"] == pytest.approx(float(mean.norm()))
+    assert read["memory_positive_similarity"] is read["memory_negative_similarity"] is None
+    again = contrast.diagnostics.read()
+    assert again.pop("class_gap") == [None] * CLASSES
+    assert again.pop("refused_rows") == 0
+    assert set(again.values()) == {None}, "it begins anew"
+
+
+@pytest.mark.parametrize("term", ["separate", "joint"])
+def test_diagnostics_tell_the_memory_s_similarities_from_the_batch_s(term: Any) -> None:
+    """Two steps of two classes, whose anchors turn by 60° between them."""
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    root = 0.75**0.5
+    before = torch.tensor([[1.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
+    now = torch.tensor([[0.5, 0, root, 0], [0.5, 0, root, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
+    contrast = small_contrast(memory_term=term)
+    contrast(before.T[None, :, None], labels, logits_for(labels))
+    first = contrast.diagnostics.read()
+    assert (first["gap"], first["class_gap"]) == (1, [1, 1, None])
+    contrast(now.T[None, :, None], labels, logits_for(labels))
+    read = contrast.diagnostics.read()
+    assert read["batch_positive_similarity"] == pytest.approx(1)
+    assert read["batch_negative_similarity"] == pytest.approx(0)
+    assert read["memory_positive_similarity"] == pytest.approx((0.5 + 1) / 2)
+    assert read["memory_negative_similarity"] == pytest.approx(0)
+    assert read["mean_embedding_norm"] == pytest.approx((0.25**2 + 0.5**2 + (root / 2) ** 2) ** 0.5)

@@ -1,0 +1,161 @@
+"""A run's folder with files that are gone, cut off or damaged: named, never a silent restart."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pixelcontrast import training
+from pixelcontrast.config import Experiment, replace
+from pixelcontrast.reports import write_report
+from pixelcontrast.runs import run_folder
+from pixelcontrast.runs.checkpoint import CheckpointError, folder_of
+from pixelcontrast.runs.record import read_run
+from pixelcontrast.runs.resume import check_resumable
+from pixelcontrast.runs.run_folder import Row, read_attempts, read_rows
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.search import Search
+from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.training.run_log import RunLog
+from small_runs import EXPERIMENT, write_finished_run
+
+ANEW = "to start anew on purpose, delete the folder or choose another --run.name"
+FIRST = {"attempt": 1, "from_step": 0, "placement": {"run.checkpoint_interval": 10, "run.eval_interval": 30}}
+
+
+def row(step: int, kind: str = "train") -> Row:
+    return {"kind": kind, "step": step, "attempt": 1, "time": 0.0}
+
+
+def write_run(folder: Path, *rows: Row, attempts: tuple[Row, ...] = (FIRST,), checkpoint: int = 0) -> Storage:
+    """What a killed run leaves, as far as names and rows tell."""
+    run = Storage(str(folder / "a"))
+    run_folder.write_experiment(run, EXPERIMENT)
+    for attempt in attempts:
+        run_folder.add_attempt(run, attempt)
+    run_folder.write_rows(run, list(rows))
+    if checkpoint:
+        run.write(f"{folder_of(checkpoint)}/manifest.json", b"{}")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rows", "attempts", "reason"),
+    [
+        ([row(10), row(20)], (FIRST,), "metrics.jsonl has rows to step 20"),
+        ([row(9, "eval"), row(12)], (), "metrics.jsonl has rows to step 12"),
+        ([], (FIRST, FIRST | {"attempt": 2, "from_step": 10}), "has attempt 2 resumed from step 10"),
+    ],
+)
+def test_lost_checkpoints_are_an_error_that_says_how_to_start_anew(
+    rows: list[Row], attempts: tuple[Row, ...], reason: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path, *rows, attempts=attempts)
+    with pytest.raises(CheckpointError) as caught:
+        check_resumable(run, EXPERIMENT)
+    assert f"{run.location}: there is no checkpoint in checkpoints/, but the run had one: " in str(
+        caught.value
+    )
+    assert reason in str(caught.value)
+    assert ANEW in str(caught.value)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    second = FIRST | {"attempt": 2, "placement": {"run.checkpoint_interval": 5, "run.eval_interval": 5}}
+    for rows in ([], [row(5)], [row(10)]):  # the row of a checkpoint's step comes before it
+        check_resumable(write_run(tmp_path, *rows), EXPERIMENT)
+    check_resumable(write_run(tmp_path, row(8), attempts=(second,)), EXPERIMENT)  # rows of the first attempt
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "experiment.json"])
+def test_a_lost_file_of_a_run_with_checkpoints_is_named(name: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path, row(10), checkpoint=10)
+    run.delete(name)
+    with pytest.raises(
+        ValueError, match=f"{name} is missing or empty, but the run has checkpoints/step-.*"
+    ) as e:
+        check_resumable(run, EXPERIMENT)
+    assert ANEW in str(e.value)
+
+
+def test_attempts_are_counted_on_where_their_file_is_lost(tmp_path: Path) -> None:
+    run = write_run(tmp_path, row(10) | {"attempt": 3}, checkpoint=10)
+    run.delete("attempts.jsonl")
+    assert run_folder.next_attempt(run) == 4
+
+
+@pytest.mark.parametrize(("name", "read"), [("metrics.jsonl", read_rows), ("attempts.jsonl", read_attempts)])
+def test_a_cut_last_line_is_left_out_with_a_warning(
+    name: str, read: Callable[[Storage], list[Row]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path, row(1), row(2), attempts=(FIRST, FIRST))
+    path = Path(run.path(name))
+    path.write_bytes(path.read_bytes()[:-9])
+    with caplog.at_level(logging.WARNING):
+        assert len(read(run)) == 1
+    assert caplog.messages == [f"{path}: the last line, 2, is cut off and was left out"]
+    path.write_bytes(b'{"kind": \n' + path.read_bytes())
+    with pytest.raises(
+        ValueError, match=rf"^{path} is damaged: line 1 is no valid JSON\. Restore the file, or"
+    ):
+        read(run)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"name": "a", "st'])
+def test_a_damaged_result_is_named_with_its_remedy(content: bytes, tmp_path: Path) -> None:
+    run = write_finished_run(Storage(str(tmp_path / "a")))
+    run.write("result.json", content)
+    settings = replace(EXPERIMENT, {"run.storage": str(tmp_path)})
+    for read in (lambda: training.check(settings), lambda: read_run(run), lambda: write_report(run.location)):
+        with pytest.raises(
+            ValueError, match=r"/a/result\.json is damaged: it is no valid JSON\. Delete it: the"
+        ):
+            read()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"kind": "space", "sea'])
+def test_a_damaged_description_of_a_search_is_named(content: bytes, tmp_path: Path) -> None:
+    folder = SearchFolder(
+        replace(EXPERIMENT, {"run.storage": str(tmp_path)}), Search(trials=1, name="s"), None
+    )
+    with folder.held():
+        pass
+    folder.storage.write("search.json", content)
+    for read in (folder.check, lambda: write_report(folder.storage.location)):
+        with pytest.raises(ValueError, match=r"/s/search\.json is damaged: it is no valid JSON\. Delete it"):
+            read()
+    folder.storage.delete("search.json")
+    with folder.held():
+        folder.check()
+
+
+def test_an_evaluation_that_the_result_needs_and_is_lost_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, row(10), checkpoint=10)
+    log = RunLog(run, EXPERIMENT, step=10, attempt=FIRST | {"attempt": 2, "from_step": 10})
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has lost the evaluation of step 10.* delete check"):
+        log.evaluation(10)
+    log.close()
+
+
+def test_a_run_that_saved_nothing_pins_no_settings(tmp_path: Path) -> None:
+    run = write_run(tmp_path, row(5))
+    mended = replace(EXPERIMENT, {"optim.lr": 0.5})
+    check_resumable(run, mended)
+    RunLog(run, mended, step=0, attempt=FIRST | {"attempt": 2}).close()
+    assert run_folder.read_experiment(run) == mended
+    assert read_rows(run) == []
+    run.write(f"{folder_of(10)}/manifest.json", b"{}")
+    run_folder.write_rows(run, [row(10)])
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.5 and is now 0\.01"):
+        check_resumable(run, EXPERIMENT)
+
+
+def test_a_run_named_as_a_search_is_refused(tmp_path: Path) -> None:
+    experiment: Experiment = replace(EXPERIMENT, {"run.storage": str(tmp_path), "run.name": "s"})
+    with SearchFolder(experiment, Search(trials=1, name="s"), None).held():
+        pass
+    with pytest.raises(ValueError, match=rf"{tmp_path}/s is a search's folder; choose another --run\.name"):
+        training.check(experiment)
+    assert json.loads((tmp_path / "s" / "search.json").read_text())["experiment"]["run"]["name"] == "s"

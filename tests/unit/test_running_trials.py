@@ -1,0 +1,130 @@
+"""Trials as Tune asks for them, without Ray: handed out, failed, and stopped with their search."""
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pixelcontrast import Experiment, Search, choice, config, integers
+from pixelcontrast.cluster.signals import Noted
+from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
+from pixelcontrast.search.settings import check_space
+from pixelcontrast.search.trials import Proposal
+from studies import SPACE, Driver, states
+
+
+class Lines:
+    """A search's events as (event, trial) pairs, an end with its state and error."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, ...]] = []
+
+    def began(self, *, remaining: int, concurrent: int) -> None: ...
+
+    def started(self, proposal: Proposal) -> None:
+        self.lines.append(("started", proposal.name))
+
+    def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
+
+    def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
+        self.lines.append((state, proposal.name, found["error"]))
+
+    def stopped(self, proposal: Proposal, where: str) -> None:
+        self.lines.append(("stopped", proposal.name, where))
+
+
+def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(experiment: Experiment) -> None:
+    space = {"model.decoder": choice("hrnet", "deeplabv3"), "optim.batch_size": integers(1, 8)}
+    known = ({"model.decoder": "deeplabv3", "optim.batch_size": 1}, {"optim.batch_size": 2})
+    search = Search(space=space, trials=2, known=known)
+    check_space(search, experiment)
+    driver, listener = Driver(experiment, search), Lines()
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener)
+    trial = running.propose("tune's id")
+    assert trial is not None
+    settings = config.from_json(trial["experiment"])
+    assert (settings.run.name, settings.optim.batch_size) == ("trial-0001", 2)
+    assert running.propose("another") is None
+    assert states(driver.trials.all()) == ["FAIL", "RUNNING"]
+    error = driver.trials.all()[0].user_attrs["error"]
+    assert error.startswith("model.decoder is deeplabv3 and optim.batch_size 1")
+    assert listener.lines == [
+        ("started", "trial-0000"),
+        ("failed", "trial-0000", error),
+        ("started", "trial-0001"),
+    ]
+
+
+class Request:
+    """A request to stop that nobody hears: there is no Ray."""
+
+    name = "a request"
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def ask(self, signal: int) -> None:
+        self.signals.append(signal)
+
+
+def running_trials(experiment: Experiment, driver: Driver, listener: Lines) -> tuple[RunningTrials, Request]:
+    """Three of the five trials that are asked for, as Tune sees them: a, b and c."""
+    running = RunningTrials(experiment, Search(space=SPACE, trials=5), driver.folder, driver.trials, listener)
+    running.request = request = Request()  # type: ignore[assignment]
+    for tune_id in "abc":
+        assert running.propose(tune_id) is not None
+    return running, request
+
+
+def test_what_runs_when_a_search_is_stopped_stays_unfinished_and_goes_on_first(
+    experiment: Experiment,
+) -> None:
+    """One leaves a checkpoint, one's process dies meanwhile, one has got no place yet."""
+    driver, listener, noted = Driver(experiment, Search(space=SPACE, trials=5)), Lines(), Noted()
+    running, request = running_trials(experiment, driver, listener)
+    end = Deadline(running, noted)
+    assert not end.reached()
+    assert not running.stopping
+
+    noted.signal = signal.SIGTERM
+    assert not end.reached()
+    assert running.stopping
+    assert running.propose("d") is None
+    assert running.report("a", {"stopped": " with a checkpoint at step 7"}) is False
+    running.died("b")
+    assert not end.reached()
+    running.withdraw("c")
+    assert end.reached()
+    assert request.signals == [signal.SIGTERM]
+    assert states(driver.trials.all()) == ["RUNNING"] * 3
+    assert listener.lines[3:] == [("stopped", "trial-0000", " with a checkpoint at step 7")]
+
+    driver.die()
+    trials = Driver(experiment, Search(space=SPACE, trials=5)).trials
+    names = [proposal.name for proposal in iter(trials.next, None)]
+    assert names == [f"trial-{number:04}" for number in range(5)]
+
+
+def test_a_trial_that_fails_for_good_or_finishes_while_the_search_stops_is_recorded(
+    experiment: Experiment,
+) -> None:
+    driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
+    running, _ = running_trials(experiment, driver, Lines())
+    noted.signal = signal.SIGINT
+    assert not Deadline(running, noted).reached()
+    running.report("a", {"finished": False, "failures": ["the loss of step 2 is nan"]})
+    assert states(driver.trials.all()) == ["FAIL", "RUNNING", "RUNNING"]
+
+
+def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, noted = Driver(experiment, Search(space=SPACE, trials=5)), Noted()
+    running, _ = running_trials(experiment, driver, Lines())
+    noted.signal = signal.SIGINT
+    end = Deadline(running, noted)
+    assert not end.reached()
+    monkeypatch.setattr("pixelcontrast.cluster.tune.running._STOP_S", 0.0)
+    assert end.reached()
+    assert states(driver.trials.all()) == ["RUNNING"] * 3
