@@ -15,7 +15,7 @@ from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Search
-from pixelcontrast.training.preflight import check_compiler
+from pixelcontrast.training.check_experiment import check_compiler
 from searches import SPACE, experiment
 
 
