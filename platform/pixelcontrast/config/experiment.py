@@ -18,7 +18,7 @@ COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
 
 
 _LOWEST_STRIDE = 32
-"""Of a backbone's last level: a crop no larger has one pixel there."""
+"""A backbone's, at its last level: a crop no larger has one pixel there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
