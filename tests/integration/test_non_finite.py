@@ -17,7 +17,7 @@ from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage, read_rows
-from pixelcontrast.training import loop
+from pixelcontrast.training import batches, loop
 from pixelcontrast.training.step import Losses
 from processes import run_ranks
 from same_run import assert_same_run, differing_parts, learnt
@@ -46,7 +46,7 @@ def fit(settings: Experiment) -> list[dict[str, Any]]:
 
 def spoil(bad: Collection[int], patch: pytest.MonkeyPatch) -> None:
     """One pixel of the last image of these global batches, counted from 1, becomes infinite."""
-    original = loop.train_loader
+    original = batches.train_loader
 
     def loader(*args: Any, **settings: Any) -> Iterator[Batch]:
         for batch in original(*args, **settings):
@@ -55,7 +55,7 @@ def spoil(bad: Collection[int], patch: pytest.MonkeyPatch) -> None:
                     image[0, 5, 7] = torch.inf
             yield batch
 
-    patch.setattr(loop, "train_loader", loader)
+    patch.setattr(batches, "train_loader", loader)
 
 
 def leave_out(bad: Collection[int], patch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,9 @@ def names_of(settings: Experiment, step: int) -> str:
     """The images of a step, as the loader gives them."""
     dataset = build_dataset(settings.data, "train")
     shared: dict[str, Any] = {"seed": 0, "batch_size": BATCH, "rank": 0, "world_size": 1}
-    batch = next(iter(loop.train_loader(dataset, settings.data, start_step=step - 1, steps=step, **shared)))
+    batch = next(
+        iter(batches.train_loader(dataset, settings.data, start_step=step - 1, steps=step, **shared))
+    )
     paths = [dataset.pairs[index].image for index in batch.indices.tolist()]
     return ", ".join(str(path.relative_to(settings.data.root)) for path in paths)
 

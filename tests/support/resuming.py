@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, config, training
 from pixelcontrast.runs.run_folder import open_storage, read_attempts
-from pixelcontrast.training import loop
+from pixelcontrast.training import batches
 from processes import FORKING
 
 STEPS = 12
@@ -96,7 +96,7 @@ def _train(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     if ledger is not None:
-        loop.train_loader = _recorded(loop.train_loader, ledger)
+        batches.train_loader = _recorded(batches.train_loader, ledger)
     if forget:
         from pixelcontrast.contrast import PixelContrast
 

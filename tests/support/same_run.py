@@ -11,7 +11,7 @@ _OF_THE_RUN = {"experiment.json", "provenance.json"}
 
 def learnt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what depends on the clock and on how often the run was started."""
-    clock = ("images_per_second", "attempt", "time")
+    clock = ("images_per_second", "data_wait_share", "attempt", "time")
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 
 

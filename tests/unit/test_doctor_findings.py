@@ -11,19 +11,24 @@ from typing import Any
 import pytest
 
 from object_store import ObjectStore
+from packs import write_folder
 from pixelcontrast.cluster.doctor import findings
 from pixelcontrast.cluster.doctor.diagnose import _ThisMachine, _try_storage
 from pixelcontrast.cluster.doctor.findings import Finding
 from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.config import Run, Workers
+from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.runs.storage import Storage
+from small_sets import pascal_png, some_ids
 
 
 @pytest.fixture(scope="module")
 def facts(scenes: Path) -> Facts:
     """Facts of this machine, as a node with a token."""
     return replace(
-        Probe("a").look(str(scenes), "cityscapes", []), token_required=True, token_file=("/root/token", 0o600)
+        Probe("a").look(str(scenes), "cityscapes", None, []),
+        token_required=True,
+        token_file=("/root/token", 0o600),
     )
 
 
@@ -94,7 +99,7 @@ def test_data_must_be_there_and_the_same(facts: Facts) -> None:
 def test_other_data_on_a_node_is_named(facts: Facts, scenes: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(scenes, tmp_path / "scenes")
     next(iter(copy.glob("leftImg8bit/train/*/*.png"))).unlink()
-    look = Probe("b").look(str(copy), "cityscapes", [])
+    look = Probe("b").look(str(copy), "cityscapes", None, [])
     found = findings.data({"a": facts, "b": look}, "/data")
     assert found == Finding(
         "data", "/data is not the same on a as on b", "copy the same data set to every node"
@@ -102,7 +107,7 @@ def test_other_data_on_a_node_is_named(facts: Facts, scenes: Path, tmp_path: Pat
 
 
 def test_a_layout_that_does_not_fit_is_named(scenes: Path) -> None:
-    found = Probe("a").look(str(scenes), "camvid", [])
+    found = Probe("a").look(str(scenes), "camvid", None, [])
     assert str(scenes) in found.data_error
     assert "no such folder" in found.data_error
 
@@ -225,3 +230,26 @@ def test_wrong_usage_ends_with_status_2_and_a_cluster_that_is_not_there_with_1()
     done = doctor(RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 1
     assert "RAY_ADDRESS is 127.0.0.1:1, but connecting failed" in rows(done.stdout)["cluster"]
+
+
+def test_the_order_of_pascal_context_s_classes_is_asked_for_and_given(tmp_path: Path) -> None:
+    """PNGs do not tell it: without the option doctor would refuse what a training accepts."""
+    base = pascal_png(tmp_path, some_ids(60))
+    unset = Probe("a").look(str(base), "pascal-context-59", None, [])
+    assert "class_order" in unset.data_error
+    given = Probe("a").look(str(base), "pascal-context-59", "voc", [])
+    assert given.data_error == ""
+    assert given.data
+
+
+def test_a_pack_is_looked_at_without_its_layout(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    pack(data, str(tmp_path / "packed"))
+    wanted = Probe("a").look(data.root, "folder", None, [])
+    found = Probe("a").look(str(tmp_path / "packed"), None, None, [])
+    assert found.data == wanted.data
+    (tmp_path / "packed/train/shard-00000.arrow").unlink()
+    assert (
+        "shard-00000.arrow: is missing"
+        in Probe("a").look(str(tmp_path / "packed"), None, None, []).data_error
+    )

@@ -28,6 +28,7 @@ ALLOWED = {
     "scenes": {"config", "draws"},
     "runs": {"config", "words"},
     **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
+    "datasets": BASE | {"runs"},
     "models": BASE | {"contrast"},
     "training": BASE | ROOMS,
     "search": {"config", "datasets", "evaluation", "runs", "words"},

@@ -102,3 +102,18 @@ def test_a_heartbeat_tells_where_the_loop_is_and_for_how_long() -> None:
     assert (second.worker, second.place, second.waiting) == ("actor", first.place, False)
     assert second.since_s >= 0.3 > first.since_s
     assert made[0]._look().place == "its end"
+
+
+def test_nobody_is_ended_while_data_are_staged_and_a_while_after() -> None:
+    """The others wait in a collective; the one that has staged then still builds its network."""
+    waiting = beat(waiting=True, since_s=1000)
+    staging = Beat("worker", "packing/staging.py:90 _alone", False, 1000, staging=True)
+    watch = watched(waiting, staging)
+    assert watch.hanging(1.0) == {}
+    for rank, each in enumerate((waiting, beat(since_s=5))):
+        watch.beat(rank, each, 2.0)
+    assert watch.hanging(2.0) == {}
+    for rank, each in enumerate((waiting, beat(since_s=400))):
+        watch.beat(rank, each, 305.0)
+    watch.hanging(300.0)
+    assert list(watch.hanging(305.0)) == [1]

@@ -18,7 +18,7 @@ from pixelcontrast.cli.export import export
 from pixelcontrast.cli.options import parse_options
 from pixelcontrast.cli.predict import predict
 from pixelcontrast.cli.terminal import failures_told, refuse
-from pixelcontrast.config import Layout, Run, Workers, explain
+from pixelcontrast.config import ClassOrder, Layout, Run, Workers, explain
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
@@ -78,7 +78,7 @@ def _first_line(function: Callable[..., None]) -> str:
 
 
 def data() -> None:
-    """Describe your own images (data init), and check every file of a data set (data check)."""
+    """Describe your own images (data init); check (check), look at (show) and pack (pack) a data set."""
     data_command(["--help"])
 
 
@@ -166,6 +166,7 @@ def doctor(
     storage: str | None = None,
     data: str | None = None,
     layout: Layout | None = None,
+    class_order: ClassOrder | None = None,
     workers: str = "1",
     cpus_per_worker: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -176,8 +177,9 @@ def doctor(
 
     Args:
         storage: a folder, or a URI that pyarrow reads; every node writes to it and reads back.
-        data: the data set's folder, which every node must be able to read.
+        data: the data set's folder or its pack, which every node must be able to read.
         layout: layout of the data set; with it, the data set's files are looked at, too.
+        class_order: order of PASCAL-Context's classes.
         workers: number of workers that must fit: N, or MIN:MAX.
         cpus_per_worker: CPU cores that each worker reserves.
         device: auto asks for a GPU per worker where the cluster has GPUs.
@@ -190,7 +192,8 @@ def doctor(
         asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)
     except ValueError as error:
         refuse(explain(error))
-    findings = diagnose(Wanted(storage=storage, data=data, layout=layout, run=asked))
+    wanted = Wanted(storage=storage, data=data, layout=layout, class_order=class_order, run=asked)
+    findings = diagnose(wanted)
     show_findings(findings)
     sys.exit(any(finding.remedy for finding in findings))
 

@@ -1,4 +1,4 @@
-"""The commands ``pixelcontrast data …``: describe a folder of images, check every file of a data set."""
+"""The commands ``pixelcontrast data …``: what is done with a data set before training."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from pixelcontrast.cli.pack import pack
 from pixelcontrast.cli.progress import progress
+from pixelcontrast.cli.show import show
 from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.config import ClassOrder, Data, Layout
 
@@ -17,9 +19,9 @@ _Root = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
 def data_command(arguments: Sequence[str]) -> None:
     """Run ``pixelcontrast data`` with these arguments."""
     tyro.extras.subcommand_cli_from_dict(
-        {"init": init, "check": check},
+        {"init": init, "check": check, "show": show, "pack": pack},
         prog="pixelcontrast data",
-        description="Prepare your own images for training, and check a data set before it.",
+        description="Prepare your own images for training; check a data set, look at it, and pack it.",
         args=arguments,
     )
 
@@ -59,7 +61,7 @@ def init(
 
 def check(
     root: _Root,
-    layout: Layout = "folder",
+    layout: Layout | None = None,
     class_order: ClassOrder | None = None,
     processes: int | None = None,
     limit: int = 20,
@@ -70,8 +72,9 @@ def check(
     The status is 1 if anything is wrong. Otherwise it shows the share of each class and the image sizes.
 
     Args:
-        root: the data set's folder.
-        layout: layout of the data set; folder: your own images, described by ROOT/dataset.toml.
+        root: the data set's folder, or a pack: a folder, or a URI that pyarrow reads.
+        layout: layout of the data set; unset: the pack's, or folder: your own images, described by
+            ROOT/dataset.toml.
         class_order: order of PASCAL-Context's classes.
         processes: processes that decode in parallel; unset: one per core.
         limit: how many findings of one kind are shown.
@@ -80,11 +83,12 @@ def check(
     from pixelcontrast.cli.tables import show_data_findings, show_data_summary
     from pixelcontrast.datasets.check_files import check_files
     from pixelcontrast.datasets.histogram import histogram_picture
+    from pixelcontrast.datasets.packing.manifest import layout_of
     from pixelcontrast.datasets.parallel import default_processes
 
     with failures_told(resume="Nothing was changed."), progress("pairs") as tell:
         report = check_files(
-            Data(layout=layout, root=root, class_order=class_order),
+            Data(layout=layout or layout_of(root), root=root, class_order=class_order),
             processes=processes or default_processes(),
             on_progress=tell,
         )

@@ -93,7 +93,7 @@ PAPER: dict[str, Any] = {
 From random weights they collapse (experiments/README.md); the authors used them on ImageNet's."""
 
 PLACEMENT = frozenset(
-    {"data.root", "data.loader_processes", "run.storage", "run.name"}
+    {"data.root", "data.loader_processes", "data.on_bad_sample", "run.storage", "run.name"}
     | {"run.workers", "run.device", "run.cpus_per_worker", "run.gpus_per_worker", "run.compile"}
     | {"run.max_failures"}
     | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}

@@ -5,7 +5,7 @@ import inspect
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
@@ -104,7 +104,8 @@ class Data:
     layout: Layout
     """How files and labels are laid out; folder: your own images, described by a dataset.toml beside them."""
     root: Location
-    """The data set's folder."""
+    """The data set's folder, or a pack of it (pixelcontrast data pack): a folder, or a URI that pyarrow
+    reads."""
     class_order: ClassOrder | None = None
     """PASCAL-Context only: the order of its classes, and how PNG label files number them. unset: alphabetical
     with .mat files; with PNG files what VOC's own labels tell, or an error where they are not there."""
@@ -116,6 +117,15 @@ class Data:
     """How often a crop is mirrored left to right."""
     color_jitter: Share = 0.4
     """Brightness, contrast and saturation are multiplied by factors drawn from 1 ± this; 0 turns it off."""
+    max_class_share: Annotated[float, Gt(0), Lt(1)] | None = None
+    """A crop is drawn anew, up to ten times, while one class has more than this share of its labelled pixels
+    (mmsegmentation's cat_max_ratio, there 0.75); unset: the first draw stands."""
+    balanced_sampling: bool = False
+    """Draw images by the classes in them, rare classes first, instead of each once per epoch; the data must
+    be packed (pixelcontrast data pack), which counts them."""
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+    """A training sample that cannot be read ends the run with its file named (stop), or another image takes
+    its place, and result.json lists it (skip)."""
     loader_processes: Annotated[int, Field(ge=0)] = 0
     """Processes that decode and augment, per worker; 0 does it in the worker itself."""
 

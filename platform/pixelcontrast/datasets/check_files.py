@@ -4,76 +4,37 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.files import FileError, read_header, read_image
-from pixelcontrast.datasets.labels import IGNORE_INDEX, Color, LabelSpace
+from pixelcontrast.datasets.labels import LabelSpace
 from pixelcontrast.datasets.listing import Listing, Pair, Split
+from pixelcontrast.datasets.packing.check import check_pack
+from pixelcontrast.datasets.packing.manifest import find_pack
 from pixelcontrast.datasets.parallel import in_processes
-from pixelcontrast.datasets.segmentation import check_sizes, list_split
+from pixelcontrast.datasets.report import (
+    DataReport,
+    Finding,
+    SplitReport,
+    absent_classes,
+    class_counts,
+    contents,
+    duplicates,
+    pixel_digest,
+)
+from pixelcontrast.datasets.segmentation import list_split
+from pixelcontrast.datasets.segmentation_set import check_sizes
 
 _CHUNK = 16
 """Pairs that a process looks at before it reports."""
 _FEW = 64
 """Pairs up to which starting other processes takes longer than the work."""
-
-Severity = Literal["problem", "note"]
-
-
-class Finding(NamedTuple):
-    """Something that a user should know."""
-
-    severity: Severity
-    """problem: to be put right; note: training works, but perhaps not as meant."""
-    subject: str
-    """What it is about, the same for all findings of a sort."""
-    file: str
-    """Below the root where it can be."""
-    problem: str
-    remedy: str
-
-
-@dataclass
-class SplitReport:
-    """What a split holds, as far as it could be read."""
-
-    num_pairs: int
-    class_pixels: np.ndarray
-    """int64 [num_classes + 1]; the last is ignored pixels."""
-    class_images: np.ndarray
-    """int64 [num_classes + 1]: in how many images each occurs."""
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(width, height) → images."""
-    contents: str = ""
-    """sha256 of the names and bytes of all files, in their order; "" where one cannot be read."""
-
-    def shares(self) -> np.ndarray:
-        """float64 [num_classes + 1]: each class among the pixels that have one; last the ignored, among
-        all."""
-        counted, whole = self.class_pixels[:-1].sum(), self.class_pixels.sum()
-        return np.append(self.class_pixels[:-1] / max(counted, 1), self.class_pixels[-1] / max(whole, 1))
-
-
-@dataclass
-class DataReport:
-    """What was found in a data set."""
-
-    findings: list[Finding] = field(default_factory=list)
-    splits: dict[Split, SplitReport] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
-    colors: tuple[Color, ...] = ()
-
-    @property
-    def well(self) -> bool:
-        """Whether there is no problem; there may be notes."""
-        return all(finding.severity == "note" for finding in self.findings)
 
 
 class _Facts(NamedTuple):
@@ -97,13 +58,15 @@ def check_files(
     Found are: wrong lists and settings, empty splits, images without label and labels without image, files
     that are unreadable, truncated, too large or of another kind, sizes that differ, ids outside of the map,
     links out of the root, the same pixels twice in a split or in train and val, classes without pixels. A
-    wrong bit in a JPEG is not: only a checksum tells.
+    wrong bit in a JPEG is not: only a checksum tells. Of a pack all checksums are compared, too.
 
     Args:
         data: layout, root and class order are used.
         processes: that decode at the same time.
         on_progress: called with the pairs looked at and their number.
     """
+    if find_pack(data.root) is not None:
+        return check_pack(data, processes=processes, on_progress=on_progress)
     report, listings = DataReport(), _listings(data)
     total = sum(len(found.found.pairs) for found in listings.values() if isinstance(found, Listing))
     done, digests = 0, {}
@@ -120,15 +83,15 @@ def check_files(
         files: list[str] = []
         for facts in _look(root, found, processes if total > _FEW else 1):
             files += facts.files
-            report.findings += [*facts.findings, *_duplicates(facts.digests, split, digests)]
+            report.findings += [*facts.findings, *duplicates(facts.digests, split, digests)]
             whole.class_pixels += facts.pixels
             whole.class_images += facts.images
             whole.sizes += facts.sizes
             done += facts.num_pairs
             if on_progress is not None:
                 on_progress(done, total)
-        whole.contents = _contents(files)
-        report.findings += _absent_classes(split, whole, report.names)
+        whole.contents = contents(files)
+        report.findings += absent_classes(split, whole, report.names)
     return report
 
 
@@ -167,9 +130,7 @@ def _look_at(
             image = read_image(pair.image)
             size = image.shape[2], image.shape[1]
             facts.sizes[size] += 1
-            pixels = image.permute(1, 2, 0).contiguous().numpy()
-            digest = hashlib.blake2b(pixels.data, digest_size=16, key=repr(size).encode()).digest()
-            facts.digests.append((name, digest))
+            facts.digests.append((name, pixel_digest(image)))
             facts.findings.extend(_turned(root, pair.image))
         except FileError as error:
             facts.findings.append(_finding(root, pair.image, "image", error))
@@ -177,9 +138,7 @@ def _look_at(
             raw = read_label(pair.label)
             if size is not None:
                 check_sizes(pair, size, (raw.shape[1], raw.shape[0]))
-            encoded = labels.encode(raw, file=pair.label).numpy().ravel()
-            seen = np.bincount(encoded, minlength=IGNORE_INDEX + 1)
-            row = np.append(seen[: labels.num_classes], seen[IGNORE_INDEX])
+            row = class_counts(labels.encode(raw, file=pair.label), labels.num_classes)
             facts.pixels[:] += row
             facts.images[:] += row > 0
         except FileError as error:
@@ -193,12 +152,6 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""  # what is wrong with it, ``read_image`` and ``read_label`` say
-
-
-def _contents(files: list[str]) -> str:
-    if any(line.endswith(" ") for line in files):
-        return ""
-    return hashlib.sha256("\n".join(files).encode()).hexdigest()
 
 
 def _finding(root: Path, path: Path, subject: str, error: FileError) -> Finding:
@@ -242,28 +195,6 @@ def _links_out(root: Path, found: Listing) -> Iterator[Finding]:
                 problem = f"a link out of the data set's folder, to {target}"
                 remedy = "copy what it points to here, so that the folder is complete on every machine"
                 yield Finding("problem", "link", _below(root, place), problem, remedy)
-
-
-def _duplicates(
-    digests: list[tuple[str, bytes]], split: Split, seen: dict[bytes, tuple[Split, str]]
-) -> Iterator[Finding]:
-    for name, digest in digests:
-        other, first = seen.setdefault(digest, (split, name))
-        if first == name and other == split:
-            continue
-        if other != split:
-            problem = f"the same pixels as {first}, and that is in {other}"
-            yield Finding("problem", "leak", name, problem, f"remove it from {split} or from {other}")
-        elif first != name:
-            yield Finding("problem", "duplicate", name, f"the same pixels as {first}", "remove one of them")
-
-
-def _absent_classes(split: Split, whole: SplitReport, names: tuple[str, ...]) -> Iterator[Finding]:
-    for name, pixels in zip(names, whole.class_pixels[:-1], strict=True):
-        if pixels == 0:
-            severity: Severity = "problem" if split == "train" else "note"
-            remedy = "remove the class, add images of it, or look whether its ids are right"
-            yield Finding(severity, "class", name, f"no pixel in {split}", remedy)
 
 
 def _below(root: Path, path: Path) -> str:

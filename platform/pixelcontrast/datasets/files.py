@@ -97,7 +97,12 @@ def read_label(path: Path) -> np.ndarray:
     Raises:
         FileError: the file cannot be read, is damaged or truncated, or is no 8-bit grey or palette PNG.
     """
-    return np.asarray(_decode(read_bytes(path, _LABEL), path, _LABEL))
+    return decode_label(read_bytes(path, _LABEL), path)
+
+
+def decode_label(content: bytes, path: Path | str) -> np.ndarray:
+    """Decode a label file's content; as ``read_label``."""
+    return np.asarray(_decode(content, path, _LABEL))
 
 
 @dataclass(frozen=True)

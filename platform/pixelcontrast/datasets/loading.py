@@ -1,8 +1,6 @@
 """Loaders: training batches by stream position, validation images one by one."""
 
 import multiprocessing
-import os
-import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,9 +9,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pixelcontrast.config import Data
+from pixelcontrast.datasets.files import FileError
+from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.datasets.loader import Fault, Loader
+from pixelcontrast.datasets.parallel import end_with_parent
 from pixelcontrast.datasets.segmentation import SegmentationSet
-from pixelcontrast.datasets.stream import SampleStream, StepSampler
+from pixelcontrast.datasets.stream import StepSampler, Stream, build_stream, replacement
 from pixelcontrast.datasets.transforms import (
     IMAGENET,
     Normalization,
@@ -21,6 +22,8 @@ from pixelcontrast.datasets.transforms import (
     train_transform,
 )
 
+_MOST_REPLACEMENTS = 10
+"""Images that are tried for one that cannot be read; so many damaged ones are a broken disk."""
 _PRELOADED = ("torch", "torchvision.transforms.v2.functional", "PIL.Image", __name__)
 
 
@@ -59,15 +62,30 @@ class EvalBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainStream(Dataset[Sample]):
-    """The training set by stream position: whoever reads a position, and when, gets the same crop."""
+    """The training set by stream position: whoever reads a position, and when, gets the same crop.
+
+    With ``data.on_bad_sample`` skip, ``Sample.image_index`` is not the stream's image where that cannot be
+    read, but the one that was taken instead.
+    """
 
     dataset: SegmentationSet
     data: Data
     seed: int
+    stream: Stream
     normalization: Normalization = IMAGENET
 
     def __getitem__(self, position: int) -> Sample:
-        index = SampleStream(len(self.dataset), self.seed).sample_at(position)
+        index = self.stream.sample_at(position)
+        for attempt in range(_MOST_REPLACEMENTS):
+            try:
+                return self._crop(index, position)
+            except FileError:
+                if self.data.on_bad_sample == "stop":
+                    raise
+                index = replacement(len(self.dataset), seed=self.seed, position=position, attempt=attempt)
+        return self._crop(index, position)
+
+    def _crop(self, index: int, position: int) -> Sample:
         image, label = self.dataset.read(index)
         image, label = train_transform(
             image,
@@ -77,6 +95,13 @@ class TrainStream(Dataset[Sample]):
             position=position,
             normalization=self.normalization,
         )
+        largest = int(torch.where(label == IGNORE_INDEX, 0, label).max())
+        if largest >= self.dataset.labels.num_classes:  # only a pack that was damaged meanwhile has such ids
+            raise FileError(
+                f"{self.dataset.where(index)}: its label is damaged: it has class {largest} "
+                f"of {self.dataset.labels.num_classes}",
+                remedy="see pixelcontrast data check",
+            )
         return Sample(image, label, position, index)
 
 
@@ -110,7 +135,7 @@ def train_loader(
 
     Args:
         dataset: the training split.
-        data: how crops are cut, and ``loader_processes``.
+        data: how crops are cut and images drawn, and ``loader_processes``.
         seed: the run's seed.
         batch_size: images per step over all ranks; at least ``world_size``.
         start_step: the first step to load; 0 for a new run.
@@ -125,7 +150,7 @@ def train_loader(
     """
     assert 0 <= rank < world_size <= batch_size
     return Loader(
-        TrainStream(dataset, data, seed, normalization),
+        TrainStream(dataset, data, seed, build_stream(dataset, data, seed), normalization),
         batch_sampler=StepSampler(
             start_step=start_step, steps=steps, batch_size=batch_size, rank=rank, world_size=world_size
         ),
@@ -182,21 +207,10 @@ def _common(loader_processes: int) -> dict[str, Any]:
     if loader_processes:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_PRELOADED))
-        options |= {"multiprocessing_context": context, "worker_init_fn": _end_with_parent}
+        options |= {"multiprocessing_context": context, "worker_init_fn": _begin}
     return options
 
 
-def _end_with_parent(_: int) -> None:
-    """End this loader process when the process that iterates dies, even by SIGKILL.
-
-    torch looks at the parent's process id for that, which is the fork server here; and the server lives on
-    as long as any process that it forked.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _begin(_: int) -> None:
+    # torch looks at the parent's process id, which is the fork server here.
+    end_with_parent()

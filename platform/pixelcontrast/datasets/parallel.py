@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,7 +40,7 @@ def in_processes(
     # As for the loaders: a server without threads forks the processes, which inherit no lock.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    todo, pool = iter(items), ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_ctrl_c)
+    todo, pool = iter(items), ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
     try:
         running: set[Future[Result]] = {pool.submit(work, item) for item in islice(todo, 3 * processes)}
         while running:
@@ -56,6 +57,23 @@ def in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_ctrl_c() -> None:
-    """To the process that waits for the results, which ends the others."""
+def end_with_parent() -> None:
+    """End this process when the one that started it dies, even by SIGKILL.
+
+    Processes of a fork server notice nothing by themselves: their parent is the server, which lives as long
+    as any process that it forked.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _begin() -> None:
+    # Ctrl-C is left to the process that waits for the results, which ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()

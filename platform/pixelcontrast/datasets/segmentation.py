@@ -1,22 +1,17 @@
 """A split of a data set as pairs of image and label, and how a configuration names one."""
 
-import hashlib
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from torch import Tensor
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context
-from pixelcontrast.datasets.files import ColorLabels, FileError, read_header, read_image, read_label
-from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
+from pixelcontrast.datasets.labels import LabelSpace
 from pixelcontrast.datasets.left_out import left_out
-from pixelcontrast.datasets.listing import Listing, Pair, Split
+from pixelcontrast.datasets.listing import Listing, Split
+from pixelcontrast.datasets.packing.manifest import find_pack
+from pixelcontrast.datasets.packing.packed_set import packed_listing, packed_set
+from pixelcontrast.datasets.segmentation_set import SegmentationSet
+from pixelcontrast.datasets.stream import build_stream
 
 _HEADERS_S = 5.0
 """How long the look at the headers may take, per split: some 15,000 pairs from a local disk."""
@@ -28,118 +23,12 @@ logger = logging.getLogger(__name__)
 __all__ = ["SegmentationSet", "Split", "build_dataset", "check_data", "list_split", "published_labels"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentationSet:
-    """A split's images and labels, decoded and checked one by one as they are read."""
-
-    root: Path
-    pairs: tuple[Pair, ...]
-    """Sorted by the image's path below the root."""
-    labels: LabelSpace
-    read_label: Callable[[Path], np.ndarray] = read_label
-    """Decodes a label file to raw ids, uint8 or uint16 [H, W]."""
-    settings: str = ""
-    """What decides the train ids beside the layout's name."""
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Decode a pair.
-
-        Returns:
-            The image, uint8 [3, H, W], and its train ids, uint8 [H, W], ``IGNORE_INDEX`` where ignored. An
-            image that lies on its side by its EXIF orientation is turned upright: its label must have that
-            size.
-
-        Raises:
-            FileError: a file that is missing, damaged or of the wrong kind, sizes that differ, or label ids
-                that must not occur; the message names the file.
-        """
-        pair = self.pairs[index]
-        image, raw = read_image(pair.image), self.read_label(pair.label)
-        check_sizes(pair, (image.shape[2], image.shape[1]), (raw.shape[1], raw.shape[0]))
-        return image, self.labels.encode(raw, file=pair.label)
-
-    def name(self, index: int) -> str:
-        """The image's path below the root."""
-        return self.pairs[index].image.relative_to(self.root).as_posix()
-
-    def check_headers(self, *, seconds: float) -> int:
-        """Look at the headers of pairs spread over the split, all of them if time allows.
-
-        Args:
-            seconds: when to stop.
-
-        Returns:
-            The number of pairs looked at.
-
-        Raises:
-            FileError: as ``read``, as far as headers tell: missing, empty or of another kind, sizes that
-                differ.
-        """
-        content = "colors" if isinstance(self.read_label, ColorLabels) else "ids"
-        count = 0
-        for pair in self._spread(seconds):
-            image = read_header(pair.image, "image")
-            if pair.label.suffix.lower() == ".png":
-                label = read_header(pair.label, content)
-                check_sizes(pair, (image.width, image.height), (label.width, label.height))
-            count += 1
-        return count
-
-    def check_classes(self, *, seconds: float) -> None:
-        """Look at the labels of pairs spread over the split; warns of what no class can be learnt from.
-
-        Args:
-            seconds: when to stop.
-
-        Raises:
-            ValueError: as ``read``; or no label of the split has a pixel of any class.
-        """
-        pixels, count = np.zeros(IGNORE_INDEX + 1, np.int64), 0
-        for pair in self._spread(seconds):
-            encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
-            pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
-            count += 1
-        absent = [name for name, number in zip(self.labels.names, pixels, strict=False) if number == 0]
-        if len(absent) == self.labels.num_classes and count == len(self):
-            raise ValueError(
-                f"data.root {self.root}: all pixels of all {count} labels to train on are ignored"
-            )
-        if absent and count == len(self):
-            logger.warning("no label to train on has %s: nothing is learnt of it", ", ".join(absent))
-        elif len(absent) == self.labels.num_classes:
-            logger.warning("of the %d labels looked at, all pixels are ignored", count)
-
-    def _spread(self, seconds: float) -> Iterator[Pair]:
-        """Every pair once, until the time is over; any first part of them is spread evenly."""
-        end = time.monotonic() + seconds
-        step = max(1, round(len(self) * 0.618))  # the golden section's
-        while math.gcd(step, len(self)) != 1:
-            step += 1
-        for count in range(len(self)):
-            if time.monotonic() > end:
-                return
-            yield self.pairs[count * step % len(self)]
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the samples and classes, wherever the root lies: sha256 of each file's name below it and
-        size, and of settings. ``datasets.check_files`` hashes the bytes."""
-        files = [
-            f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}"
-            for pair in self.pairs
-            for path in pair
-        ]
-        return hashlib.sha256("\n".join([*files, *filter(None, [self.settings])]).encode()).hexdigest()
-
-
 def list_split(data: Data, split: Split) -> Listing:
     """What the configured data set has of a split, and what is wrong with its list; no image is read.
 
     Raises:
-        ValueError: a folder or file of the layout is missing, or does not tell what it must.
+        ValueError: a folder or file of the layout is missing, or does not tell what it must; or the pack at
+            ``data.root`` is unfinished, damaged or of another data set.
     """
     root = Path(data.root)
     if data.class_order is not None and not data.layout.startswith("pascal-context"):
@@ -147,6 +36,8 @@ def list_split(data: Data, split: Split) -> Listing:
             f"data.class_order: {data.class_order}, but data.layout is {data.layout}; allowed is to leave it "
             "unset with all layouts but pascal-context-59 and pascal-context-60"
         )
+    if (manifest := find_pack(data.root)) is not None:
+        return packed_listing(manifest, data, split)
     match data.layout:
         case "cityscapes":
             return cityscapes.listing(root, split)
@@ -193,12 +84,14 @@ def published_labels(data: Data) -> LabelSpace | None:
 
 
 def build_dataset(data: Data, split: Split) -> SegmentationSet:
-    """List a split of the configured data set; no image is read.
+    """List a split of the configured data set, packed or not; no image is read.
 
     Raises:
         ValueError: a folder or file of the layout is missing, or an image has no label; the message names it
-            and the layout.
+            and the layout. Or as ``list_split``.
     """
+    if (manifest := find_pack(data.root)) is not None:
+        return packed_set(manifest, data, split)
     return _of_listing(data, list_split(data, split))
 
 
@@ -216,23 +109,6 @@ def _of_listing(data: Data, found: Listing) -> SegmentationSet:
     )
 
 
-def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
-    """Raise ``FileError`` if an image and its label differ in (width, height)."""
-    if image == label:
-        return
-    message = f"{pair.image} has {_size(image)} pixels but its label {pair.label} has {_size(label)}"
-    header = read_header(pair.image, "image")
-    if header.orientation >= 5 and image == label[::-1]:
-        raise FileError(
-            f"{message}: EXIF orientation {header.orientation} turns the image, as viewers show it, and the "
-            "label was made for the image as it is stored",
-            remedy="remove the orientation from the image (exiftool -Orientation= FILE), or turn the label",
-        )
-    raise FileError(
-        message, remedy="give image and label the same size; masks are scaled by nearest neighbour"
-    )
-
-
 def check_data(data: Data) -> None:
     """A quick look before any worker starts: splits, names, headers, the classes in the labels to train on.
 
@@ -244,14 +120,16 @@ def check_data(data: Data) -> None:
     """
     for split in ("train", "val"):
         found = list_split(data, split)
-        dataset = _of_listing(data, found)
+        is_packed = find_pack(data.root) is not None
+        dataset = build_dataset(data, split) if is_packed else _of_listing(data, found)
         for line in left_out(found.found):
             logger.warning("%s: %s", split, line)
+        if split == "train":
+            build_stream(dataset, data, seed=0)
+        # Workers stage a URI, on the machines that need it; bad samples that are skipped end nothing.
+        if "://" in data.root or (split == "train" and data.on_bad_sample == "skip"):
+            continue
         dataset.read(0)
         dataset.check_headers(seconds=_HEADERS_S)
         if split == "train":
             dataset.check_classes(seconds=_LABELS_S)
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"

@@ -17,6 +17,8 @@ from pixelcontrast.draws import uniform
 
 _STREAM = int.from_bytes(b"augment")
 """Sets these draws apart from all others that are keyed on (seed, position)."""
+_MOST_DRAWS = 10
+"""Crops of a sample that are looked at, with ``data.max_class_share``; the last one stands."""
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -69,12 +71,13 @@ def train_transform(
 
     The scale is uniform in ``data.scale_range``. Only the window that maps to the crop is resized: bilinear
     with antialiasing for the image, nearest for the label. A window larger than the image holds all of it at
-    a random place; around it the label is ignored and the image has the mean colour.
+    a random place; around it the label is ignored and the image has the mean colour. With
+    ``data.max_class_share`` the place of a crop that one class dominates is drawn anew, at the same scale.
 
     Args:
-        image: uint8 [3, H, W].
-        label: uint8 [H, W], train ids.
-        data: crop_size, scale_range, flip_probability and color_jitter are used.
+        image: uint8 [3, H, W]; only the window is read, so that it may be a view of a mapped file.
+        label: uint8 [H, W], train ids; likewise.
+        data: crop_size, scale_range, flip_probability, color_jitter and max_class_share are used.
         seed: the run's seed.
         position: the sample's place in the stream.
         normalization: the backbone's mean and standard deviation.
@@ -83,9 +86,7 @@ def train_transform(
         The crop, float32 [3, *crop_size], normalised, and its train ids, int64 [*crop_size].
     """
     draws = _Draws(*uniform(seed, _STREAM, position, torch.arange(len(_Draws._fields))).tolist())
-    scale = _between(*data.scale_range, draws.scale)
-    rows = _span(image.shape[1], crop=data.crop_size[0], scale=scale, draw=draws.top)
-    columns = _span(image.shape[2], crop=data.crop_size[1], scale=scale, draw=draws.left)
+    rows, columns = _place(label, data=data, seed=seed, position=position, draws=draws)
     size = [rows.extent, columns.extent]
     image, label = image[:, rows.source, columns.source], label[None, rows.source, columns.source]
     image = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
@@ -108,6 +109,30 @@ def eval_transform(
 
 def _between(low: float, high: float, draw: float) -> float:
     return low + (high - low) * draw
+
+
+def _place(label: Tensor, *, data: Data, seed: int, position: int, draws: _Draws) -> tuple[_Span, _Span]:
+    """Rows and columns of the crop: of the first of a few draws whose window no class dominates."""
+    scale, most = _between(*data.scale_range, draws.scale), data.max_class_share
+
+    def spans(top: float, left: float) -> tuple[_Span, _Span]:
+        rows = _span(label.shape[0], crop=data.crop_size[0], scale=scale, draw=top)
+        return rows, _span(label.shape[1], crop=data.crop_size[1], scale=scale, draw=left)
+
+    rows, columns = spans(draws.top, draws.left)
+    for attempt in range(1, _MOST_DRAWS):
+        if most is None or _largest_share(label[rows.source, columns.source]) <= most:
+            break
+        counters = len(_Draws._fields) + 2 * attempt + torch.arange(2)
+        rows, columns = spans(*uniform(seed, _STREAM, position, counters).tolist())
+    return rows, columns
+
+
+def _largest_share(label: Tensor) -> float:
+    """Of the most frequent class among the labelled pixels; 1 where there are none."""
+    counts = torch.bincount(label.flatten(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+    labelled = int(counts.sum())
+    return int(counts.max()) / labelled if labelled else 1.0
 
 
 def _span(size: int, *, crop: int, scale: float, draw: float) -> _Span:
@@ -149,6 +174,12 @@ def _mean_luminance(image: Tensor) -> float:
     """Mean luminance of a uint8 image, from exact integer sums."""
     sums = image.sum(dim=(1, 2), dtype=torch.int64).tolist()
     return sum(weight * total for weight, total in zip(_LUMINANCE, sums, strict=True)) / image[0].numel()
+
+
+def denormalize(image: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
+    """Undo ``normalize``, for pictures: float32 [3, h, w] → uint8 [3, h, w]."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalization)
+    return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def normalize(image: Tensor, normalization: Normalization) -> Tensor:

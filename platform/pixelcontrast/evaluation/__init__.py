@@ -3,7 +3,13 @@
 from pixelcontrast.evaluation.boundary import BoundaryIoU
 from pixelcontrast.evaluation.confusion import ConfusionMatrix, Scores
 from pixelcontrast.evaluation.confusion_picture import confusion_picture
-from pixelcontrast.evaluation.overlay import blend, contact_sheet, legend, overlay
+from pixelcontrast.evaluation.overlay import (
+    blend,
+    contact_sheet,
+    legend,
+    overlay,
+    samples_sheet,
+)
 from pixelcontrast.evaluation.protocol import Protocol, scores
 from pixelcontrast.evaluation.results import result_file
 
@@ -18,5 +24,6 @@ __all__ = [
     "legend",
     "overlay",
     "result_file",
+    "samples_sheet",
     "scores",
 ]

@@ -13,9 +13,9 @@ Picture = NDArray[np.uint8]
 _COLOR_SHARE = 0.68
 """Share of the class colour in a blended pixel; the rest is the greyed image, which keeps shapes readable."""
 _GAP = 4
+_SAMPLE_PANELS = 4
 _PAGE = (255, 255, 255)
 _INK = (60, 60, 60)
-_TITLES = ("image", "truth", "prediction")
 
 
 def overlay(image: ArrayLike, truth: ArrayLike, prediction: ArrayLike, colors: ArrayLike) -> Picture:
@@ -74,6 +74,7 @@ def contact_sheet(
     names: Sequence[str] = (),
     colors: ArrayLike = (),
     title: str = "",
+    headings: Sequence[str] = ("image", "truth", "prediction"),
     max_width: int = 1600,
 ) -> bytes:
     """Rows of ``overlay`` below one another, with headings and a legend.
@@ -83,6 +84,7 @@ def contact_sheet(
         names: of the classes, for a legend; none without them.
         colors: uint8 [K, 3] of these classes.
         title: a line of text above.
+        headings: of the panels in a row, which are of equal width.
         max_width: wider rows are scaled down to it, in pixels.
 
     Returns:
@@ -90,7 +92,7 @@ def contact_sheet(
     """
     pictures = [_shrink(Image.fromarray(row), max_width) for row in rows]
     body = _stack(pictures)
-    heading = _heading(pictures[0].width, title)
+    heading = _heading(pictures[0].width, title, headings)
     entries = (*names, "ignored")
     legend = [_legend(entries, np.asarray(colors, np.uint8), body.width)] if names else []
     parts = [heading, body, *legend]
@@ -104,6 +106,30 @@ def contact_sheet(
     file = BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+def samples_sheet(
+    samples: Sequence[tuple[Picture, NDArray]], *, names: Sequence[str], colors: ArrayLike
+) -> bytes:
+    """Crops of one size, two in a row, each beside its classes laid over it; with a legend.
+
+    Args:
+        samples: image, uint8 [H, W, 3], and classes, integers [H, W].
+        names: of the K classes.
+        colors: uint8 [K, 3], RGB.
+
+    Returns:
+        A PNG file's bytes.
+    """
+    palette = np.asarray(colors, np.uint8)
+    panels = [panel for image, label in samples for panel in (image, blend(image, label, palette))]
+    panels += [np.full_like(panels[0], 255)] * (-len(panels) % _SAMPLE_PANELS)
+    gap = np.full((panels[0].shape[0], _GAP, 3), _PAGE, np.uint8)
+    rows = []
+    for first in range(0, len(panels), _SAMPLE_PANELS):
+        row = [part for panel in panels[first : first + _SAMPLE_PANELS] for part in (gap, panel)]
+        rows.append(np.concatenate(row[1:], axis=1))
+    return contact_sheet(rows, names=names, colors=palette, headings=("crop", "label") * 2)
 
 
 def _font(size: int = 13) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -126,13 +152,13 @@ def _stack(rows: Sequence[Image.Image]) -> Image.Image:
     return stack
 
 
-def _heading(width: int, title: str) -> Image.Image:
+def _heading(width: int, title: str, titles: Sequence[str]) -> Image.Image:
     heading = Image.new("RGB", (width, 42 if title else 20), _PAGE)
     draw = ImageDraw.Draw(heading)
     if title:
         draw.text((0, 0), title, fill=_INK, font=_font(15))
-    for column, text in enumerate(_TITLES):
-        left = column * (width + _GAP) // len(_TITLES)
+    for column, text in enumerate(titles):
+        left = column * (width + _GAP) // len(titles)
         draw.text((left, heading.height - 19), text, fill=_INK, font=_font())
     return heading
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.official import result_ids, result_name
+from pixelcontrast.datasets.packing.staging import stage_pack
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.segmentation import SegmentationSet, Split, build_dataset
 from pixelcontrast.datasets.transforms import Normalization, eval_transform
@@ -141,7 +142,7 @@ def _load(job: Job) -> _Loaded:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     model = load_model(job.location, job.step).to(job.device)
-    return _Loaded(model, build_dataset(job.data, job.split))
+    return _Loaded(model, build_dataset(stage_pack(job.data), job.split))
 
 
 @torch.inference_mode()

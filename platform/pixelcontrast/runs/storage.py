@@ -26,22 +26,23 @@ class Storage:
     Args:
         location: a local folder, or a URI that ``pyarrow.fs`` reads (``s3://bucket/runs``), perhaps with its
             options (``s3://bucket/runs?endpoint_override=minio:9000&scheme=http``).
+        option: the setting that names the location, for errors.
 
     Raises:
         ValueError: a URI that pyarrow does not know, or one with a password or key in it.
     """
 
-    def __init__(self, location: str):
-        self.location = location
+    def __init__(self, location: str, *, option: str = "run.storage"):
+        self.location, self._option = location, option
         if "://" not in location:
             self.location = expand_home(location)
             self.fs, self.root = fs.LocalFileSystem(), absolute_path(location)
             return
-        _refuse_secrets(location)
+        _refuse_secrets(location, option)
         try:
             self.fs, self.root = fs.FileSystem.from_uri(_bounded(location))
         except (ValueError, OSError) as error:
-            raise ValueError(f"run.storage {location}: pyarrow cannot open it: {error}") from error
+            raise ValueError(f"{option} {location}: pyarrow cannot open it: {error}") from error
 
     def __truediv__(self, name: str) -> "Storage":
         folder = copy.copy(self)
@@ -128,6 +129,24 @@ class Storage:
         """Delete a file; raises ``FileNotFoundError``."""
         self.fs.delete_file(self.path(name))
 
+    def adopt(self, file: Path, name: str) -> None:
+        """Move a finished local file here; whoever reads meanwhile sees the old one, the new one or none.
+
+        Args:
+            file: on a local disk it must lie on the same file system as this folder.
+            name: the file's path from here.
+        """
+        if not self.is_local:
+            fs.copy_files(str(file), self.path(name), destination_filesystem=self.fs)
+            file.unlink()
+            return
+        final = Path(self.path(name))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        file.replace(final)
+        _sync_folder(final.parent)
+
     def check_writable(self) -> None:
         """Write and delete a file; raises ``ValueError`` where that is not possible."""
         probe = f".probe-{secrets.token_hex(4)}"  # its own, as another driver may look at the same time
@@ -135,7 +154,7 @@ class Storage:
             self._write(probe, b"probe")
             self.delete(probe)
         except OSError as error:
-            raise ValueError(f"run.storage: {self.location} cannot be written: {error}") from error
+            raise ValueError(f"{self._option}: {self.location} cannot be written: {error}") from error
 
     def staging(self, folder: str) -> str:
         """The folder to write a new folder's files into; several processes may.
@@ -226,10 +245,10 @@ def secret_in(uri: str) -> str | None:
     return "a password" if _PASSWORD.search(uri) else ", ".join(secret) or None
 
 
-def _refuse_secrets(uri: str) -> None:
+def _refuse_secrets(uri: str, option: str) -> None:
     if secret := secret_in(uri):
         raise ValueError(
-            f"run.storage {uri.partition('://')[0]}://…: {secret} stands in the location, which is written "
+            f"{option} {uri.partition('://')[0]}://…: {secret} stands in the location, which is written "
             "into the run's files. Give it in the environment (for S3 AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY), in the store's own credentials file, or by the machine's role"
         )

@@ -6,8 +6,11 @@ import shutil
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model, check_model_weights
+from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
-from pixelcontrast.runs.run_folder import Row, open_storage, read_result
+from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
+from pixelcontrast.runs.storage import Storage
+from pixelcontrast.training.origin import check_same_data, describe_data
 
 
 def check(experiment: Experiment) -> Row | None:
@@ -17,9 +20,9 @@ def check(experiment: Experiment) -> Row | None:
         The result of the run if it is finished already, else None.
 
     Raises:
-        ValueError: another configuration under the same name, a run that has lost what it had, a missing or
-            unreadable data set, an unknown backbone, weights that do not exist, do not fit or cannot be
-            downloaded, class weights that do not fit, a storage that cannot be read or written.
+        ValueError: another configuration or other data under the same name, a run that has lost what it had,
+            a missing or unreadable data set, an unknown backbone, weights that do not exist, do not fit or
+            cannot be downloaded, class weights that do not fit, a storage that cannot be read or written.
     """
     run = open_storage(experiment)
     try:
@@ -30,8 +33,17 @@ def check(experiment: Experiment) -> Row | None:
     if result is not None:
         return result
     check_inputs(experiment)
+    _check_same_data(run, experiment)
     run.check_writable()
     return None
+
+
+def _check_same_data(run: Storage, experiment: Experiment) -> None:
+    """Before any worker does so: refuse other images or classes than the checkpoints were trained on."""
+    attempts = read_attempts(run)
+    if attempts and checkpoint.names(run):
+        sets = (build_dataset(experiment.data, split) for split in ("train", "val"))
+        check_same_data(experiment, attempts[-1]["data"], describe_data(*sets)["data"])
 
 
 def check_compiler() -> None:

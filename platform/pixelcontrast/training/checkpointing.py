@@ -11,6 +11,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint, provenance
 from pixelcontrast.runs.resume import check_nothing_lost
 from pixelcontrast.runs.storage import Storage
+from pixelcontrast.training.origin import check_same_data
 from pixelcontrast.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -76,23 +77,13 @@ def restore_newest(
         return Resumed(skipped)
     parts = checkpoint.load(run, name)
     before = json.loads(parts["provenance.json"])
-    _check_same_data(experiment, before["data"], origin["data"])
+    check_same_data(experiment, before["data"], origin["data"])
     state.restore(parts)
     changed = provenance.differences(before, origin)
     if distributed.rank() == 0:
         logger.info("resuming from %s", name)
         _warn_of_changes(changed)
     return Resumed(skipped, changed)
-
-
-def _check_same_data(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """``data.root`` may have moved, but positions in the sample stream must mean the same images."""
-    for split, fingerprint in now.items():
-        if fingerprint != before[split]:
-            raise ValueError(
-                f"data.root {experiment.data.root}: the {split} images are not those that run "
-                f"{experiment.run.name} began with; restore them, or choose another --run.name"
-            )
 
 
 def _warn_of_changes(changed: Mapping[str, tuple[Any, Any]]) -> None:

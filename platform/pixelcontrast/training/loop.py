@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -11,16 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
-from pixelcontrast.datasets.loading import Batch, train_loader
-from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
-from pixelcontrast.datasets.transforms import Normalization
+from pixelcontrast.datasets.packing.staging import stage_pack
+from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
+from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import restore_newest
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.origin import collect, describe_data
 from pixelcontrast.training.recorder import Attempt, Recorder
-from pixelcontrast.training.state import TrainState, build_state, seed_step
+from pixelcontrast.training.state import build_state, seed_step
 from pixelcontrast.training.step import autocast_dtype, train_step
 
 logger = logging.getLogger(__name__)
@@ -52,18 +52,20 @@ def fit(
     """
     run = open_storage(experiment)
     check_resumable(run, experiment)
-    train_set, val_set = build_dataset(experiment.data, "train"), build_dataset(experiment.data, "val")
+    data = stage_pack(experiment.data)
+    train_set, val_set = build_dataset(data, "train"), build_dataset(data, "val")
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
     state = build_state(experiment, num_classes=num_classes, num_images=num_images, device=device)
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
     resumed = restore_newest(run, experiment, state, origin)
     attempt = Attempt(origin=origin, resumed=resumed, device=device)
     warn_of_emulated_precision(experiment, device)
-    with Recorder(experiment, state, train_set, val_set, attempt=attempt, report=report) as recorder:
+    batches = Batches(experiment, state, train_set, device)
+    with Recorder(experiment, state, batches, val_set, attempt=attempt, report=report) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
         settings = _step_settings(experiment, device)
         vote = distributed.Vote()
-        for batch in _batches(experiment, state, train_set, device):
+        for batch in batches:
             if vote.cast(stop()):
                 recorder.stop()
                 return state.step
@@ -119,26 +121,6 @@ def contrast_schedule(experiment: Experiment, step: int) -> ContrastSchedule:
     ramp = settings.ramp * steps
     gradient = 1.0 if ramp == 0 else min((step - begin + 1) / ramp, 1.0)
     return ContrastSchedule(gradient, step == begin > 0)
-
-
-def _batches(
-    experiment: Experiment, state: TrainState, train_set: SegmentationSet, device: torch.device
-) -> Iterator[Batch]:
-    """This rank's slices of the global batches that are left, on the device."""
-    loader = train_loader(
-        train_set,
-        experiment.data,
-        seed=experiment.run.seed,
-        batch_size=experiment.optim.batch_size,
-        start_step=state.step,
-        steps=experiment.optim.steps,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        normalization=Normalization(state.model.mean, state.model.std),
-        pin_memory=device.type == "cuda",
-    )
-    for batch in loader:
-        yield Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 class _StepSettings(TypedDict):

@@ -3,15 +3,15 @@
 import logging
 import math
 import time
+from collections import Counter
 
 import torch
 from torch import Tensor
 
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
-from pixelcontrast.datasets.segmentation import SegmentationSet
-from pixelcontrast.datasets.stream import SampleStream, batch_positions
 from pixelcontrast.runs.run_folder import Row
+from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.state import TrainState
 from pixelcontrast.training.step import Losses
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 class Meter:
     """Every rank has one and calls it alike. Of a step that was kept nothing is looked at until ``read``."""
 
-    def __init__(self, experiment: Experiment, state: TrainState, train_set: SegmentationSet):
-        self._optim, self._seed = experiment.optim, experiment.run.seed
+    def __init__(self, experiment: Experiment, state: TrainState, batches: Batches):
+        self._optim = experiment.optim
         self._remedy = f"lower optim.lr (it is {self._optim.lr:g}) or set optim.clip_norm"
-        self._state, self._train_set = state, train_set
+        self._state, self._batches = state, batches
         self._names: list[str] = []
         self.begin()
 
@@ -36,6 +36,7 @@ class Meter:
         self._kept: dict[int, Tensor] = {}
         self._skipped, self._rate, self._since = 0, 0.0, time.perf_counter()
         self._gradients: Tensor | None = None
+        self._batches.begin()
 
     @property
     def steps(self) -> int:
@@ -62,7 +63,8 @@ class Meter:
             self._skip(numbers)
 
     def read(self) -> Row:
-        """Means over all ranks and the steps that were kept, None if none was; the last rate, and the pace.
+        """Means over all ranks and the steps that were kept, None if none was; the last rate, the pace, and
+        what loading cost.
 
         Raises:
             ValueError: a number is not finite; names the first such step.
@@ -76,8 +78,17 @@ class Meter:
         row: Row = dict(zip(self._names, means, strict=True))
         if self._optim.non_finite == "skip":
             row["skipped"] = self._skipped
-        pace = self.steps * self._optim.batch_size / (time.perf_counter() - self._since)
-        return row | self._gradient_row() | {"lr": self._rate, "images_per_second": pace}
+        seconds = time.perf_counter() - self._since
+        pace = self.steps * self._optim.batch_size / seconds
+        row |= self._gradient_row() | {"lr": self._rate, "images_per_second": pace}
+        return row | self._loading_row(seconds)
+
+    def _loading_row(self, seconds: float) -> Row:
+        """The share of the time in which the rank that waited most had no batch; replaced images."""
+        ranks = distributed.gather_objects((self._batches.seconds_waited, self._batches.replaced))
+        row: Row = {"data_wait_share": max(waited for waited, _ in ranks) / seconds}
+        bad = sum((replaced for _, replaced in ranks), Counter[str]())
+        return row | {"bad_samples": dict(bad)} if bad else row
 
     def _gradient_row(self) -> Row:
         """How the contrast's gradient on the features compares with the other losses', at the last step."""
@@ -120,7 +131,4 @@ class Meter:
         what = f"the loss of step {step} is {found['loss']:g}"
         if math.isfinite(found["loss"]):
             what += f" but the norm of its gradients {found['gradient_norm']:g}"
-        stream = SampleStream(len(self._train_set), self._seed)
-        positions = batch_positions(step - 1, batch_size=self._optim.batch_size)
-        images = ", ".join(self._train_set.name(stream.sample_at(position)) for position in positions)
-        return f"{what}, on {images}"
+        return f"{what}, on {', '.join(self._batches.images_of(step - 1))}"

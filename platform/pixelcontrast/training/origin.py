@@ -1,6 +1,7 @@
 """Where an attempt comes from: code and versions (``runs.provenance``), machine, threads, seed, workers."""
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ def describe_data(train_set: SegmentationSet, val_set: SegmentationSet) -> dict[
         "data": {"train": train_set.fingerprint, "val": val_set.fingerprint},
         "images": {"train": len(train_set), "val": len(val_set)},
     }
+
+
+def check_same_data(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to resume on other data: ``data.root`` may have moved, but positions in the sample stream must
+    mean the same images, and train ids the same classes.
+
+    Args:
+        before: ``data`` of ``describe_data``, as an earlier attempt recorded it.
+        now: likewise.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for split, fingerprint in now.items():
+        if fingerprint != before[split]:
+            raise ValueError(
+                f"data.root {experiment.data.root}: the {split} images or their classes are not those that "
+                f"run {experiment.run.name} began with (perhaps dataset.toml was edited); restore them, or "
+                "choose another --run.name"
+            )
 
 
 def processor() -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import Row, next_attempt, open_storage
+from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import Resumed, save
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
 from pixelcontrast.training.health import EmbeddingWatch
@@ -47,6 +49,7 @@ class Recorder:
     Every rank has one and calls it alike; only rank 0 writes, but for other ranks' parts of a checkpoint.
 
     Args:
+        batches: the training's.
         attempt: that this is.
         report: called on every rank with every row of metrics.
     """
@@ -55,7 +58,7 @@ class Recorder:
         self,
         experiment: Experiment,
         state: TrainState,
-        train_set: SegmentationSet,
+        batches: Batches,
         val_set: SegmentationSet,
         *,
         attempt: Attempt,
@@ -72,7 +75,7 @@ class Recorder:
             self._log = RunLog(self._run, experiment, step=state.step, attempt=row)
         earlier = distributed.broadcast_object(self._log.rows if self._log else None)
         self._watch = EmbeddingWatch(experiment, earlier)
-        self._meter = Meter(experiment, state, train_set)
+        self._meter = Meter(experiment, state, batches)
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +133,8 @@ class Recorder:
                 "attempts": self._attempt,
                 "provenance": self._provenance,
             }
+            if self._experiment.data.on_bad_sample == "skip":
+                result["bad_samples"] = _bad_samples(self._log.rows)
             self._log.finish(result)
         distributed.barrier()
 
@@ -226,6 +231,11 @@ class Recorder:
             "experiment.json": config.to_json(self._experiment).encode(),
             "provenance.json": json.dumps(self._provenance, indent=2).encode(),
         }
+
+
+def _bad_samples(rows: list[Row]) -> dict[str, int]:
+    """Image that could not be read → times that another took its place."""
+    return dict(sum((Counter(row.get("bad_samples", {})) for row in rows), Counter[str]()))
 
 
 def _or_none(value: float) -> float | None:

@@ -15,7 +15,7 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.paths import check_job_path
 from pixelcontrast.cluster.placement import Resources
 from pixelcontrast.cluster.ray_internals import draining_nodes
-from pixelcontrast.config import Layout, Run, absolute_path
+from pixelcontrast.config import ClassOrder, Layout, Run, absolute_path
 
 ANSWER_S = 120.0
 """How long a node may take to answer; the first answer includes the start of a process that loads torch."""
@@ -30,12 +30,14 @@ class Wanted:
         storage: a folder or URI; None: not checked.
         data: the data set's folder; None: not checked.
         layout: its layout; None: check only that the folder is there, with the same entries everywhere.
+        class_order: of PASCAL-Context's classes; None: as the data tell.
         run: workers and what each of them reserves.
     """
 
     storage: str | None
     data: str | None
     layout: Layout | None
+    class_order: ClassOrder | None = None
     run: Run
 
 
@@ -120,7 +122,7 @@ class _Nodes:
 
 def _diagnose_machine(wanted: Wanted) -> list[Finding]:
     here = _ThisMachine()
-    facts: Facts = here.ask("look", wanted.data, wanted.layout, _folders(wanted))["this machine"]
+    facts: Facts = here.ask("look", *_look(wanted))["this machine"]
     if isinstance(facts, Exception):
         raise facts
     machines = {"this machine": facts}
@@ -140,7 +142,7 @@ def _diagnose_cluster(wanted: Wanted) -> list[Finding]:
 
     alive = {_name(node): node for node in ray.nodes() if node["Alive"]}
     asked = _Nodes({name: node["NodeID"] for name, node in alive.items()})
-    answers = asked.ask("look", wanted.data, wanted.layout, _folders(wanted))
+    answers = asked.ask("look", *_look(wanted))
     failed = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
     asked.drop(set(failed))
     machines = {name: facts for name, facts in answers.items() if name not in failed}
@@ -206,6 +208,11 @@ def _offsets(asked: _Asked) -> dict[str, tuple[float, float]]:
                 estimate = answer - (before + after) / 2, (after - before) / 2
                 best[name] = min(best.get(name, estimate), estimate, key=lambda found: found[1])
     return best
+
+
+def _look(wanted: Wanted) -> tuple[str | None, Layout | None, ClassOrder | None, list[str]]:
+    """Arguments of ``Probe.look``."""
+    return wanted.data, wanted.layout, wanted.class_order, _folders(wanted)
 
 
 def _folders(wanted: Wanted) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixelcontrast.cluster import ray_internals
-from pixelcontrast.config import Data, Layout
+from pixelcontrast.config import ClassOrder, Data, Layout
 
 if TYPE_CHECKING:
     from pixelcontrast.runs.storage import Storage
@@ -55,7 +55,9 @@ class Probe:
     def __init__(self, name: str):
         self._name = name
 
-    def look(self, data: str | None, layout: Layout | None, folders: list[str]) -> Facts:
+    def look(
+        self, data: str | None, layout: Layout | None, class_order: ClassOrder | None, folders: list[str]
+    ) -> Facts:
         """The facts of this machine, with the free space in ``folders`` and in Ray's own."""
         import torch
         from torch.cuda import nccl
@@ -64,7 +66,7 @@ class Probe:
         from pixelcontrast.training.origin import processor
 
         cuda = torch.cuda.is_available()
-        fingerprint, error = _look_at_data(data, layout) if data is not None else ("", "")
+        fingerprint, error = _look_at_data(data, layout, class_order) if data is not None else ("", "")
         return Facts(
             versions=provenance.versions() | {"source": provenance.source_hash()[:12]},
             processor=processor(),
@@ -105,14 +107,17 @@ def _open(location: str) -> "Storage":
     return Storage(location)
 
 
-def _look_at_data(root: str, layout: Layout | None) -> tuple[str, str]:
-    """The data's fingerprint and "", or "" and what is wrong with the data."""
+def _look_at_data(root: str, layout: Layout | None, class_order: ClassOrder | None) -> tuple[str, str]:
+    """The data's fingerprint and "", or "" and what is wrong with the data. A pack knows its layout."""
+    from pixelcontrast.datasets.packing.manifest import find_pack
     from pixelcontrast.datasets.segmentation import build_dataset, check_data
 
     try:
+        pack = find_pack(root)
+        layout = layout or (pack and pack.plan.layout)
         if layout is None:
             return str(sorted(path.name for path in Path(root).iterdir())), ""
-        data = Data(layout=layout, root=root)
+        data = Data(layout=layout, root=root, class_order=class_order)
         check_data(data)
         return " ".join(build_dataset(data, split).fingerprint for split in ("train", "val")), ""
     except (OSError, ValueError) as error:

@@ -34,12 +34,14 @@ class Beat:
         place: file, line and function: the innermost of the platform's own, and the innermost of all.
         waiting: the innermost place is one where a rank waits for others.
         since_s: how long the loop has not moved from there, in seconds.
+        staging: data are being copied to its machine, which takes as long as it takes.
     """
 
     worker: str
     place: str
     waiting: bool
     since_s: float
+    staging: bool = False
 
 
 @dataclass(frozen=True)

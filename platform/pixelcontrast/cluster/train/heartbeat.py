@@ -14,6 +14,8 @@ _ANSWER_TIMEOUT_S = 30.0
 _PACKAGE = str(Path(__file__).parents[2])
 _WAITING = ("torch/distributed/", "torch/autograd/graph.py", "pixelcontrast/distributed.py")
 """Files in which a loop waits for other ranks: in a collective, or in DDP's within the backward pass."""
+_STAGING = "pixelcontrast/datasets/packing/staging.py"
+"""Where data are copied to this machine, or a worker beside it is waited for that copies them."""
 
 
 class Heartbeat:
@@ -59,7 +61,8 @@ class Heartbeat:
         now = time.monotonic()
         if stack != self._stack:
             self._stack, self._since = stack, now
-        return Beat(self._worker, _place(frames), _waiting(frames), now - self._since)
+        staging = any(frame.f_code.co_filename.endswith(_STAGING) for frame in frames)
+        return Beat(self._worker, _place(frames), _waiting(frames), now - self._since, staging)
 
 
 def _frames(frame: FrameType | None) -> Any:

@@ -36,6 +36,8 @@ class Watch:
         self._bounds = bounds
         self._beats: dict[int, tuple[float, Beat]] = {}
         self._looked_at: float | None = None
+        self._staging_at: float | None = None
+        """When a worker was last seen copying data to its machine."""
 
     def beat(self, rank: int, beat: Beat, now: float) -> None:
         """Take a heartbeat; ``now`` is a monotonic time in seconds."""
@@ -53,11 +55,15 @@ class Watch:
             for rank, (heard, beat) in self._beats.items()
             if now - heard > self._bounds.silent_s
         }
-        return silent or self._still()
+        return silent or self._still(now)
 
-    def _still(self) -> dict[int, str]:
+    def _still(self, now: float) -> dict[int, str]:
         beats = {rank: beat for rank, (_, beat) in sorted(self._beats.items())}
+        if any(beat.staging for beat in beats.values()):
+            self._staging_at = now
         longest = max((beat.since_s for beat in beats.values()), default=0.0)
+        if self._staging_at is not None:  # nobody is to blame for waiting until the data are there
+            longest = min(longest, now - self._staging_at)
         if longest <= self._bounds.still_s:
             return {}
         # A worker that waits for others is not to blame, unless all wait.

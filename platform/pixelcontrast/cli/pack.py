@@ -1,0 +1,53 @@
+"""The command ``pixelcontrast data pack``."""
+
+from typing import Annotated, Literal
+
+import tyro
+
+from pixelcontrast.cli.progress import progress
+from pixelcontrast.cli.terminal import failures_told
+from pixelcontrast.config import ClassOrder, Data, Layout, absolute_path
+
+_Root = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
+_Dest = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+
+
+def pack(
+    root: _Root,
+    dest: _Dest,
+    layout: Layout = "folder",
+    class_order: ClassOrder | None = None,
+    encoding: Literal["raw", "source"] = "raw",
+    processes: int | None = None,
+) -> None:
+    """Decode a data set once and store it so that training reads crops straight from disk.
+
+    Train from it with --data.root DEST and the same --data.layout. Rerun the command to resume, however it
+    ended; nothing reads an unfinished pack.
+
+    Args:
+        root: the data set's folder, or a URI that pyarrow reads.
+        dest: a new folder, or a URI that pyarrow writes.
+        layout: layout of the data set; folder: your own images, described by ROOT/dataset.toml.
+        class_order: order of PASCAL-Context's classes.
+        encoding: raw: pixels, 8 MB for 2048×1024; source: the image files' own bytes, decoded at every
+            reading.
+        processes: processes that decode in parallel; unset: one per core.
+    """
+    from pixelcontrast.datasets.packing.staging import stage_files
+    from pixelcontrast.datasets.packing.write import pack as write
+    from pixelcontrast.datasets.parallel import default_processes
+
+    with failures_told(resume="Rerun the command to resume."), progress("samples") as tell:
+        data = Data(layout=layout, root=absolute_path(stage_files(root)), class_order=class_order)
+        manifest = write(
+            data,
+            absolute_path(dest),
+            encoding=encoding,
+            processes=processes or default_processes(),
+            on_progress=tell,
+        )
+    for split, shards in manifest.splits.items():
+        samples, size = sum(len(shard.samples) for shard in shards), sum(shard.size for shard in shards)
+        print(f"{split}: {samples} samples in {len(shards)} shards, {size / 1e6:,.1f} MB")
+    print(f"{dest}: packed. Train from it with: --data.layout {layout} --data.root {dest}")

@@ -1,0 +1,1 @@
+"""Packs: data sets decoded once, read from memory maps, with a checksum for every sample and shard."""

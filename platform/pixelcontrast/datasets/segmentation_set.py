@@ -1,0 +1,159 @@
+"""A split of a data set as pairs of image and label files."""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pixelcontrast.datasets.files import ColorLabels, FileError, read_header, read_image, read_label
+from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
+from pixelcontrast.datasets.listing import Pair
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSet:
+    """A split's images and labels, decoded and checked one by one as they are read."""
+
+    root: Path
+    pairs: tuple[Pair, ...]
+    """Sorted by the image's path below the root."""
+    labels: LabelSpace
+    read_label: Callable[[Path], np.ndarray] = read_label
+    """Decodes a label file to raw ids, uint8 or uint16 [H, W]."""
+    settings: str = ""
+    """What decides the train ids beside the layout's name."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Decode a pair.
+
+        Returns:
+            The image, uint8 [3, H, W], and its train ids, uint8 [H, W], ``IGNORE_INDEX`` where ignored. An
+            image that lies on its side by its EXIF orientation is turned upright: its label must have that
+            size.
+
+        Raises:
+            FileError: a file that is missing, damaged or of the wrong kind, sizes that differ, or label ids
+                that must not occur; the message names the file.
+        """
+        pair = self.pairs[index]
+        image, raw = read_image(pair.image), self.read_label(pair.label)
+        check_sizes(pair, (image.shape[2], image.shape[1]), (raw.shape[1], raw.shape[0]))
+        return image, self.labels.encode(raw, file=pair.label)
+
+    def name(self, index: int) -> str:
+        """The image's path below the root."""
+        return self.pairs[index].image.relative_to(self.root).as_posix()
+
+    def where(self, index: int) -> str:
+        """Where an image lies, for messages."""
+        return str(self.pairs[index].image)
+
+    def check_headers(self, *, seconds: float) -> int:
+        """Look at the headers of pairs spread over the split, all of them if time allows.
+
+        Args:
+            seconds: when to stop.
+
+        Returns:
+            The number of pairs looked at.
+
+        Raises:
+            FileError: as ``read``, as far as headers tell: missing, empty or of another kind, sizes that
+                differ.
+        """
+        content = "colors" if isinstance(self.read_label, ColorLabels) else "ids"
+        count = 0
+        for pair in self._spread(seconds):
+            image = read_header(pair.image, "image")
+            if pair.label.suffix.lower() == ".png":
+                label = read_header(pair.label, content)
+                check_sizes(pair, (image.width, image.height), (label.width, label.height))
+            count += 1
+        return count
+
+    def check_classes(self, *, seconds: float) -> None:
+        """Look at the labels of pairs spread over the split; warn of classes that do not occur.
+
+        Args:
+            seconds: when to stop.
+
+        Raises:
+            ValueError: as ``read``; or no label of the split has a pixel of any class.
+        """
+        pixels, count = np.zeros(IGNORE_INDEX + 1, np.int64), 0
+        for pair in self._spread(seconds):
+            encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
+            pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
+            count += 1
+        self._tell_absent_classes(pixels[: self.labels.num_classes], count)
+
+    def _tell_absent_classes(self, pixels: np.ndarray, num_labels: int) -> None:
+        """Warn, or raise, over the pixels of each class in so many labels."""
+        absent = [name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0]
+        nothing, is_all = len(absent) == self.labels.num_classes, num_labels == len(self)
+        if nothing and is_all:
+            raise ValueError(
+                f"data.root {self.root}: all pixels of all {num_labels} labels to train on are ignored"
+            )
+        if nothing:
+            logger.warning("of the %d labels looked at, all pixels are ignored", num_labels)
+        elif absent and is_all:
+            logger.warning("no label to train on has %s: nothing is learnt of it", ", ".join(absent))
+
+    def _spread(self, seconds: float) -> Iterator[Pair]:
+        """Every pair once, until the time is over; any first part of them is spread evenly."""
+        end = time.monotonic() + seconds
+        step = max(1, round(len(self) * 0.618))  # the golden section's
+        while math.gcd(step, len(self)) != 1:
+            step += 1
+        for count in range(len(self)):
+            if time.monotonic() > end:
+                return
+            yield self.pairs[count * step % len(self)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the samples and classes, wherever the root lies: sha256 of each file's name below it and
+        size, and of settings. ``check_files`` hashes the bytes."""
+        paths = (path for pair in self.pairs for path in pair)
+        files = [
+            f"{path.relative_to(self.root).as_posix()} {size}"
+            for path, size in zip(paths, self.file_sizes(), strict=True)
+        ]
+        return hashlib.sha256("\n".join([*files, *filter(None, [self.settings])]).encode()).hexdigest()
+
+    def file_sizes(self) -> Iterator[int]:
+        """Bytes of each image's and label's file, in order."""
+        return (path.stat().st_size for pair in self.pairs for path in pair)
+
+
+def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
+    """Raise ``FileError`` if an image and its label differ in (width, height)."""
+    if image == label:
+        return
+    message = f"{pair.image} has {_size(image)} pixels but its label {pair.label} has {_size(label)}"
+    header = read_header(pair.image, "image")
+    if header.orientation >= 5 and image == label[::-1]:
+        raise FileError(
+            f"{message}: EXIF orientation {header.orientation} turns the image, as viewers show it, and the "
+            "label was made for the image as it is stored",
+            remedy="remove the orientation from the image (exiftool -Orientation= FILE), or turn the label",
+        )
+    raise FileError(
+        message, remedy="give image and label the same size; masks are scaled by nearest neighbour"
+    )
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
