@@ -199,6 +199,6 @@ def explain(error: ValueError) -> str:
 
 def _explain_one(mistake: Any) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
-    message = _PLAIN.get(mistake["type"], mistake["msg"].removeprefix("Value error, "))
+    message: str = _PLAIN.get(mistake["type"]) or mistake["msg"].removeprefix("Value error, ")
     given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
     return f"{key}: {message}{given}" if key else message
