@@ -17,6 +17,7 @@ import pytest
 from killing import CALLS, killed_before
 from packs import write_folder
 from pixelcontrast.config import Data
+from pixelcontrast.datasets.files import read_image
 from pixelcontrast.datasets.packing import write
 from pixelcontrast.datasets.packing.manifest import find_pack
 from processes import FORKING
@@ -64,6 +65,8 @@ def break_every_packing(root: str) -> list[str]:
     """
     write.SAMPLES_PER_SHARD = 1
     data = Data(layout="folder", root=root)
+    # Once here, so that not every fork imports Pillow's plugins under the tracer.
+    read_image(Path(root) / "images/train/000.png")
     whole = Path(root).with_name("whole")
     to_its_end(write.pack, data, str(whole))
     wanted, calls = contents(whole), []
@@ -93,6 +96,7 @@ def test_a_packing_killed_before_any_of_its_calls_resumes_to_the_same_pack(tmp_p
 PACKING = """
 import sys
 from pixelcontrast.config import Data
+from pixelcontrast.datasets.files import read_image
 from pixelcontrast.datasets.packing import write
 if __name__ == "__main__":
     write.SAMPLES_PER_SHARD = 4

@@ -18,7 +18,7 @@ from torch import Tensor
 from pixelcontrast.datasets.files import FileError, decode_image, decode_label
 from pixelcontrast.datasets.packing.manifest import Encoding, Entry
 
-_SCHEMA = pa.schema([("name", pa.string()), ("image", pa.large_binary()), ("label", pa.large_binary())])
+_SCHEMA = pa.schema([("name", pa.large_binary()), ("image", pa.large_binary()), ("label", pa.large_binary())])
 _MOST_OPEN = 4096
 """Shards that a process keeps mapped; COCO-Stuff has 1,850."""
 _REMEDY = "copy the shard again, or pack the data again to another folder"
@@ -58,9 +58,16 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Stored]]) -> None:
     """Write a file of samples, each given by its image's name; one of them is in memory at a time."""
     with path.open("wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for name, stored in samples:
-            columns = [[name], [stored.image], [stored.label]]
-            arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+            columns = [_single(value) for value in (name.encode(), stored.image, stored.label)]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+
+
+def _single(value: bytes) -> pa.LargeBinaryArray:
+    """A column of one row, without the copy that ``pa.array`` makes, nor its import of pandas."""
+    offsets = np.array([0, len(value)], np.int64)
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(value)]
+    )
 
 
 def file_sha256(path: Path) -> str:
@@ -135,7 +142,7 @@ class _Mapped:
         # Arrow's own buffers are read-only, which torch does not take.
         view = memoryview(self.pages)
         image, label = (view[b.address - self.start : b.address - self.start + b.size] for b in buffers)
-        return batch.column(0)[0].as_py(), image, label
+        return batch.column(0)[0].as_py().decode(errors="replace"), image, label
 
 
 @lru_cache(maxsize=_MOST_OPEN)

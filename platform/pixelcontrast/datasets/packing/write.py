@@ -154,6 +154,7 @@ def _begin(storage: Storage, plan: Plan, jobs: list[_Job]) -> Manifest | None:
                 f"{storage.location}: holds a pack of other images or settings; delete it, or pack to "
                 "another folder"
             )
+        _forget_progress(storage)  # which a start that was killed after the manifest has left
         return find_pack(storage.location)
     if not storage.exists(PLAN):
         others = [name for name in storage.names() if name != UNFINISHED]
@@ -199,8 +200,13 @@ def _commit(storage: Storage, plan: Plan, jobs: list[_Job], shards: dict[str, Sh
     manifest = Manifest(plan=plan, splits=splits)
     _delete_others(storage, shards)
     storage.write(MANIFEST, to_json(manifest))
-    storage.fs.delete_dir(storage.path(UNFINISHED))
+    _forget_progress(storage)
     return manifest
+
+
+def _forget_progress(storage: Storage) -> None:
+    if storage.exists(UNFINISHED):
+        storage.fs.delete_dir(storage.path(UNFINISHED))
 
 
 def _delete_others(storage: Storage, shards: dict[str, Shard]) -> None:
