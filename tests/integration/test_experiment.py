@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -127,7 +128,7 @@ def test_joins_an_existing_cluster_and_survives_a_killed_worker(scenes: Path, tm
 
 
 def stop_after(step: int, number: int, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Send a signal once ``step`` is shown; Ctrl-C goes to the whole process group, as from a terminal."""
+    """Send a signal to the driver's process group once ``step`` is shown, as terminals and ``timeout`` do."""
     shown = ""
     with subprocess.Popen(
         arguments,
@@ -142,12 +143,14 @@ def stop_after(step: int, number: int, arguments: list[str], cwd: Path) -> subpr
         while f"step {step}/" not in shown:
             shown += driver.stdout.readline()
             assert driver.poll() is None
-        if number == signal.SIGINT:
-            os.killpg(driver.pid, number)
-        else:
-            driver.send_signal(number)
+        os.killpg(driver.pid, number)
         out, errors = driver.communicate()
     return subprocess.CompletedProcess(arguments, driver.returncode, shown + out, errors)
+
+
+def own_folders() -> set[Path]:
+    """The folders of local Ray instances, each with its token."""
+    return set(Path(tempfile.gettempdir()).glob("pixelcontrast-*/token"))
 
 
 def train_two_ranks(_rank: int, _world_size: int, text: str) -> None:
@@ -161,6 +164,7 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint_and_the_same_command_goes_on(
     """No step is lost or done twice, and the end is to the bit that of a training never stopped."""
     more = ("--run.checkpoint-interval", "1000", "--run.report-interval", "1", "--optim.steps", "24")
     arguments = command(scenes, tmp_path / "runs", *more)
+    before = own_folders()
     terminated = stop_after(6, signal.SIGTERM, arguments, tmp_path)
     assert terminated.returncode == 143, terminated.stderr
     found = re.search(
@@ -168,6 +172,7 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint_and_the_same_command_goes_on(
     )
     assert found, terminated.stderr
     assert "Traceback" not in terminated.stderr
+    assert own_folders() <= before
     run = tmp_path / "runs" / "small"
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{int(found[1]):08d}"]
 

@@ -100,6 +100,21 @@ def test_daemons_are_found_where_ray_keeps_its_node() -> None:
     assert "process" in ProcessInfo._fields
 
 
+def test_daemons_are_started_in_sessions_of_their_own() -> None:
+    import ray._private.services as services
+
+    source = inspect.getsource(services.start_ray_process)
+    assert "ConsolePopen(" in source
+    assert "start_new_session" not in source
+    with ray_internals.daemons_in_own_sessions():
+        child = services.ConsolePopen(["sleep", "60"])
+    try:
+        assert os.getsid(child.pid) == child.pid != os.getsid(0)
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_what_daemons_say_is_handed_over() -> None:
     import ray._private.worker as worker
 

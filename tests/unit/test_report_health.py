@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 import browser
 from health_rows import Row, evaluation, row
@@ -110,7 +112,7 @@ def test_tensorboard_has_the_figures_under_one_prefix(tmp_path: Path) -> None:
 
 def test_tensorboard_has_the_pictures_and_the_settings(scenes: Path, tmp_path: Path) -> None:
     settings = config.replace(experiment(scenes, tmp_path), {"optim.steps": 2})
-    training.fit(settings, device=torch.device("cpu"))
+    training.fit(settings, device=torch.device("cpu"), report=lambda _: None)
     folder = tmp_path / "small"
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     (shown,) = events.Images("overlays")

@@ -23,7 +23,7 @@ def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = {name: ARMS[name] for name in ("ce", "cool")}
     run_search(settings, Search(arms=arms, seeds=(0,), name="arms"), arms=True)
     alone = config.replace(settings, {"contrast.weight": 0.0, "optim.lr": 0.05, "run.name": "alone"})
-    training.fit(alone, device=torch.device("cpu"))
+    training.fit(alone, device=torch.device("cpu"), report=lambda _: None)
     return runs
 
 

@@ -8,6 +8,7 @@ import pytest
 from pyarrow import fs
 
 from pixelcontrast import Experiment, Search, config, loguniform
+from pixelcontrast.runs import lock
 from pixelcontrast.search.settings import arms_of, check_space
 from studies import SPACE, STEPS, Driver, states
 
@@ -203,7 +204,7 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    (tmp_path / "bucket" / "street-search").mkdir(parents=True)
+    (tmp_path / "bucket" / "street-search" / ".claims").mkdir(parents=True)
 
     class Buckets:
         @staticmethod
@@ -211,6 +212,8 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
             return bucket, uri.partition("://")[2]
 
     monkeypatch.setattr(fs, "FileSystem", Buckets)
+    monkeypatch.setattr(lock, "_RENEW_S", 600.0)  # the first driver is as dead,
+    monkeypatch.setattr(lock, "_LEASE_S", 0.1)  # and known to be
     remote = config.replace(experiment, {"run.storage": "mock://bucket"})
     search = Search(space=SPACE, trials=3)
 

@@ -13,7 +13,7 @@ import timm
 import torch
 
 from pixelcontrast.config import Model
-from pixelcontrast.models import build_model, check_model
+from pixelcontrast.models import build_model, check_model, check_model_weights
 from pixelcontrast.models.backbone import build_backbone
 
 NAME = "hrnet_w18_small"
@@ -51,6 +51,24 @@ FILES = {
     "nested.pth": lambda state: {"epoch": 3, "state_dict": prefixed(state, "module.backbone.")},
     "network.safetensors": lambda state: prefixed(state, "backbone.") | {"conv1.weight": torch.zeros(3)},
 }
+
+
+def test_weights_of_another_backbone_are_refused_before_anything_starts(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "plain.safetensors"
+    safetensors.torch.save_file(state, path)
+    check_model_weights(Model(backbone=NAME, weights=str(path)))
+    with pytest.raises(
+        ValueError, match=r"plain\.safetensors: not weights of resnet18: .* missing; the file has"
+    ):
+        check_model_weights(Model(backbone="resnet18", weights=str(path)))
+    wider = {key: torch.zeros(3) if key == "conv1.weight" else value for key, value in state.items()}
+    safetensors.torch.save_file(wider, path)
+    with pytest.raises(
+        ValueError, match=r"not weights of hrnet_w18_small: other shapes in conv1\.weight: first"
+    ):
+        check_model_weights(Model(backbone=NAME, weights=str(path)))
 
 
 @pytest.mark.parametrize("file", FILES)

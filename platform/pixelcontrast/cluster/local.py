@@ -93,7 +93,11 @@ def _variables(folder: Path) -> dict[str, str | None]:
 
 def _start(folder: Path, num_cpus: int) -> str | None:
     ray_internals.forget_settings()
-    with ray_internals.loopback_address(), ray_internals.any_agent_port():
+    with (
+        ray_internals.loopback_address(),
+        ray_internals.any_agent_port(),
+        ray_internals.daemons_in_own_sessions(),
+    ):
         context = ray_internals.init_in(
             folder / "r",  # Ray opens it to everybody (mode 0777); the folder around it stays closed
             address="local",

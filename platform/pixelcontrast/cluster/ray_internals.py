@@ -82,6 +82,20 @@ def init_in(folder: Path, **options: Any) -> Any:
     return ray.init(_temp_dir=str(folder), **options)
 
 
+@contextmanager
+def daemons_in_own_sessions() -> Iterator[None]:
+    """Let the daemons that ``ray.init`` starts inside be out of reach of signals to our process group.
+
+    Stands in for an argument of ``ray.init``: a signal to the group (``timeout``, a supervisor) would end the
+    daemons before the driver has asked for a checkpoint.
+    """
+    import ray._private.services as services
+
+    started = partial(services.ConsolePopen, start_new_session=True)
+    with _attribute(services, "ConsolePopen", started):
+        yield
+
+
 def daemon_pids() -> list[int]:
     """Process ids of the daemons that ``ray.init`` started in this process; empty if it started none.
 

@@ -18,7 +18,7 @@ COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
 
 
 _LOWEST_STRIDE = 32
-"""Of a backbone's last level: a crop no larger has one pixel there."""
+"""A backbone's, at its last level: a crop no larger has one pixel there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -199,6 +199,6 @@ def explain(error: ValueError) -> str:
 
 def _explain_one(mistake: Any) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
-    message = _PLAIN.get(mistake["type"], mistake["msg"].removeprefix("Value error, "))
+    message: str = _PLAIN.get(mistake["type"]) or mistake["msg"].removeprefix("Value error, ")
     given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
     return f"{key}: {message}{given}" if key else message

@@ -197,7 +197,7 @@ def _open(content: bytes, kind: _Kind) -> Image.Image:
 
 def _unreadable(path: Path | str, kind: _Kind, error: Exception) -> FileError:
     if isinstance(error, Image.DecompressionBombError):  # before its size could be looked at
-        return _too_large(path, "its pixels are")
+        return _too_large(path, "too many pixels")
     # Pillow's own message has an address in memory.
     reason = "its content is of another kind" if isinstance(error, UnidentifiedImageError) else error
     return FileError(
@@ -208,12 +208,12 @@ def _unreadable(path: Path | str, kind: _Kind, error: Exception) -> FileError:
 
 def _check_size(image: Image.Image, path: Path | str) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path, f"{image.width}×{image.height} pixels are")
+        raise _too_large(path, f"{image.width}×{image.height} pixels")
 
 
 def _too_large(path: Path | str, what: str) -> FileError:
     return FileError(
-        f"{path}: {what} too many; allowed are at most {MAX_PIXELS:,}",
+        f"{path}: {what}; allowed are at most {MAX_PIXELS:,}",
         remedy="cut it, and its mask, into tiles",
     )
 

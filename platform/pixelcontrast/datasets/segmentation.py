@@ -1,18 +1,24 @@
 """A split of a data set as pairs of image and label, and how a configuration names one."""
 
+import logging
 from pathlib import Path
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets import ade20k, camvid, cityscapes, coco_stuff, folder, pascal_context
 from pixelcontrast.datasets.labels import LabelSpace
+from pixelcontrast.datasets.left_out import left_out
 from pixelcontrast.datasets.listing import Listing, Split
 from pixelcontrast.datasets.packing.manifest import find_pack
 from pixelcontrast.datasets.packing.packed_set import packed_listing, packed_set
 from pixelcontrast.datasets.segmentation_set import SegmentationSet
 from pixelcontrast.datasets.stream import build_stream
 
-_HEADERS_S = 1.0
-"""How long the quick look may take, per split: some 3,000 pairs from a local disk."""
+_HEADERS_S = 5.0
+"""How long the look at the headers may take, per split: some 15,000 pairs from a local disk."""
+_LABELS_S = 1.0
+"""How long the look at what the labels to train on hold may take."""
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["SegmentationSet", "Split", "build_dataset", "check_data", "list_split", "published_labels"]
 
@@ -86,7 +92,10 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
     """
     if (manifest := find_pack(data.root)) is not None:
         return packed_set(manifest, data, split)
-    found = list_split(data, split)
+    return _of_listing(data, list_split(data, split))
+
+
+def _of_listing(data: Data, found: Listing) -> SegmentationSet:
     if found.found.faults:
         first, more = found.found.faults[0], len(found.found.faults) - 1
         others = f" ({more} more such files)" if more else ""
@@ -101,16 +110,20 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
 
 
 def check_data(data: Data) -> None:
-    """A quick look before any worker starts: splits, names, the headers of many files, the first pair's
-    pixels.
+    """A quick look before any worker starts: splits, names, headers, the classes in the labels to train on.
 
-    ``check_files`` is the thorough one, which decodes every file.
+    What is left out, and classes that do not occur, are warned of. ``check_files`` is the thorough one, which
+    decodes every file: this one stops after seconds, which large sets need more of.
 
     Raises:
         ValueError: as ``build_dataset`` and ``SegmentationSet.read``.
     """
     for split in ("train", "val"):
-        dataset = build_dataset(data, split)
+        found = list_split(data, split)
+        is_packed = find_pack(data.root) is not None
+        dataset = build_dataset(data, split) if is_packed else _of_listing(data, found)
+        for line in left_out(found.found):
+            logger.warning("%s: %s", split, line)
         if split == "train":
             build_stream(dataset, data, seed=0)
         # Workers stage a URI, on the machines that need it; bad samples that are skipped end nothing.
@@ -118,3 +131,5 @@ def check_data(data: Data) -> None:
             continue
         dataset.read(0)
         dataset.check_headers(seconds=_HEADERS_S)
+        if split == "train":
+            dataset.check_classes(seconds=_LABELS_S)

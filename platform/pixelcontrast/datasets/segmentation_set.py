@@ -1,6 +1,7 @@
 """A split of a data set as pairs of image and label files."""
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from pixelcontrast.datasets.files import ColorLabels, FileError, read_header, read_image, read_label
-from pixelcontrast.datasets.labels import LabelSpace
+from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
 from pixelcontrast.datasets.listing import Pair
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,23 +72,55 @@ class SegmentationSet:
             FileError: as ``read``, as far as headers tell: missing, empty or of another kind, sizes that
                 differ.
         """
-        # Steps of the golden section visit every pair once, and any first part of them is spread evenly.
-        step = max(1, round(len(self) * 0.618))
-        while math.gcd(step, len(self)) != 1:
-            step += 1
-        content, end = (
-            "colors" if isinstance(self.read_label, ColorLabels) else "ids",
-            time.monotonic() + seconds,
-        )
-        for count in range(len(self)):
-            if time.monotonic() > end:
-                return count
-            pair = self.pairs[count * step % len(self)]
+        content = "colors" if isinstance(self.read_label, ColorLabels) else "ids"
+        count = 0
+        for pair in self._spread(seconds):
             image = read_header(pair.image, "image")
             if pair.label.suffix.lower() == ".png":
                 label = read_header(pair.label, content)
                 check_sizes(pair, (image.width, image.height), (label.width, label.height))
-        return len(self)
+            count += 1
+        return count
+
+    def check_classes(self, *, seconds: float) -> None:
+        """Look at the labels of pairs spread over the split; warn of classes that do not occur.
+
+        Args:
+            seconds: when to stop.
+
+        Raises:
+            ValueError: as ``read``; or no label of the split has a pixel of any class.
+        """
+        pixels, count = np.zeros(IGNORE_INDEX + 1, np.int64), 0
+        for pair in self._spread(seconds):
+            encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
+            pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
+            count += 1
+        self._tell_absent_classes(pixels[: self.labels.num_classes], count)
+
+    def _tell_absent_classes(self, pixels: np.ndarray, num_labels: int) -> None:
+        """Warn, or raise, over the pixels of each class in so many labels."""
+        absent = [name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0]
+        nothing, is_all = len(absent) == self.labels.num_classes, num_labels == len(self)
+        if nothing and is_all:
+            raise ValueError(
+                f"data.root {self.root}: all pixels of all {num_labels} labels to train on are ignored"
+            )
+        if nothing:
+            logger.warning("of the %d labels looked at, all pixels are ignored", num_labels)
+        elif absent and is_all:
+            logger.warning("no label to train on has %s: nothing is learnt of it", ", ".join(absent))
+
+    def _spread(self, seconds: float) -> Iterator[Pair]:
+        """Every pair once, until the time is over; any first part of them is spread evenly."""
+        end = time.monotonic() + seconds
+        step = max(1, round(len(self) * 0.618))  # the golden section's
+        while math.gcd(step, len(self)) != 1:
+            step += 1
+        for count in range(len(self)):
+            if time.monotonic() > end:
+                return
+            yield self.pairs[count * step % len(self)]
 
     @property
     def fingerprint(self) -> str:

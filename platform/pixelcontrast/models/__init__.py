@@ -1,5 +1,11 @@
 """Segmentation networks: timm's backbones, the decoder, and the projection head that contrast trains."""
 
-from pixelcontrast.models.segmentation import Output, SegmentationModel, build_model, check_model
+from pixelcontrast.models.segmentation import (
+    Output,
+    SegmentationModel,
+    build_model,
+    check_model,
+    check_model_weights,
+)
 
-__all__ = ["Output", "SegmentationModel", "build_model", "check_model"]
+__all__ = ["Output", "SegmentationModel", "build_model", "check_model", "check_model_weights"]

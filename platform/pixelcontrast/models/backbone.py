@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pixelcontrast.models.weights import check_weights, fetch_timm_weights, load_weights
+from pixelcontrast.models.weights import check_fits, check_weights, fetch_timm_weights, load_weights
 
 _RESNET = re.compile(r"(wide_)?resnet\d+([cdst]|_2)?")
 """Plain ResNets. Their relatives (ResNeXt, SE, anti-aliased, …) are used as timm builds them."""
@@ -142,6 +142,15 @@ def _channels_first(network: nn.Module, _: Any, levels: Sequence[Tensor]) -> lis
     if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC"):
         return [level.permute(0, 3, 1, 2) for level in levels]
     return list(levels)
+
+
+def check_weights_file(name: str, path: Path, *, dilated: bool = False) -> None:
+    """Raise ``ValueError`` unless the file's tensors fit the backbone; reads it, but builds no weights."""
+    pyramid = _pyramid(name.partition(".")[0], dilated=dilated)
+    assert isinstance(pyramid, Pyramid)
+    with torch.device("meta"):
+        backbone: Any = timm.create_model(name, features_only=True, **pyramid.options)
+    check_fits(backbone, path, name=name)
 
 
 def build_backbone(name: str, *, weights: str = "none", dilated: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """The whole network: backbone, decoder, and in contrastive training the projection head."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor, nn
 
 from pixelcontrast import config
 from pixelcontrast.contrast import ProjectionHead
-from pixelcontrast.models.backbone import build_backbone, check_backbone, is_hrnet, side_multiple
+from pixelcontrast.models.backbone import (
+    build_backbone,
+    check_backbone,
+    check_weights_file,
+    is_hrnet,
+    side_multiple,
+)
 from pixelcontrast.models.decoders import (
     Decoder,
     DeepLabV3Decoder,
@@ -18,7 +25,7 @@ from pixelcontrast.models.decoders import (
     ResNetOCRDecoder,
     resize,
 )
-from pixelcontrast.models.weights import check_weights
+from pixelcontrast.models.weights import check_weights, fetch_timm_weights
 
 
 class Output(NamedTuple):
@@ -162,6 +169,18 @@ def check_model(model: config.Model) -> None:
     _check_decoder(model)
     check_backbone(model.backbone, dilated=_dilated(model))
     check_weights(model.weights, backbone=model.backbone)
+
+
+def check_model_weights(model: config.Model) -> None:
+    """Look at the weights before anything starts, once ``check_model`` has passed.
+
+    Raises:
+        ValueError: a file that does not fit the backbone, or timm's weights that cannot be had.
+    """
+    if model.weights == "timm":
+        fetch_timm_weights(model.backbone)
+    elif model.weights != "none":
+        check_weights_file(model.backbone, Path(model.weights), dilated=_dilated(model))
 
 
 def _dilated(model: config.Model) -> bool:

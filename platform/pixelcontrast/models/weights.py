@@ -1,6 +1,7 @@
 """A backbone's weights, from timm or from a local file. Reading a file never runs code that it may hold."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,20 @@ def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
     Raises:
         ValueError: the file cannot be read safely, lacks a tensor, or has one of another shape.
     """
+    wanted = backbone.state_dict()
+    found = _read_fitting(path, wanted, name=name)
+    backbone.load_state_dict({key: found[key] for key in wanted if key in found}, strict=False)
+
+
+def check_fits(backbone: nn.Module, path: Path, *, name: str) -> None:
+    """Raise ``ValueError`` where ``load_weights`` would; the backbone may be on the meta device."""
+    _read_fitting(path, backbone.state_dict(), name=name)
+
+
+def _read_fitting(path: Path, wanted: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
+    """The file's tensors, also under timm's other names, all wanted ones among them in their shapes."""
     in_file = _strip_prefixes(_read(path))
     found = _with_wrapped_names(in_file)
-    wanted = backbone.state_dict()
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
         there = _first(list(in_file))
@@ -93,7 +105,7 @@ def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
         raise ValueError(
             f"{path}: not weights of {name}: other shapes in {_first(wrong)}: first {there}, not {here}"
         )
-    backbone.load_state_dict({key: found[key] for key in wanted if key in found}, strict=False)
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -4,13 +4,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
 from pixelcontrast import config
@@ -20,6 +19,7 @@ from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
 from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.runs.storage import Storage, secret_in
+from pixelcontrast.search.journal import cut_torn_tail, open_journal
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
 
@@ -80,9 +80,16 @@ class SearchFolder:
             if not self.storage.is_local:
                 # Also the copy of the study here; the dashboard knows by this lock whose study is newer.
                 stack.enter_context(held(Storage(str(self.local)), what=what))
-            self._write_description()
             self._fetch_journal()
-            yield open_study_storage(self.local, self._search.study)
+            cut_torn_tail(self.local / JOURNAL)
+            storage = open_study_storage(self.local, self._search.study)
+            self._write_description()
+            try:
+                yield storage
+            except (Exception, KeyboardInterrupt):
+                with suppress(OSError):  # what stopped the search is what its user needs to read
+                    self._forget_unbegun(storage)
+                raise
             self.sync()
 
     def run(self, name: str) -> Storage:
@@ -130,6 +137,14 @@ class SearchFolder:
             content["arms"] = {name: arms[name] for name in order}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
+    def _forget_unbegun(self, storage: BaseStorage) -> None:
+        """Let a start that failed before its first trial leave nothing that another one must agree with."""
+        if self.name in optuna.get_all_study_names(storage):
+            if handed_out(optuna.load_study(study_name=self.name, storage=storage)):
+                return
+            optuna.delete_study(study_name=self.name, storage=storage)
+        self.storage.delete(SEARCH)
+
     def _fetch_journal(self) -> None:
         """Fetch the journal if it is longer than the copy, and so newer: lines are only ever added."""
         path = self.local / JOURNAL
@@ -160,7 +175,7 @@ def open_study_storage(folder: Path, url: str | None) -> BaseStorage:
     """The journal in ``folder``, or the database at ``url``; raises ``ValueError`` where it does not open."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return open_journal(folder / JOURNAL)
     try:
         return RDBStorage(url)
     except Exception as error:  # drivers raise what they like, ImportError among it

@@ -5,8 +5,7 @@ import shutil
 
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
-from pixelcontrast.models import check_model
-from pixelcontrast.models.weights import fetch_timm_weights
+from pixelcontrast.models import check_model, check_model_weights
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
@@ -22,8 +21,8 @@ def check(experiment: Experiment) -> Row | None:
 
     Raises:
         ValueError: another configuration or other data under the same name, a run that has lost what it had,
-            a missing or unreadable data set, an unknown backbone, weights that do not exist or cannot be
-            downloaded, class weights that do not fit, a storage that cannot be read or written.
+            a missing or unreadable data set, an unknown backbone, weights that do not exist, do not fit or
+            cannot be downloaded, class weights that do not fit, a storage that cannot be read or written.
     """
     run = open_storage(experiment)
     try:
@@ -62,8 +61,7 @@ def check_inputs(experiment: Experiment) -> None:
     if experiment.run.compile:
         check_compiler()
     check_model(experiment.model)
-    if experiment.model.weights == "timm":
-        fetch_timm_weights(experiment.model.backbone)
+    check_model_weights(experiment.model)
     check_data(experiment.data)
     weights, names = experiment.optim.class_weights, build_dataset(experiment.data, "train").labels.names
     if weights is not None and len(weights) != len(names):

@@ -26,6 +26,8 @@ from pixelcontrast.words import count
 _POLL_S = 0.5
 _LOOK_S = 5.0
 _END_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 300.0
+"""Far more than the launcher needs to start on a busy machine."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Driver:
         # Ray would resume a name that it knows; resuming is ours.
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         fit = self._launcher.fit.remote(self._plan, name)
-        while self._handle_all(ray.get(self._launcher.take.remote(_POLL_S))):
+        while self._handle_all(self._take(noted)):
             if (number := noted.signal or self._stopped_by()) is not None:
                 self._stop_for(number)
             if self._waiting_since is not None:
@@ -88,13 +90,25 @@ class Driver:
                 self._look_for_change()
             # Fails, instead of sending a last event, if the process lacks what the plan is made of.
             if ray.wait([fit], timeout=0)[0]:
-                ray.get(fit)
+                ray.get(fit, timeout=_ANSWER_TIMEOUT_S)
         if self._stopped_at is None:
             return True
         if (number := noted.signal or self._stopped_by()) is not None:
             raise Interrupted(number, f" with a checkpoint at step {self._stopped_at}")
         logger.warning("%s: checkpoint at step %d, restarting", self._stop_reason, self._stopped_at)
         return False
+
+    def _take(self, noted: Noted) -> list[events.Event]:
+        """The launcher's next events; a signal is heeded also while it starts, or does not answer."""
+        answer, asked_at = self._launcher.take.remote(_POLL_S), time.monotonic()
+        while not ray.wait([answer], timeout=2 * _POLL_S)[0]:
+            if (number := noted.signal or self._stopped_by()) is not None:
+                self._stop_for(number)
+            if time.monotonic() - asked_at > _ANSWER_TIMEOUT_S:
+                raise LaunchError(
+                    f"the process that runs Ray's trainer has not answered for {_ANSWER_TIMEOUT_S:g} seconds"
+                )
+        return ray.get(answer, timeout=_ANSWER_TIMEOUT_S)
 
     def _handle_all(self, heard: list[events.Event]) -> bool:
         """Handle events in order; False after the last one of the training."""

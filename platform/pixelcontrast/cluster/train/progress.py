@@ -47,7 +47,7 @@ class TrainingProgress:
 
     def stage(self, words: str) -> None:
         """Show what is being waited for, until the next row."""
-        self._bar.update(self._task, numbers=words)
+        self._bar.update(self._task, numbers=words, refresh=True)
         if not self._live:
             self._print(words)
 

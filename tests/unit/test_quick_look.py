@@ -1,0 +1,85 @@
+"""What a training says of its data before it starts: classes that do not occur, files that are left out."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelcontrast.config import Data
+from pixelcontrast.datasets.segmentation import build_dataset, check_data
+from small_sets import write_image, write_label
+
+TOML = """images = "images/{split}"
+masks = "masks/{split}"
+ignored_ids = [255]
+[[classes]]
+name = "road"
+[[classes]]
+name = "car"
+[[classes]]
+name = "tram"
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two images to train on and one to validate, of roads and cars."""
+    for seed, name in enumerate(("train/a", "train/b", "val/c")):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        width, height = Image.open(tmp_path / f"images/{name}.jpg").size
+        ids = np.arange(width * height, dtype=np.uint8).reshape(height, width) % 2
+        write_label(tmp_path / f"masks/{name}.png", ids)
+    (tmp_path / "dataset.toml").write_text(TOML)
+    return tmp_path
+
+
+def said(root: Path, caplog: pytest.LogCaptureFixture) -> str:
+    with caplog.at_level(logging.WARNING):
+        check_data(Data(layout="folder", root=str(root)))
+    return caplog.text
+
+
+def test_a_class_that_no_label_has_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert "no label to train on has tram: nothing is learnt of it" in said(root, caplog)
+    (root / "dataset.toml").write_text(TOML.replace('[[classes]]\nname = "tram"\n', ""))
+    caplog.clear()
+    assert said(root, caplog) == ""
+
+
+def test_a_training_set_of_void_labels_is_refused(root: Path) -> None:
+    for path in (root / "masks/train").iterdir():
+        write_label(path, np.full_like(np.asarray(Image.open(path)), 255))
+    with pytest.raises(ValueError, match=r"all pixels of all 2 labels to train on are ignored"):
+        check_data(Data(layout="folder", root=str(root)))
+
+
+def test_files_that_are_left_out_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("d.webp", "e.TIF", ".f.webp"):
+        (root / "images/train" / name).write_bytes(b"a picture")
+    shutil.copy(root / "masks/train/a.png", root / "masks/train/z.png")
+    text = said(root, caplog)
+    assert f"train: 2 pictures are left out, such as {root}/images/train/d.webp: allowed" in text
+    assert f"train: 1 labels are left out, such as {root}/masks/train/z.png: they have no image" in text
+
+
+def test_endings_in_capitals_and_both_formats_are_taken_and_hidden_files_are_not(root: Path) -> None:
+    shutil.copy(root / "images/train/a.jpg", root / "images/train/g.JPG")
+    Image.open(root / "images/train/a.jpg").save(root / "images/train/h.png")
+    (root / "images/train/._h.png").write_bytes(b"of macOS")
+    for name in "gh":
+        shutil.copy(root / "masks/train/a.png", root / f"masks/train/{name}.png")
+    dataset = build_dataset(Data(layout="folder", root=str(root)), "train")
+    assert [pair.image.name for pair in dataset.pairs] == ["a.jpg", "b.jpg", "g.JPG", "h.png"]
+
+
+def test_an_image_turned_upside_down_by_its_camera_is_read_as_it_is_shown(root: Path) -> None:
+    dataset = build_dataset(Data(layout="folder", root=str(root)), "train")
+    stored, _ = dataset.read(0)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by 180°
+    write_image(root / "images/train/a.jpg", seed=0, exif=exif)
+    turned, _ = dataset.read(0)
+    assert turned.equal(stored.flip(1, 2))
