@@ -92,10 +92,7 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
     """
     if (manifest := find_pack(data.root)) is not None:
         return packed_set(manifest, data, split)
-    return _of_listing(data, list_split(data, split))
-
-
-def _of_listing(data: Data, found: Listing) -> SegmentationSet:
+    found = list_split(data, split)
     if found.found.faults:
         first, more = found.found.faults[0], len(found.found.faults) - 1
         others = f" ({more} more such files)" if more else ""
@@ -119,11 +116,10 @@ def check_data(data: Data) -> None:
         ValueError: as ``build_dataset`` and ``SegmentationSet.read``.
     """
     for split in ("train", "val"):
-        found = list_split(data, split)
-        is_packed = find_pack(data.root) is not None
-        dataset = build_dataset(data, split) if is_packed else _of_listing(data, found)
-        for line in left_out(found.found):
-            logger.warning("%s: %s", split, line)
+        dataset = build_dataset(data, split)
+        if find_pack(data.root) is None:
+            for line in left_out(list_split(data, split).found):
+                logger.warning("%s: %s", split, line)
         if split == "train":
             build_stream(dataset, data, seed=0)
         # Workers stage a URI, on the machines that need it; bad samples that are skipped end nothing.

@@ -129,7 +129,7 @@ def _place(label: Tensor, *, data: Data, seed: int, position: int, draws: _Draws
 
 
 def _largest_share(label: Tensor) -> float:
-    """Of the most frequent class among the labelled pixels; 1 where there are none."""
+    """Share of the most frequent class among the labelled pixels; 1 where there are none."""
     counts = torch.bincount(label.flatten(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
     labelled = int(counts.sum())
     return int(counts.max()) / labelled if labelled else 1.0

@@ -59,7 +59,6 @@ def fit(
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
     resumed = restore_newest(run, experiment, state, origin)
     attempt = Attempt(origin=origin, resumed=resumed, device=device)
-    warn_of_emulated_precision(experiment, device)
     batches = Batches(experiment, state, train_set, device)
     with Recorder(experiment, state, batches, val_set, attempt=attempt, report=report) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
@@ -135,6 +134,7 @@ class _StepSettings(TypedDict):
 
 
 def _step_settings(experiment: Experiment, device: torch.device) -> _StepSettings:
+    warn_of_emulated_precision(experiment, device)
     optim = experiment.optim
     return {
         "contrast_weight": experiment.contrast.weight,

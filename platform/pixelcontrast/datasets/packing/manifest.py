@@ -45,7 +45,7 @@ class Entry:
     height: int
     width: int
     sha256: str
-    """Of the stored image's and label's bytes, one after the other."""
+    """Hash of the stored image's and label's bytes, one after the other."""
     pixels: dict[int, int]
     """Train id → pixels, of those that occur; without the ignored ones."""
 
@@ -73,7 +73,7 @@ class Plan:
     class_order: ClassOrder | None
     encoding: Encoding
     names: tuple[str, ...]
-    """Of the classes, by train id."""
+    """Names of the classes, by train id."""
     colors: tuple[Color, ...]
     """RGB of each class."""
     train_ids: dict[int, int]

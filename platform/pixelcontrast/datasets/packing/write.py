@@ -54,7 +54,7 @@ class _Job:
 
     destination: str
     dataset: SegmentationSet
-    """Of the shard's pairs alone."""
+    """Set of the shard's pairs alone."""
     file: str
     encoding: Encoding
 
