@@ -102,7 +102,9 @@ def test_other_images_under_the_same_name_are_refused(
     shutil.copytree(settings.data.root, moved)
     fit_elsewhere = replace(settings, {"data.root": str(moved)})
     next(moved.glob("leftImg8bit/train/*/*.png")).unlink()
-    with pytest.raises(ValueError, match=r"moved: the train images are not those that run small began with"):
+    with pytest.raises(
+        ValueError, match=r"moved: the train images or their classes are not those that run small"
+    ):
         fit(fit_elsewhere)
 
 

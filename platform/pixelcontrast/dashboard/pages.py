@@ -62,9 +62,10 @@ def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
     with ExitStack() as stack:
         view = stack.enter_context(shown(storage, is_search=is_search))
         page = _study_path(storage, view) if is_search else ""
-        curves_port = choose_port(port + 1 if port is not None and is_search else port)
+        first = choose_port(port)  # the study's, if there is one: it is named first where it is taken
+        curves_port = choose_port(None if port is None else port + 1) if is_search else first
         curves = Server("curves", curves_port, {"logdir": str(view.curves), "temporary": str(view.folder)})
-        study = _study_server(storage, view, port, curves=curves.url) if is_search else None
+        study = _study_server(storage, view, first, curves=curves.url) if is_search else None
         for server in filter(None, (study, curves)):
             stack.enter_context(server)
         for server in filter(None, (study, curves)):
@@ -103,14 +104,14 @@ def _warn_of_another_version(storage: Storage, *, is_search: bool) -> None:
         logger.warning("%s", error)
 
 
-def _study_server(storage: Storage, view: View, port: int | None, *, curves: str) -> Server:
+def _study_server(storage: Storage, view: View, port: int, *, curves: str) -> Server:
     settings = {
         "journal": str(view.study / JOURNAL),
         "database": read_study_url(storage),
         "artifacts": str(view.study / ARTIFACTS),
         "curves": curves,
     }
-    return Server("study", choose_port(port), settings)
+    return Server("study", port, settings)
 
 
 def _study_path(storage: Storage, view: View) -> str:
