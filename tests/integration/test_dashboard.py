@@ -25,9 +25,9 @@ from pixelcontrast.config import replace
 from pixelcontrast.dashboard import Pages, describe, serve, view
 from pixelcontrast.dashboard.pages import _ray_dashboard
 from pixelcontrast.dashboard.servers import Server, choose_port
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.artifacts import attach_report
 from pixelcontrast.search.folder import SearchFolder, open_study_storage
+from pixelcontrast.storage import Storage
 from searches import SPACE, experiment, run_search
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -16,7 +16,7 @@ from pixelcontrast import Data, Experiment, Run
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.checkpoint import folder_of
 from pixelcontrast.runs.run_folder import read_attempts, read_rows
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.training import checkpointing
 from pixelcontrast.training.run_log import RunLog
 from processes import FORKING

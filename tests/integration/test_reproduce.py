@@ -19,7 +19,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint, provenance
 from pixelcontrast.runs.reproduce import _code, _origin, read_recipe, reproduce
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from same_run import differing_parts
 from small_fit import FinishedRun, experiment, fit, fit_until
 

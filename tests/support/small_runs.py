@@ -5,7 +5,7 @@ import json
 from pixelcontrast import config
 from pixelcontrast.config import Contrast, Data, Experiment, Optim, Run
 from pixelcontrast.runs import checkpoint, provenance, run_folder
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 STEPS = 2
 EXPERIMENT = Experiment(

@@ -10,7 +10,7 @@ import pytest
 from object_store import ObjectStore
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.checkpoint import CheckpointError, folder_of
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.training.checkpointing import save
 from processes import run_ranks
 

@@ -18,7 +18,7 @@ from pixelcontrast.cluster.doctor.findings import Finding
 from pixelcontrast.cluster.doctor.probe import Facts, Probe
 from pixelcontrast.config import Run, Workers
 from pixelcontrast.datasets.packing.write import pack
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from small_sets import pascal_png, some_ids
 
 

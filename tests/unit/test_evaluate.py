@@ -19,7 +19,7 @@ from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.evaluation import Protocol, result_file
 from pixelcontrast.inference import export_model
 from pixelcontrast.inference.evaluate import Evaluation, Job, evaluate, results_folder
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from small_sets import ade20k, coco_10k, coco_164k, reference_pngs, some_ids
 from trained_runs import write_run
 

@@ -9,10 +9,10 @@ import pytest
 
 import pixelcontrast
 from pixelcontrast.config import replace
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search import Search
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.trials import Trials
+from pixelcontrast.storage import Storage
 from small_runs import EXPERIMENT, write_finished_run
 
 PACKAGE = Path(pixelcontrast.__file__).parent
@@ -23,20 +23,21 @@ ALLOWED = {
     "config": {"contrast"},
     "draws": set(),
     "distributed": set(),
+    "storage": {"config"},
     "words": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
-    "runs": {"config", "words"},
+    "runs": {"config", "storage", "words"},
     **dict.fromkeys(ROOMS - {"contrast", "runs", "scenes"}, BASE),
-    "datasets": BASE | {"runs"},
+    "datasets": BASE | {"storage"},
     "models": BASE | {"contrast"},
-    "training": BASE | ROOMS,
-    "search": {"config", "datasets", "evaluation", "runs", "words"},
-    "inference": BASE | {"datasets", "evaluation", "models", "runs"},
-    "dashboard": {"config", "runs", "search", "words"},
-    "reports": {"config", "runs", "search", "words"},
-    "cluster": BASE | ROOMS | {"search", "training"},
-    "cli": BASE | ROOMS | {"cluster", "dashboard", "inference", "reports", "search", "training"},
+    "training": BASE | ROOMS | {"storage"},
+    "search": {"config", "datasets", "evaluation", "runs", "storage", "words"},
+    "inference": BASE | {"datasets", "evaluation", "models", "runs", "storage"},
+    "dashboard": {"config", "runs", "search", "storage", "words"},
+    "reports": {"config", "runs", "search", "storage", "words"},
+    "cluster": BASE | ROOMS | {"search", "storage", "training"},
+    "cli": BASE | ROOMS | {"cluster", "dashboard", "inference", "reports", "search", "storage", "training"},
     "extras": set(),
     "__main__": {"extras"},
     "__init__": {"cli", "config", "contrast", "extras", "inference", "search"},

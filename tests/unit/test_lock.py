@@ -17,7 +17,7 @@ import pytest
 from object_store import ObjectStore
 from pixelcontrast.runs import lock
 from pixelcontrast.runs.lock import held
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from processes import FORKING
 
 RENEW_S, LEASE_S = 0.5, 3.0

@@ -15,9 +15,9 @@ from pixelcontrast.runs.checkpoint import CheckpointError, folder_of
 from pixelcontrast.runs.record import read_run
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, read_attempts, read_rows
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search import Search
 from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.storage import Storage
 from pixelcontrast.training.run_log import RunLog
 from small_runs import EXPERIMENT, write_finished_run
 

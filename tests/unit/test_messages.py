@@ -12,9 +12,9 @@ from pixelcontrast import config
 from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.datasets.loading import eval_loader, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Search
+from pixelcontrast.storage import Storage
 from pixelcontrast.training.check_experiment import check_compiler
 from searches import SPACE, experiment
 

@@ -20,7 +20,7 @@ from pixelcontrast.datasets.packing.manifest import Encoding
 from pixelcontrast.datasets.packing.staging import stage_files, stage_pack
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import build_dataset, check_data, list_split
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 if TYPE_CHECKING:
     from object_store import ObjectStore

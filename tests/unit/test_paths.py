@@ -8,7 +8,7 @@ from pixelcontrast import Data, Experiment, Model, Run, config, main
 from pixelcontrast.runs.checkpoint import folder_of
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.training.run_log import RunLog
 
 

@@ -16,7 +16,7 @@ from pixelcontrast.inference.classify import classify
 from pixelcontrast.inference.predict import find_pictures, predict_pictures
 from pixelcontrast.models import SegmentationModel
 from pixelcontrast.models.decoders import Decoded
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from small_sets import write_image
 from trained_runs import write_run
 

@@ -18,9 +18,9 @@ from pixelcontrast.reports import write_report
 from pixelcontrast.runs import reproduce
 from pixelcontrast.runs.record import kind_of, read_run, read_summary
 from pixelcontrast.runs.run_folder import read_experiment_file
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search import Search
 from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.storage import Storage
 from small_runs import EXPERIMENT, STEPS, write_finished_run
 
 

@@ -10,7 +10,7 @@ from pixelcontrast import Search, config, training
 from pixelcontrast.cli.commands import report
 from pixelcontrast.reports import write_comparison
 from pixelcontrast.runs.record import read_run
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.words import percent, points
 from searches import ARMS, experiment, run_search
 

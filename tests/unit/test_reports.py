@@ -19,10 +19,10 @@ from pixelcontrast import Data, Experiment, Run, Search, config, parse
 from pixelcontrast.reports import compare_arms, write_report
 from pixelcontrast.reports.search_page import search_page
 from pixelcontrast.runs import read_experiment_file
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search import reading
 from pixelcontrast.search.folder import SearchFolder, open_study_storage
 from pixelcontrast.search.trials import Trials
+from pixelcontrast.storage import Storage
 from pixelcontrast.words import percent, points
 from searches import ARMS, SPACE, experiment, run_search
 

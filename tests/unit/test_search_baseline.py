@@ -7,9 +7,9 @@ import pytest
 
 from pixelcontrast import Search, config, integers, loguniform
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.own_values import outside, own_values
 from pixelcontrast.search.reading import read_search
+from pixelcontrast.storage import Storage
 from searches import experiment, run_search
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

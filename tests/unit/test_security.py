@@ -21,8 +21,8 @@ from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.storage import Storage
 from resuming import experiment
 
 CPU = torch.device("cpu")

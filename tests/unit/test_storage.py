@@ -9,7 +9,7 @@ import pytest
 
 from object_store import ObjectStore
 from pixelcontrast import Data, Experiment, Run, training
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
 

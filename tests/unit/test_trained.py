@@ -14,7 +14,7 @@ from torch import Tensor
 from object_store import ObjectStore
 from pixelcontrast import Data, load_model
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from trained_runs import BEST, images, write_run
 
 

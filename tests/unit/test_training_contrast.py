@@ -12,7 +12,7 @@ from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig
 from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.training import checkpointing, memory_bytes
 from pixelcontrast.training.contrast import build_contrast, check_memory
 from pixelcontrast.training.state import TrainState, build_state

@@ -12,7 +12,7 @@ from pixelcontrast.words import count, percent, points, setting
 
 if TYPE_CHECKING:
     from pixelcontrast.datasets.check_files import DataReport, Finding
-    from pixelcontrast.runs.storage import Storage
+    from pixelcontrast.storage import Storage
 
 _SHOWN = 10
 

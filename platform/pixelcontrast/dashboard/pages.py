@@ -14,8 +14,8 @@ from pixelcontrast.dashboard.view import REFRESH_COPIES_S, View, shown
 from pixelcontrast.runs.record import folder_name, kind_of
 from pixelcontrast.runs.run_folder import read_experiment
 from pixelcontrast.runs.search_record import read_description, read_study_url
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, open_study_storage
+from pixelcontrast.storage import Storage
 
 RAY = "ray.json"
 """In a search's folder while it runs: ``{"dashboard": URL or null}``."""

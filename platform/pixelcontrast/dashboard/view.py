@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, local_folder
+from pixelcontrast.storage import Storage
 
 REFRESH_LINKS_S, REFRESH_COPIES_S = 2.0, 15.0
 _JOIN_TIMEOUT_S = 5.0

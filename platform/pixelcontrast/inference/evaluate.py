@@ -28,7 +28,7 @@ from pixelcontrast.evaluation import (
 from pixelcontrast.evaluation.summary import confusion_table, summarize
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.trained import TrainedModel, load_model
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pixelcontrast.inference.exported import to_safetensors, to_torch
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.onnx_file import to_onnx
 from pixelcontrast.inference.trained import TrainedModel
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 Format = Literal["safetensors", "torch", "onnx"]
 _ENDING: dict[Format, str] = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx"}

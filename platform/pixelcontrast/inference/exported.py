@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelcontrast.inference.metadata import Metadata
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 ENDINGS = (".safetensors", ".pt", ".onnx")
 """What the names of exported files end with."""

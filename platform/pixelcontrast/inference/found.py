@@ -10,7 +10,7 @@ from torch import Tensor
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import read_experiment, read_result, read_rows
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 _WEIGHTS, _PROVENANCE = "model.safetensors", "provenance.json"
 _STEP = re.compile(r"step-(\d+)")

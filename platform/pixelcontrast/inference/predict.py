@@ -13,7 +13,7 @@ from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, decode_image
 from pixelcontrast.evaluation import blend, legend
 from pixelcontrast.inference.classify import Prediction, classify
 from pixelcontrast.inference.trained import TrainedModel
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 
 class Picture(NamedTuple):

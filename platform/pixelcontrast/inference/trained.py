@@ -17,7 +17,7 @@ from pixelcontrast.inference.exported import ENDINGS, read_exported
 from pixelcontrast.inference.found import Found, find_checkpoint, is_weights_of_checkpoint
 from pixelcontrast.inference.metadata import Metadata, Source
 from pixelcontrast.models import SegmentationModel, build_model
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 
 class TrainedModel(SegmentationModel):

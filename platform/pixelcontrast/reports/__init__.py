@@ -10,8 +10,8 @@ from pixelcontrast.reports.runs_page import runs_page
 from pixelcontrast.reports.search_page import search_page
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.search_record import SearchRecord
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.reading import read
+from pixelcontrast.storage import Storage
 
 __all__ = ["ArmsComparison", "compare_arms", "write_comparison", "write_report"]
 

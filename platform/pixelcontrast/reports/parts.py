@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pixelcontrast.reports import figures, html
 from pixelcontrast.runs.run_folder import read_confusion
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.words import NOTHING, STATES, count, duration, moment
 
 _RECORDED = {

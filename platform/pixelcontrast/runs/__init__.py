@@ -1,10 +1,9 @@
-"""A run, or a search, on disk: storage, folder, checkpoint format, provenance, and who reads them.
+"""A run, or a search, on disk: folder, checkpoint format, provenance, and who reads them.
 
 Knows the configuration and nothing of how a network is trained: reading a run loads no torch.
 """
 
 from pixelcontrast.runs.reproduce import reproduce
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
-from pixelcontrast.runs.storage import Storage
 
-__all__ = ["Storage", "open_storage", "read_experiment_file", "reproduce"]
+__all__ = ["open_storage", "read_experiment_file", "reproduce"]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 LOCK, CLAIMS = ".lock", ".claims"
 _PATIENCE_S = 5.0

@@ -16,8 +16,8 @@ from pixelcontrast.runs.run_folder import (
     read_result,
     read_rows,
 )
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.runs.summary import summarize
+from pixelcontrast.storage import Storage
 
 SEARCH = "search.json"
 """The file that makes a folder a search's."""

@@ -19,7 +19,7 @@ from pixelcontrast.runs.run_folder import (
     read_experiment,
     read_result,
 )
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 _PROVENANCE, _WEIGHTS = "provenance.json", "model.safetensors"
 _ALWAYS = ("data.root", "run.name", "run.storage", "run.workers", "run.cpus_per_worker", "run.device")

@@ -15,7 +15,7 @@ from pixelcontrast.runs.run_folder import (
     read_experiment,
     read_rows,
 )
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 
 def check_resumable(run: Storage, experiment: Experiment) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 EXPERIMENT, RESULT = "experiment.json", "result.json"
 CONFUSION = "confusion.json"

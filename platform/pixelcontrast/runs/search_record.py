@@ -10,7 +10,7 @@ from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs.record import SEARCH, folder_name
 from pixelcontrast.runs.run_folder import parse_experiment, read_json
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 MAXIMIZED = frozenset({"miou"})
 """Objectives of which more is better."""

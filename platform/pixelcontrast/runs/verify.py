@@ -13,7 +13,7 @@ from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, parse_experiment
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.words import count, percent
 
 _PNG = b"\x89PNG\r\n\x1a\n"

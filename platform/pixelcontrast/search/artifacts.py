@@ -8,8 +8,8 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import FrozenTrial
 
 from pixelcontrast.runs.run_folder import read_confusion
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import ARTIFACTS, SearchFolder
+from pixelcontrast.storage import Storage
 
 OVERLAYS, CONFUSION = "overlays.png", "confusion.png"
 

@@ -18,10 +18,10 @@ from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
 from pixelcontrast.runs.search_record import read_content, read_description
-from pixelcontrast.runs.storage import Storage, secret_in
 from pixelcontrast.search.journal import cut_torn_tail, open_journal
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import handed_out
+from pixelcontrast.storage import Storage, secret_in
 
 JOURNAL, ARTIFACTS = "study.journal", "artifacts"
 

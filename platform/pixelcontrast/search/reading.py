@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pixelcontrast.runs.record import RunRecord, kind_of, read_run
 from pixelcontrast.runs.run_folder import EXPERIMENT
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord, read_description
-from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.folder import JOURNAL, local_folder, open_study_storage
 from pixelcontrast.search.trials import handed_out
+from pixelcontrast.storage import Storage
 
 _NOTED = frozenset({"run", "overrides", "arm", "seed", "error", "baseline"})
 """Attributes of a trial that are no part of its run's summary."""

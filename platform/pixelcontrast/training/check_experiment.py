@@ -9,7 +9,7 @@ from pixelcontrast.models import check_model, check_model_weights
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.training.origin import check_same_data, describe_data
 
 

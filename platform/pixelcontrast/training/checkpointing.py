@@ -10,7 +10,7 @@ from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint, provenance
 from pixelcontrast.runs.resume import check_nothing_lost
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 from pixelcontrast.training.origin import check_same_data
 from pixelcontrast.training.state import TrainState
 

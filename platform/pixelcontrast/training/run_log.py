@@ -14,7 +14,7 @@ from pixelcontrast.config import PLACEMENT, Experiment, flatten
 from pixelcontrast.runs import run_folder
 from pixelcontrast.runs.checkpoint import folder_of
 from pixelcontrast.runs.run_folder import Row, scalars
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 _EMBEDDING = frozenset(
     {"hard_anchors", "batch_positive_similarity", "batch_negative_similarity", "memory_positive_similarity"}

@@ -185,7 +185,7 @@ def _judge(
 
 def _try_storage(location: str, names: list[str], asked: _Asked) -> Finding:
     """Let every machine write a file, then let every machine read all files."""
-    from pixelcontrast.runs.storage import Storage
+    from pixelcontrast.storage import Storage
 
     folder = (Storage(location) / f".doctor-{secrets.token_hex(4)}").location
     written = asked.ask("write", folder)

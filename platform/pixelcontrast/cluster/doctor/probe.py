@@ -14,7 +14,7 @@ from pixelcontrast.cluster import ray_internals
 from pixelcontrast.config import ClassOrder, Data, Layout
 
 if TYPE_CHECKING:
-    from pixelcontrast.runs.storage import Storage
+    from pixelcontrast.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Probe:
 
 
 def _open(location: str) -> "Storage":
-    from pixelcontrast.runs.storage import Storage
+    from pixelcontrast.storage import Storage
 
     return Storage(location)
 

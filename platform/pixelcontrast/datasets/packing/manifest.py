@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from pixelcontrast.config import ClassOrder, Data, Layout, explain
 from pixelcontrast.datasets.labels import Color, LabelSpace
 from pixelcontrast.datasets.listing import Split
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 MANIFEST, UNFINISHED = "manifest.json", ".packing"
 PLAN = f"{UNFINISHED}/plan.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.packing.manifest import MANIFEST, read_manifest
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 _CONNECTIONS = 8
 _BLOCK = 1 << 24

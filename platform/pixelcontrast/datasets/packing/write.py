@@ -40,7 +40,7 @@ from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.report import class_counts
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.datasets.segmentation_set import SegmentationSet
-from pixelcontrast.runs.storage import Storage
+from pixelcontrast.storage import Storage
 
 SAMPLES_PER_SHARD = 64
 """Half a gigabyte of Cityscapes."""

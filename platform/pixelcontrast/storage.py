@@ -1,4 +1,4 @@
-"""A run's folder, on a local disk or an object store, through ``pyarrow.fs``."""
+"""A folder of files, on a local disk or in an object store, through ``pyarrow.fs``."""
 
 import copy
 import errno
