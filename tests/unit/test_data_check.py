@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from pixelcontrast.config import Data
 from pixelcontrast.datasets import check_files as files_check
 from pixelcontrast.datasets.check_files import DataReport, check_files
 from pixelcontrast.datasets.histogram import histogram_picture
+from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from small_sets import HEIGHT, WIDTH, some_ids, write_image, write_label
 
@@ -214,10 +216,21 @@ def test_other_processes_find_the_same(root: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(files_check, "_FEW", 0)
     monkeypatch.setattr(files_check, "_CHUNK", 1)
     together = look(root, processes=2)
-    assert sorted(together.findings) == sorted(alone.findings)
+    assert together.findings == alone.findings
     for split, found in alone.splits.items():
         assert together.splits[split].class_pixels.tolist() == found.class_pixels.tolist()
         assert together.splits[split].sizes == found.sizes
+        assert together.splits[split].contents == found.contents
+
+
+def _after(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_the_first_file_comes_first_also_when_it_takes_longest() -> None:
+    """In another order the sha256 of a data set's files would be another one."""
+    assert list(in_processes(_after, [0.5, 0.0, 0.0], processes=2)) == [0.5, 0.0, 0.0]
 
 
 def test_progress_ends_at_the_number_of_pairs(root: Path) -> None:

@@ -2,12 +2,10 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,16 +16,7 @@ from pixelcontrast.datasets.listing import Listing, Pair, Split
 from pixelcontrast.datasets.packing.check import check_pack
 from pixelcontrast.datasets.packing.manifest import find_pack
 from pixelcontrast.datasets.parallel import in_processes
-from pixelcontrast.datasets.report import (
-    DataReport,
-    Finding,
-    SplitReport,
-    absent_classes,
-    class_counts,
-    contents,
-    duplicates,
-    pixel_digest,
-)
+from pixelcontrast.datasets.report import DataReport, Facts, Finding, Tally
 from pixelcontrast.datasets.segmentation import list_split
 from pixelcontrast.datasets.segmentation_set import check_sizes
 
@@ -35,19 +24,6 @@ _CHUNK = 16
 """Pairs that a process looks at before it reports."""
 _FEW = 64
 """Pairs up to which starting other processes takes longer than the work."""
-
-
-class _Facts(NamedTuple):
-    """What a process has seen in a chunk of pairs."""
-
-    num_pairs: int
-    findings: list[Finding]
-    pixels: np.ndarray
-    images: np.ndarray
-    sizes: Counter[tuple[int, int]]
-    digests: list[tuple[str, bytes]]
-    files: list[str]
-    """Name and sha256 of each file; of one that cannot be read the name alone."""
 
 
 def check_files(
@@ -67,32 +43,17 @@ def check_files(
     """
     if find_pack(data.root) is not None:
         return check_pack(data, processes=processes, on_progress=on_progress)
-    report, listings = DataReport(), _listings(data)
+    root, listings = Path(data.root), _listings(data)
     total = sum(len(found.found.pairs) for found in listings.values() if isinstance(found, Listing))
-    done, digests = 0, {}
+    tally = Tally(total=total, on_progress=on_progress)
     for split, found in listings.items():
         if not isinstance(found, Listing):
             remedy = "see what the layout expects in README.md"
-            report.findings.append(Finding("problem", "split", split, str(found), remedy))
+            tally.report.findings.append(Finding("problem", "split", split, str(found), remedy))
             continue
-        root = Path(data.root)
-        report.findings += [*_list_findings(root, found), *_links_out(root, found)]
-        report.names, report.colors = found.labels.names, found.labels.colors
-        zeros = np.zeros(found.labels.num_classes + 1, np.int64)
-        report.splits[split] = whole = SplitReport(len(found.found.pairs), zeros, zeros.copy())
-        files: list[str] = []
-        for facts in _look(root, found, processes if total > _FEW else 1):
-            files += facts.files
-            report.findings += [*facts.findings, *duplicates(facts.digests, split, digests)]
-            whole.class_pixels += facts.pixels
-            whole.class_images += facts.images
-            whole.sizes += facts.sizes
-            done += facts.num_pairs
-            if on_progress is not None:
-                on_progress(done, total)
-        whole.contents = contents(files)
-        report.findings += absent_classes(split, whole, report.names)
-    return report
+        tally.report.findings += [*_list_findings(root, found), *_links_out(root, found)]
+        tally.add_split(split, found.labels, _look(root, found, processes if total > _FEW else 1))
+    return tally.report
 
 
 def _listings(data: Data) -> dict[Split, Listing | ValueError]:
@@ -105,7 +66,7 @@ def _listings(data: Data) -> dict[Split, Listing | ValueError]:
     return found
 
 
-def _look(root: Path, found: Listing, processes: int) -> Iterator[_Facts]:
+def _look(root: Path, found: Listing, processes: int) -> Iterator[Facts]:
     work = partial(_look_at, root, found.labels, found.read_label)
     return in_processes(work, _chunks(found.found.pairs), processes=processes)
 
@@ -118,10 +79,9 @@ def _chunks(pairs: tuple[Pair, ...]) -> Iterator[list[Pair]]:
 
 def _look_at(
     root: Path, labels: LabelSpace, read_label: Callable[[Path], np.ndarray], pairs: list[Pair]
-) -> _Facts:
+) -> Facts:
     """Decode some pairs, in any process."""
-    zeros = np.zeros(labels.num_classes + 1, np.int64)
-    facts = _Facts(len(pairs), [], zeros, zeros.copy(), Counter(), [], [])
+    facts = Facts.of(len(pairs), labels.num_classes)
     for pair in pairs:
         facts.files.extend(f"{_below(root, path)} {_sha256(path)}" for path in pair)
         name = _below(root, pair.image)
@@ -129,8 +89,7 @@ def _look_at(
         try:
             image = read_image(pair.image)
             size = image.shape[2], image.shape[1]
-            facts.sizes[size] += 1
-            facts.digests.append((name, pixel_digest(image)))
+            facts.add_image(name, image)
             facts.findings.extend(_turned(root, pair.image))
         except FileError as error:
             facts.findings.append(_finding(root, pair.image, "image", error))
@@ -138,9 +97,7 @@ def _look_at(
             raw = read_label(pair.label)
             if size is not None:
                 check_sizes(pair, size, (raw.shape[1], raw.shape[0]))
-            row = class_counts(labels.encode(raw, file=pair.label), labels.num_classes)
-            facts.pixels[:] += row
-            facts.images[:] += row > 0
+            facts.add_label(labels.encode(raw, file=pair.label))
         except FileError as error:
             facts.findings.append(_finding(root, pair.label, "label", error))
     return facts

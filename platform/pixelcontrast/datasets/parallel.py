@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
@@ -24,7 +25,7 @@ def default_processes() -> int:
 def in_processes(
     work: Callable[[Item], Result], items: Iterable[Item], *, processes: int
 ) -> Iterator[Result]:
-    """Yield the results of ``work`` on every item, in the order in which they are ready.
+    """Yield the results of ``work`` on every item, in the order of the items.
 
     Args:
         work: a function of a module's top level, or a ``partial`` of one.
@@ -42,12 +43,13 @@ def in_processes(
     context.set_forkserver_preload(list(_PRELOADED))
     todo, pool = iter(items), ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
     try:
-        running: set[Future[Result]] = {pool.submit(work, item) for item in islice(todo, 3 * processes)}
+        running: deque[Future[Result]] = deque(
+            pool.submit(work, item) for item in islice(todo, 3 * processes)
+        )
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(work, item) for item in islice(todo, len(done))}
-            for future in done:
-                yield future.result()
+            result = running.popleft().result()
+            running.extend(pool.submit(work, item) for item in islice(todo, 1))
+            yield result
     except BrokenProcessPool as error:
         raise ValueError(
             f"processes: one of {processes} that read files was ended, perhaps for lack of memory; allowed "

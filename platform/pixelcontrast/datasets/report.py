@@ -2,14 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from pixelcontrast.datasets.labels import IGNORE_INDEX, Color
+from pixelcontrast.datasets.labels import IGNORE_INDEX, Color, LabelSpace
 from pixelcontrast.datasets.listing import Split
 
 Severity = Literal["problem", "note"]
@@ -62,6 +62,73 @@ class DataReport:
     def well(self) -> bool:
         """Whether there is no problem; there may be notes."""
         return all(finding.severity == "note" for finding in self.findings)
+
+
+@dataclass
+class Facts:
+    """What a process has seen in a part of a split, a chunk of its pairs or a shard."""
+
+    num_pairs: int
+    class_pixels: np.ndarray
+    """As in ``SplitReport``, and so the next two."""
+    class_images: np.ndarray
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    digests: list[tuple[str, bytes]] = field(default_factory=list)
+    """Name and ``pixel_digest`` of each image."""
+    files: list[str] = field(default_factory=list)
+    """Name and sha256 of each file; of one that cannot be read the name alone."""
+    findings: list[Finding] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, num_pairs: int, num_classes: int) -> "Facts":
+        """Before anything was seen."""
+        zeros = np.zeros(num_classes + 1, np.int64)
+        return cls(num_pairs, zeros, zeros.copy())
+
+    def add_image(self, name: str, image: Tensor) -> None:
+        """Note an image's size and pixels, uint8 [3, H, W]."""
+        self.sizes[image.shape[2], image.shape[1]] += 1
+        self.digests.append((name, pixel_digest(image)))
+
+    def add_label(self, label: Tensor) -> None:
+        """Count a label's pixels, train ids, uint8 [H, W]."""
+        pixels = class_counts(label, len(self.class_pixels) - 1)
+        self.class_pixels += pixels
+        self.class_images += pixels > 0
+
+
+class Tally:
+    """Adds up the facts from all processes into ``report``.
+
+    Args:
+        total: pairs of all splits.
+        on_progress: called with the pairs looked at and ``total``.
+    """
+
+    def __init__(self, *, total: int, on_progress: Callable[[int, int], None] | None):
+        self.report = DataReport()
+        self._total, self._on_progress = total, on_progress
+        self._done = 0
+        self._seen: dict[bytes, tuple[Split, str]] = {}
+
+    def add_split(self, split: Split, labels: LabelSpace, parts: Iterable[Facts]) -> None:
+        """Add up the facts of a split's parts, in the order of its pairs, and what follows from them all."""
+        report, whole = self.report, Facts.of(0, labels.num_classes)
+        report.names, report.colors = labels.names, labels.colors
+        for part in parts:
+            report.findings += [*part.findings, *duplicates(part.digests, split, self._seen)]
+            whole.num_pairs += part.num_pairs
+            whole.class_pixels += part.class_pixels
+            whole.class_images += part.class_images
+            whole.sizes += part.sizes
+            whole.files += part.files
+            self._done += part.num_pairs
+            if self._on_progress is not None:
+                self._on_progress(self._done, self._total)
+        report.splits[split] = SplitReport(
+            whole.num_pairs, whole.class_pixels, whole.class_images, whole.sizes, contents(whole.files)
+        )
+        report.findings += absent_classes(split, report.splits[split], labels.names)
 
 
 def pixel_digest(image: Tensor) -> bytes:

@@ -1,12 +1,8 @@
 """Compare a pack with its manifest, and count what is in it."""
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.files import FileError
@@ -14,27 +10,7 @@ from pixelcontrast.datasets.packing.manifest import Encoding, Shard, check_fits,
 from pixelcontrast.datasets.packing.shards import check_sample, file_sha256, read_sample, stored_sample
 from pixelcontrast.datasets.packing.staging import stage_pack
 from pixelcontrast.datasets.parallel import in_processes
-from pixelcontrast.datasets.report import (
-    DataReport,
-    Finding,
-    SplitReport,
-    absent_classes,
-    class_counts,
-    contents,
-    duplicates,
-    pixel_digest,
-)
-
-
-class _Facts(NamedTuple):
-    """What a process has seen in a shard."""
-
-    num_samples: int
-    findings: list[Finding]
-    pixels: np.ndarray
-    images: np.ndarray
-    sizes: Counter[tuple[int, int]]
-    digests: list[tuple[str, bytes]]
+from pixelcontrast.datasets.report import DataReport, Facts, Finding, Tally
 
 
 def check_pack(data: Data, *, processes: int, on_progress: Callable[[int, int], None] | None) -> DataReport:
@@ -52,32 +28,20 @@ def check_pack(data: Data, *, processes: int, on_progress: Callable[[int, int], 
     manifest = find_pack(data.root)
     assert manifest is not None
     check_fits(manifest, data)
-    labels, report = manifest.plan.label_space(), DataReport()
-    report.names, report.colors = labels.names, labels.colors
+    labels = manifest.plan.label_space()
     total = sum(len(shard.samples) for shards in manifest.splits.values() for shard in shards)
-    done, digests = 0, {}
+    tally = Tally(total=total, on_progress=on_progress)
     look = partial(_look_at, Path(data.root), labels.num_classes, manifest.plan.encoding)
     for split, shards in manifest.splits.items():
-        zeros = np.zeros(labels.num_classes + 1, np.int64)
-        num_samples = sum(len(shard.samples) for shard in shards)
-        report.splits[split] = whole = SplitReport(num_samples, zeros, zeros.copy())
-        for facts in in_processes(look, shards, processes=min(processes, len(shards))):
-            report.findings += [*facts.findings, *duplicates(facts.digests, split, digests)]
-            whole.class_pixels += facts.pixels
-            whole.class_images += facts.images
-            whole.sizes += facts.sizes
-            done += facts.num_samples
-            if on_progress is not None:
-                on_progress(done, total)
-        whole.contents = contents([f"{shard.file} {shard.sha256}" for shard in shards])
-        report.findings += absent_classes(split, whole, report.names)
-    return report
+        parts = in_processes(look, shards, processes=min(processes, len(shards)))
+        tally.add_split(split, labels, parts)
+    return tally.report
 
 
-def _look_at(root: Path, num_classes: int, encoding: Encoding, shard: Shard) -> _Facts:
+def _look_at(root: Path, num_classes: int, encoding: Encoding, shard: Shard) -> Facts:
     """Read a shard, in any process."""
-    zeros, path = np.zeros(num_classes + 1, np.int64), root / shard.file
-    facts = _Facts(len(shard.samples), [], zeros, zeros.copy(), Counter(), [])
+    path, facts = root / shard.file, Facts.of(len(shard.samples), num_classes)
+    facts.files.append(f"{shard.file} {shard.sha256}")
     for place, entry in enumerate(shard.samples):
         try:
             check_sample(path, entry, *stored_sample(path, place))
@@ -85,11 +49,8 @@ def _look_at(root: Path, num_classes: int, encoding: Encoding, shard: Shard) -> 
         except FileError as error:
             facts.findings.append(_finding(shard, error.problem.removeprefix(f"{path}: "), error.remedy))
             continue
-        facts.sizes[entry.width, entry.height] += 1
-        facts.digests.append((entry.image, pixel_digest(image)))
-        row = class_counts(label, num_classes)
-        facts.pixels[:] += row
-        facts.images[:] += row > 0
+        facts.add_image(entry.image, image)
+        facts.add_label(label)
     if not facts.findings and file_sha256(path) != shard.sha256:
         problem = "its sha256 is not the manifest's, though all samples are as they were packed"
         facts.findings.append(_finding(shard, problem, "copy the shard again"))
