@@ -18,7 +18,7 @@ import pytest
 from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.signals import Interrupted
-from pixelcontrast.cluster.train.launch import _launch
+from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
@@ -89,7 +89,7 @@ def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
         if row["step"] == 1:
             sockets.extend(listening())
 
-    _launch(experiment, on_row=on_row, loop=cluster_loops.counting)
+    launch(experiment, on_row=on_row, loop=cluster_loops.counting)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert {row["sum"] for row in rows} == {3.0}
     assert {row["pid"] for row in rows} != {os.getpid()}
@@ -119,7 +119,7 @@ def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_n
 ):
     rows = []
     with pytest.raises(LaunchError) as caught:
-        _launch(experiment, on_row=rows.append, loop=cluster_loops.killed_then_buggy)
+        launch(experiment, on_row=rows.append, loop=cluster_loops.killed_then_buggy)
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert "worker 1 died: its process was killed" in caplog.text
     assert "retry 1 of 1" in caplog.text
@@ -133,7 +133,7 @@ def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_n
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_shown(experiment):
     with pytest.raises(LaunchError) as caught:
-        _launch(experiment, on_row=print, loop=cluster_loops.always_buggy)
+        launch(experiment, on_row=print, loop=cluster_loops.always_buggy)
     first, last = (f"worker 1 failed: RuntimeError: attempt {attempt} went wrong" for attempt in (1, 2))
     assert str(caught.value) == f"{first} (of 2 attempts the first; the last: {last})"
     assert "attempt 1 went wrong" in (caught.value.worker_traceback or "")
@@ -144,7 +144,7 @@ def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_sho
 def test_a_stopped_worker_is_named_and_ended_and_all_start_again(experiment, caplog):
     rows = []
     bounds = Bounds(silent_s=12)
-    _launch(experiment, on_row=rows.append, loop=cluster_loops.frozen_once, bounds=bounds)
+    launch(experiment, on_row=rows.append, loop=cluster_loops.frozen_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (2, 1), (2, 2)]
     assert re.search(
         r"worker 1 gave no sign of life for 1\d seconds; it was at .*; retry 1 of 1", caplog.text
@@ -156,7 +156,7 @@ def test_a_stopped_worker_is_named_and_ended_and_all_start_again(experiment, cap
 def test_a_worker_that_leaves_the_others_waiting_is_named_with_its_place(experiment, caplog):
     rows = []
     bounds = Bounds(still_s=8)
-    _launch(experiment, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
+    launch(experiment, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(2, 1)]
     assert re.search(r"worker 1 is at .*for \d+ seconds; worker 0 waits at .*; retry 1 of 1", caplog.text)
 
@@ -165,7 +165,7 @@ def test_a_worker_that_leaves_the_others_waiting_is_named_with_its_place(experim
 def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, caplog):
     rows = []
     with pytest.raises(LaunchError) as caught:
-        _launch(experiment, on_row=rows.append, loop=cluster_loops.bad_file)
+        launch(experiment, on_row=rows.append, loop=cluster_loops.bad_file)
     assert str(caught.value) == "worker 1 failed: ValueError: frames/17.png: not an image"
     assert [row["step"] for row in rows] == [1]
     assert (caught.value.worker_traceback or "").count("Traceback") == 1
@@ -188,7 +188,7 @@ def test_workers_that_do_not_stop_when_asked_are_ended(experiment):
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt) as caught:
-        _launch(experiment, on_row=on_row, loop=cluster_loops.endless, bounds=Bounds(stop_s=5))
+        launch(experiment, on_row=on_row, loop=cluster_loops.endless, bounds=Bounds(stop_s=5))
     assert isinstance(caught.value, Interrupted)
     assert caught.value.signal == signal.SIGTERM
     assert caught.value.message == " without a new checkpoint: it took more than 5 seconds"
@@ -217,7 +217,7 @@ def test_a_request_to_stop_reaches_other_processes_until_it_is_withdrawn():
 @pytest.mark.usefixtures("cluster")
 def test_a_memory_that_does_not_fit_is_refused_before_any_worker_starts(experiment):
     with pytest.raises(ValueError, match=r"contrast.memory: 1e\+06 GB .* node that takes 2 workers"):
-        _launch(experiment, on_row=print, loop=cluster_loops.counting, memory=10**15)
+        launch(experiment, on_row=print, loop=cluster_loops.counting, memory=10**15)
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_workers_without_a_place_end_in_bounded_time(experiment):
     ray.get(occupant.ready.remote())
     try:
         with pytest.raises(LaunchError, match=r"run.workers is 2.*no place in 6 seconds.*has 1 CPUs free"):
-            _launch(
+            launch(
                 experiment,
                 on_row=print,
                 loop=cluster_loops.counting,
@@ -246,14 +246,14 @@ def test_workers_without_a_place_end_in_bounded_time(experiment):
 DRIVER = """
 import sys
 import cluster_loops
-from pixelcontrast.cluster.train.launch import _launch
+from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.config import from_json
 
 def on_row(row):
     print(row["folder"], flush=True)
 
 
-_launch(from_json(sys.argv[1]), on_row=on_row, loop=cluster_loops.endless)
+launch(from_json(sys.argv[1]), on_row=on_row, loop=cluster_loops.endless)
 """
 
 

@@ -10,7 +10,7 @@ import torch
 
 import raylets
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, config, training
-from pixelcontrast.cluster.train.launch import _launch
+from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.train.worker import train
 from pixelcontrast.runs.run_folder import open_storage, read_attempts, read_rows
@@ -122,7 +122,7 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     """Two workers, then one, then two again: only the lost node costs steps, and the samples stay."""
     settings, changes = experiment(scenes, tmp_path), Changes(cluster)
     bounds = Bounds(placement_attempt_s=10, resize_s=5)
-    _launch(settings, on_row=changes.on_row, loop=train_slowly, bounds=bounds)
+    launch(settings, on_row=changes.on_row, loop=train_slowly, bounds=bounds)
     run = open_storage(settings)
     attempts = read_attempts(run)
     sizes = [attempt["world_size"] for attempt in attempts]

@@ -41,27 +41,25 @@ def main(
             study_arms(changed, command.search, command.arms)
 
 
+@failures_told(resume="Rerun the command to resume from the newest checkpoint.")
 def run(experiment: Experiment) -> None:
     """Train under Ray to the end, showing progress; a finished run only shows its result.
 
     Ends the process with status 2 where something is wrong before the start and 1 where the run failed; with
     130 on Ctrl-C and 143 on SIGTERM, after a checkpoint.
     """
-    with failures_told(resume="Rerun the command to resume from the newest checkpoint."):
-        _train(reachable_paths(experiment))
-
-
-def _train(experiment: Experiment) -> None:
     from pixelcontrast import training
     from pixelcontrast.cluster.train.launch import launch
     from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
     from pixelcontrast.runs.run_folder import open_storage
 
+    experiment = reachable_paths(experiment)
     result = training.check(experiment)
     if result is None:
-        print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
+        memory = training.memory_bytes(experiment)
+        print(f"Run {experiment.run.name}: {_describe(experiment, memory)}")
         with TrainingProgress() as progress, messages_shown():
-            launch(experiment, on_row=progress.row, on_stage=progress.stage)
+            launch(experiment, on_row=progress.row, memory=memory, on_stage=progress.stage)
         result = training.check(experiment)
     else:
         print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")

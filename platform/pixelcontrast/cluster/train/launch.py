@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.paths import reachable_paths
@@ -19,6 +20,9 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.run_folder import open_storage
 
+if TYPE_CHECKING:
+    from pixelcontrast.cluster.train.launcher import Plan
+
 
 def _never() -> int | None:
     """No signal: there is no other process to ask."""
@@ -33,8 +37,11 @@ def launch(
     experiment: Experiment,
     *,
     on_row: Callable[[Row], None],
+    memory: int = 0,
     on_stage: Callable[[str], None] = _unheard,
     stopped_by: Callable[[], int | None] = _never,
+    loop: Loop = train,
+    bounds: Bounds | None = None,
 ) -> None:
     """Train on the cluster in RAY_ADDRESS, or on a local instance; returns when the training has finished.
 
@@ -48,9 +55,13 @@ def launch(
 
     Args:
         on_row: called in this thread with every row of metrics, in order and once each, as the training runs.
+        memory: bytes that the contrast's memory takes in every worker (``training.memory_bytes``), which the
+            nodes must have.
         on_stage: called in this thread with what is waited for, whenever that changes before the first row.
         stopped_by: called in this thread twice a second; returns a signal that another process received on
             behalf of this one, or None. A signal stops the training as the first one to this process would.
+        loop: what every worker runs.
+        bounds: None for the usual ones.
 
     Raises:
         ValueError: another driver has the run, the memory of the contrast does not fit on a node, or a path
@@ -59,47 +70,37 @@ def launch(
             the text is the first cause.
         Interrupted: by a signal; the same call resumes from the checkpoint.
     """
-    from pixelcontrast.training import memory_bytes
-
-    memory = memory_bytes(experiment)
-    _launch(experiment, on_row=on_row, on_stage=on_stage, loop=train, memory=memory, stopped_by=stopped_by)
-
-
-def _launch(
-    experiment: Experiment,
-    *,
-    on_row: Callable[[Row], None],
-    loop: Loop,
-    on_stage: Callable[[str], None] = _unheard,
-    memory: int = 0,
-    bounds: Bounds | None = None,
-    stopped_by: Callable[[], int | None] = _never,
-) -> None:
     experiment = reachable_paths(experiment)
     run, bounds = experiment.run, bounds or Bounds()
-    folder, address = open_storage(experiment), os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS")
     on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     with (
         sigterm_interrupts(),
-        held(folder, what=f"run {run.name}"),
+        held(open_storage(experiment), what=f"run {run.name}"),
         connect(min_cpus=run.workers.max * run.cpus_per_worker),
         sigterm_interrupts(),  # again: ray.init has put its own handler in place of ours
     ):
-        from pixelcontrast.cluster import nodes
         from pixelcontrast.cluster.train.driver import Driver
-        from pixelcontrast.cluster.train.launcher import Plan
 
-        resources, growth = nodes.cluster_resources()
-        check_placement(run, resources, growth)
-        gpu = takes_gpus(run, resources, growth)
-        check_memory_fits(memory, run, resources, gpu=gpu)
-        plan = Plan(
-            experiment=experiment,
-            loop=loop,
-            resources=worker_resources(run, gpu=gpu),
-            loopback=nodes.on_loopback(),
-            storage=(folder / ".ray").location,
-            # One more than fits into the time: the driver, which knows what is missing, gives up first.
-            placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
-        )
+        plan = _plan(experiment, loop, memory, bounds)
         Driver(plan, on_row=on_row, on_stage=on_stage, bounds=bounds, stopped_by=stopped_by).follow()
+
+
+def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds) -> "Plan":
+    """Look whether the connected cluster has what the run needs, and write down how to use it."""
+    from pixelcontrast.cluster import nodes
+    from pixelcontrast.cluster.train.launcher import Plan
+
+    run, (resources, growth) = experiment.run, nodes.cluster_resources()
+    check_placement(run, resources, growth)
+    gpu = takes_gpus(run, resources, growth)
+    check_memory_fits(memory, run, resources, gpu=gpu)
+    return Plan(
+        experiment=experiment,
+        loop=loop,
+        resources=worker_resources(run, gpu=gpu),
+        loopback=nodes.on_loopback(),
+        storage=(open_storage(experiment) / ".ray").location,
+        # One more than fits into the time: the driver, which knows what is missing, gives up first.
+        placement_attempts=round(bounds.placement_s / bounds.placement_attempt_s) + 1,
+    )

@@ -35,7 +35,7 @@ class Loop(Protocol):
 def train(
     experiment: Experiment, /, *, device: "torch.device", report: Report, stop: Callable[[], bool]
 ) -> int | None:
-    """The loop that the platform runs."""
+    """The loop that the platform runs; imported on the workers alone, as it brings timm and torchvision."""
     from pixelcontrast.training import fit
 
     return fit(experiment, device=device, report=report, stop=stop)

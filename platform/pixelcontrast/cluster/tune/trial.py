@@ -71,7 +71,8 @@ def _attempt(
 
     try:
         if training.check(experiment) is None:
-            launch(experiment, on_row=report, stopped_by=stopped_by)
+            memory = training.memory_bytes(experiment)
+            launch(experiment, on_row=report, memory=memory, stopped_by=stopped_by)
     except ValueError as error:
         return str(error), True
     except LaunchError as error:
