@@ -16,8 +16,9 @@ demo: $(INSTALLED)  ## Train two workers on generated street scenes, four to six
 	@echo "  $(BIN)/pixelcontrast report runs/streets                                # one HTML file"
 	@echo "  $(BIN)/python experiments/streets.py --help                             # every setting"
 
-test: $(INSTALLED)  ## All tests but the slow ones
-	$(BIN)/python -m pytest
+# A file's tests share what they make, so each file stays in one process; those of whole runs come first.
+test: $(INSTALLED)  ## All tests but the slow ones, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each
 	$(BIN)/python -m pytest -m slow

@@ -23,7 +23,6 @@ from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
 
-pytestmark = pytest.mark.timeout(180)
 PATHS = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
 

@@ -16,7 +16,6 @@ import raylets
 from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
 from pixelcontrast.config import Run, Workers
 
-pytestmark = pytest.mark.timeout(300)
 NAMESPACE = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
