@@ -21,7 +21,7 @@ from same_run import differing_parts
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALL = """
-    --model.backbone hrnet_w18_small --model.weights none --model.embedding-dim 32 --data.crop-size 64 64
+    --model.backbone test_resnet --model.weights none --model.embedding-dim 32 --data.crop-size 64 64
     --data.loader-processes 0 --contrast.pixel-queue-size 20 --optim.steps 40 --optim.batch-size 3
     --run.name small --run.workers 2 --run.device cpu --run.cpus-per-worker 1 --run.precision float32
     --run.report-interval 5 --run.eval-interval 20 --run.checkpoint-interval 10

@@ -30,7 +30,7 @@ WITH_CONTRAST, WITHOUT = {"contrast.rare_class_power": 0.5}, {"contrast.weight":
 def experiment(scenes: Path, storage: Path, overrides: dict[str, Any]) -> Experiment:
     small = Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
-        model=Model(backbone="hrnet_w18_small", embedding_dim=16, dropout=0.1),
+        model=Model(backbone="test_resnet", embedding_dim=16, dropout=0.1),
         contrast=Contrast(memory="both", pixel_queue_size=20, num_positives=15, num_negatives=60),
         optim=Optim(steps=STEPS, batch_size=BATCH, lr=0.003),
         run=Run(name="a", storage=str(storage), report_interval=1, eval_interval=100, checkpoint_interval=2),

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Data:
 def experiment(data: Data, storage: Path, name: str, **overrides: Any) -> Experiment:
     small = Experiment(
         data=data,
-        model=Model(backbone="hrnet_w18_small", embedding_dim=16),
+        model=Model(backbone="test_resnet", embedding_dim=16),
         contrast=Contrast(memory="pixel", pixel_queue_size=20, num_positives=15, num_negatives=60),
         optim=Optim(steps=4, batch_size=3),
         run=Run(name=name, storage=str(storage), report_interval=1, eval_interval=4, checkpoint_interval=2),

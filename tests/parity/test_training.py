@@ -15,7 +15,7 @@ from pixelcontrast.training.state import TrainState, build_state
 from pixelcontrast.training.step import Losses, train_step
 from processes import run_ranks
 
-CLASSES, BATCH, FREE_STEPS, STEPS = 5, 5, 5, 10
+CLASSES, BATCH, FREE_STEPS, STEPS = 5, 5, 4, 6
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="unused"),
     model=Model(backbone="hrnet_w18_small", embedding_dim=16),

@@ -27,7 +27,7 @@ def experiment(scenes: Path, storage: str) -> Experiment:
     """Twelve steps: evaluated every four, saved every three, reported every one."""
     return Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
-        model=Model(backbone="hrnet_w18_small", embedding_dim=16, dropout=0.1),
+        model=Model(backbone="test_resnet", embedding_dim=16, dropout=0.1),
         contrast=Contrast(memory="both", pixel_queue_size=20, num_positives=15, num_negatives=60, warmup=0.2),
         optim=Optim(steps=STEPS, batch_size=3),
         run=Run(

@@ -22,7 +22,7 @@ def experiment(scenes: Path, storage: Path, **overrides: Any) -> Experiment:
         overrides: by key, with ``__`` in place of the dots."""
     small = Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
-        model=Model(backbone="hrnet_w18_small", embedding_dim=32, dropout=0.1),
+        model=Model(backbone="test_resnet", embedding_dim=32, dropout=0.1),
         contrast=Contrast(
             temperature=0.2,
             memory="both",

@@ -23,8 +23,8 @@ main(Experiment(data=data, run=run), prepare=prepare)
 
 @pytest.mark.parametrize(
     "prepare",
-    ["ctrl_c()", "threading.Timer(0.1, ctrl_c).start()", "threading.Timer(1.0, ctrl_c).start()"],
-    ids=["while_the_data_are_prepared", "while_torch_is_imported", "later"],
+    ["ctrl_c()", "threading.Timer(0.5, ctrl_c).start()"],
+    ids=["while_the_data_are_prepared", "while_torch_is_imported"],
 )
 def test_an_early_ctrl_c_ends_in_one_line(prepare: str, tmp_path: Path) -> None:
     file = tmp_path / "experiment.py"

@@ -70,7 +70,7 @@ def test_anchors_are_drawn_uniformly() -> None:
     labels = torch.zeros(1, 4, 10, dtype=torch.int64)
     wrong = torch.zeros(1, 4, 10, dtype=torch.bool)
     wrong[0, :2] = True
-    times, trials = torch.zeros(40), 3000
+    times, trials = torch.zeros(40), 1000
     for position in range(trials):
         anchors = draw(labels, wrong, per_class=8, positions=torch.tensor([position]))
         times[anchors.indices] += 1
@@ -95,7 +95,7 @@ def test_memory_entries_are_drawn_uniformly_from_each_class_of_each_image() -> N
     labels = torch.zeros(2, 4, 10, dtype=torch.int64)
     labels[1, 2:] = 2
     labels[0, 0] = 255
-    times, trials = torch.zeros(80), 3000
+    times, trials = torch.zeros(80), 1000
     for step in range(trials):
         positions = torch.tensor([2 * step, 2 * step + 1])
         entries = sampling.draw_entries(
