@@ -143,8 +143,8 @@ GROUPS = {
 def scenarios(world_size: int) -> dict[str, Scenario]:
     """What is compared on so many ranks.
 
-    In one process all; of the grid, two and three ranks take turns, as on a chessboard of positive and negative
-    miners: each pair meets ranks, and each miner two partners on two of them and two on three.
+    In one process all; of the grid, two and three ranks take turns, as on a chessboard of positive and
+    negative miners: each miner meets two partners on two ranks, and the other two on three.
     """
     match world_size:
         case 1:
