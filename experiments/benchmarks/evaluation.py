@@ -9,17 +9,15 @@ and once from PNG files. cityscapesscripts counts by Cython where it was built w
 row's name says which. Both counts are compared before they are timed.
 """
 
-import argparse
 import importlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from measure import Form, Row, row, save, seconds, show
+from measure import Form, Row, command, row, seconds
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,25 +35,13 @@ _LABELS = cityscapes.LABELS
 _BLOCK = 32
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="where the rows go, as JSON")
-    parser.add_argument("--quick", action="store_true", help="smaller, in under a minute, without targets")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[Row] = []
-    for measured in (confusion_matrix(quick=options.quick), exported_network(quick=options.quick)):
-        for each in measured:
-            rows.append(replace(each, target=None, met=None) if options.quick else each)
-            show(rows[-1])
-    if options.out is not None:
-        save(rows, options.out)
+def measured(quick: bool) -> Iterator[Row]:
+    """Both comparisons."""
+    yield from confusion_matrix(quick)
+    yield from exported_network(quick)
 
 
-def confusion_matrix(*, quick: bool) -> Iterator[Row]:
+def confusion_matrix(quick: bool) -> Iterator[Row]:
     """One image's counts, ours and cityscapesscripts', on the same raw ids."""
     height, width = (256, 512) if quick else (1024, 2048)
     truth = streets.render(0, 0, (height, width))[1]
@@ -83,7 +69,7 @@ def confusion_matrix(*, quick: bool) -> Iterator[Row]:
     yield row(f"confusion matrix from PNG, {size}, {tool} / ours", ratio, "×")
 
 
-def exported_network(*, quick: bool) -> Iterator[Row]:
+def exported_network(quick: bool) -> Iterator[Row]:
     """A forward pass of a network trained with contrast and exported, over one without contrast."""
     settings = Model(backbone="hrnet_w18_small" if quick else "hrnet_w18")
     torch.manual_seed(0)
@@ -153,4 +139,4 @@ def _check_equal(files: list[str], train_ids: list[torch.Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, measured)

@@ -14,7 +14,6 @@ Start-up is the time from the configuration to the first crop, in this process; 
 while 64 crops are loaded, in a process of its own, mapped pages that were touched included.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Form, Row, peak_bytes, row, save, seconds, show
+from measure import Form, Row, command, peak_bytes, row, seconds
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -48,24 +47,11 @@ ignored_ids = [255]
 """
 
 
-def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="where the rows go, as JSON")
-    parser.add_argument("--quick", action="store_true", help="smaller, in under a minute, without targets")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[Row] = []
-    sizes = [(128, 256)] if options.quick else [(1024, 2048), (480, 640)]
-    for size in sizes:
+def measured(quick: bool) -> Iterator[Row]:
+    """All sizes and kinds of files."""
+    for size in [(128, 256)] if quick else [(1024, 2048), (480, 640)]:
         for ending in ("png", "jpg"):
-            for each in measure(size, ending, rounds=3 if options.quick else 30):
-                rows.append(replace(each, target=None, met=None) if options.quick else each)
-                show(rows[-1])
-    if options.out is not None:
-        save(rows, options.out)
+            yield from measure(size, ending, rounds=3 if quick else 30)
 
 
 def measure(size: tuple[int, int], ending: str, *, rounds: int) -> Iterator[Row]:
@@ -147,4 +133,4 @@ def _write(root: Path, size: tuple[int, int], ending: str) -> Data:
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, measured)

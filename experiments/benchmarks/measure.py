@@ -11,6 +11,7 @@ resident size before it (VmRSS). On a GPU it is ``torch.cuda.max_memory_allocate
 before.
 """
 
+import argparse
 import ctypes
 import json
 import multiprocessing
@@ -18,8 +19,8 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -128,6 +129,27 @@ def _cuda_peak(make: Callable[..., Form], args: Sequence[object]) -> int:
     form()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+def command(description: str | None, measured: Callable[[bool], Iterable[Row]]) -> None:
+    """What a benchmark's file ends with: measure in one thread, print each row as it comes, save them all.
+
+    Args:
+        measured: the rows; called with whether they are to be quick, and so small that no target counts.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="where the rows go, as JSON")
+    parser.add_argument("--quick", action="store_true", help="smaller, in under a minute, without targets")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for each in measured(options.quick):
+        rows.append(replace(each, target=None, met=None) if options.quick else each)
+        show(rows[-1])
+    if options.out is not None:
+        save(rows, options.out)
 
 
 def show(row: Row) -> None:
