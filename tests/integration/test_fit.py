@@ -128,7 +128,10 @@ def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> N
     [
         ({"data__root": "/nowhere"}, "/nowhere"),
         ({"model__backbone": "hrnet_w19"}, "hrnet_w19"),
-        ({"model__decoder": "deeplabv3"}, "model.decoder: deeplabv3"),
+        (
+            {"model__backbone": "hrnet_w18_small", "model__decoder": "deeplabv3"},
+            "model.decoder: deeplabv3",
+        ),
         ({"model__weights": "/nowhere/weights.pth"}, "/nowhere/weights.pth"),
         ({"optim__class_weights": (1.0, 2.0)}, "optim.class_weights: 2 numbers for 19 classes: road"),
         ({"run__storage": "nosuch://bucket"}, "nosuch://bucket"),

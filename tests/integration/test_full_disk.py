@@ -46,7 +46,9 @@ def enlarge(disk: Path) -> None:
 
 
 def settings_on(disk: Path, scenes: Path) -> Experiment:
-    return replace(experiment(scenes, str(disk)), {"run.keep_checkpoints": 1})
+    """A network whose checkpoints are most of what is written."""
+    changes = {"model.backbone": "hrnet_w18_small", "run.keep_checkpoints": 1}
+    return replace(experiment(scenes, str(disk)), changes)
 
 
 def fit(settings: Experiment, report: Any = lambda _: None) -> None:

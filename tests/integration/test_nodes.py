@@ -49,7 +49,7 @@ def experiment(scenes: Path, storage: Path) -> Experiment:
     """Sixty steps of one worker or two, each with a part of the memory."""
     return Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
-        model=Model(backbone="test_resnet", embedding_dim=32),
+        model=Model(backbone="hrnet_w18_small", embedding_dim=32),
         contrast=Contrast(
             memory="both",
             pixel_queue_size=20,

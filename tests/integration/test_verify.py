@@ -152,8 +152,8 @@ def change_tensors(
         ("model.safetensors", lambda t: t.update(x=torch.ones(1)), "has x, which does not belong"),
         (
             "model.safetensors",
-            lambda t: t["backbone.conv1.weight"].resize_(1, 2),
-            "has backbone.conv1.weight as float32 [1, 2] instead of float32 [64, 3, 3, 3]",
+            lambda t: t["backbone.conv1.0.weight"].resize_(1, 2),
+            "has backbone.conv1.0.weight as float32 [1, 2] instead of float32 [16, 3, 3, 3]",
         ),
         (
             "model.safetensors",

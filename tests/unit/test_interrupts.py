@@ -8,6 +8,7 @@ import pytest
 
 FILE = """
 import os, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from pixelcontrast import Data, Experiment, Run, main
 
 def ctrl_c():
