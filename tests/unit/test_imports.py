@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ ALLOWED = {
 }
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Full names of everything a file imports, also inside functions."""
     names = set()

@@ -65,7 +65,7 @@ def test_memory_bytes_are_those_of_the_buffers(scenes: Path) -> None:
     assert memory_bytes(shared) == memory_bytes(experiment) - rows * 8 * 4 // 2
 
 
-SHARED = replace(EXPERIMENT, {"contrast.memory_sharded": True, "model.backbone": "hrnet_w18_small"})
+SHARED = replace(EXPERIMENT, {"contrast.memory_sharded": True, "model.backbone": "test_resnet"})
 
 
 def shared_state() -> TrainState:
