@@ -21,7 +21,7 @@ def show(root: str, out: Path, *options: str) -> Image.Image:
 def test_a_pack_shows_the_crops_of_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_folder(tmp_path / "photos")
     data_command(["pack", data.root, str(tmp_path / "packed"), "--processes", "1"])
-    assert re.search(r"train: 9 samples in 1 shards, [\d.]+ MB", capsys.readouterr().out)
+    assert re.search(r"train: 9 samples in 1 shard, [\d.]+ MB", capsys.readouterr().out)
     before = show(data.root, tmp_path / "a.png", "--num", "6")
     after = show(str(tmp_path / "packed"), tmp_path / "b.png", "--num", "6")
     assert np.array_equal(np.asarray(before), np.asarray(after))

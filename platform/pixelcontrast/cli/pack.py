@@ -7,6 +7,7 @@ import tyro
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.config import ClassOrder, Data, Layout, absolute_path
+from pixelcontrast.words import count
 
 _Root = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
 _Dest = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
@@ -49,5 +50,6 @@ def pack(
         )
     for split, shards in manifest.splits.items():
         samples, size = sum(len(shard.samples) for shard in shards), sum(shard.size for shard in shards)
-        print(f"{split}: {samples} samples in {len(shards)} shards, {size / 1e6:,.1f} MB")
+        held = f"{count(samples, 'sample')} in {count(len(shards), 'shard')}"
+        print(f"{split}: {held}, {size / 1e6:,.1f} MB")
     print(f"{dest}: packed. Train from it with: --data.layout {layout} --data.root {dest}")
