@@ -1,0 +1,34 @@
+"""Pixel contrast in a loop that trains a SegFormer of Hugging Face's transformers.
+
+The lines marked ``contrast`` are all that the term adds; afterwards the network is the plain one again.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from transformers import SegformerForSemanticSegmentation
+
+from pixelcontrast.contrast import FeatureHook, PixelContrast, ProjectionHead
+
+
+def train(
+    network: SegformerForSemanticSegmentation, batches: Iterable[tuple[Tensor, Tensor]], *, lr: float = 6e-5
+) -> list[float]:
+    """Train on images [B, 3, H, W] and labels [B, H, W], 255 ignored; return the term of every step."""
+    network.projection = ProjectionHead(network.config.decoder_hidden_size, 256)  # contrast: also for DDP
+    features = FeatureHook(network.decode_head.dropout)  # contrast: before the dropout
+    contrast = PixelContrast(num_classes=network.config.num_labels, embedding_dim=256)  # contrast
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
+    values = []
+    for images, labels in batches:
+        output = network(images, labels=labels)
+        term = contrast(features.take(), labels, output.logits, project=network.projection.rows)  # contrast
+        loss = output.loss + term
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(term.item())
+    features.remove()  # contrast
+    del network.projection  # contrast
+    return values
