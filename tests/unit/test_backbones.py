@@ -109,7 +109,7 @@ def test_resnet_is_dilated_to_stride_8_as_published(name):
     ("name", "says"),
     [
         ("hrnet_w84", "'hrnet_w84' is not a model of timm (did you mean hrnet_w64"),
-        ("vit_base_patch16_224", "has levels of strides 16, 16, 16; use a network with"),
+        ("vit_relpos_small_patch16_224", "has levels of strides 16, 16, 16; use a network with"),
         ("csatv2", "has levels of strides 8, 16, 32, 64"),
         ("botnet26t_256", "does not take images of every size"),
         ("convnext_tinny", "'convnext_tinny' is not a model of timm (did you mean convnext_tiny"),
