@@ -15,6 +15,7 @@ from pixelcontrast.cli.data import data_command
 from pixelcontrast.cli.evaluate import evaluate
 from pixelcontrast.cli.experiment import run
 from pixelcontrast.cli.export import export
+from pixelcontrast.cli.inspect import inspect
 from pixelcontrast.cli.options import parse_options
 from pixelcontrast.cli.predict import predict
 from pixelcontrast.cli.terminal import failures_told, refuse
@@ -205,6 +206,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "predict": predict,
     "export": export,
     "report": report,
+    "inspect": inspect,
     "dashboard": dashboard,
     "verify": verify,
     "reproduce": reproduce,
