@@ -82,7 +82,7 @@ def test_patches_of_14_pixels_give_features_at_stride_three_and_a_half() -> None
 def test_the_backbone_gives_timms_patch_tokens_at_any_size(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(name).eval()
-    plain = timm.create_model(name, num_classes=0, dynamic_img_size=True).eval()
+    plain: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True).eval()
     plain.load_state_dict(backbone.model.state_dict())
     pictures = images(48, 80)
     (level,) = backbone(pictures)
