@@ -10,11 +10,11 @@ import safetensors.torch
 import timm
 import torch
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, load_model
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, PixelContrast, Run, load_model
 from pixelcontrast.inference import export_model
 from pixelcontrast.models import SegmentationModel, build_model, check_model, check_model_weights, weights
 from pixelcontrast.models.backbone import build_backbone, check_backbone, side_multiple
-from pixelcontrast.models.decoders.pyramid import SimpleFeaturePyramid
+from pixelcontrast.models.decoders.pyramid import PyramidDecoder, SimpleFeaturePyramid
 from pixelcontrast.training.check_experiment import check_inputs
 from pixelcontrast.training.optim import build_optimizer
 from trained_runs import images as run_images
@@ -116,6 +116,19 @@ def test_a_frozen_backbone_is_not_trained(decoder: str, frozen: bool) -> None:
     }
     assert changed == ({"decoder"} if frozen else {"backbone", "decoder"})
     assert model.backbone.training is not frozen
+
+
+def test_the_contrast_trains_the_pyramid_on_a_frozen_backbone() -> None:
+    model = network(decoder="hrnet", freeze_backbone=True, embedding=True).train()
+    output = model(images(32, 48))
+    labels = torch.arange(48).div(16, rounding_mode="floor").expand(2, 32, 48)
+    assert output.features is not None
+    assert model.projection is not None
+    contrast = PixelContrast(num_classes=3, embedding_dim=8)
+    contrast(output.features, labels, output.logits, project=model.projection.rows).backward()
+    assert isinstance(model.decoder, PyramidDecoder)
+    assert all(p.grad is not None and p.grad.any() for p in model.decoder.pyramid.scales.parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
 
 
 def test_a_frozen_backbone_keeps_its_batchnorm_statistics() -> None:
