@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 import torch
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, PixelContrast, Run, load_model
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, PixelContrast, Run, load_model, run
 from pixelcontrast.inference import export_model
 from pixelcontrast.models import SegmentationModel, build_model, check_model, check_model_weights, weights
 from pixelcontrast.models.backbone import build_backbone, check_backbone, side_multiple
@@ -159,8 +159,8 @@ def test_a_contrast_that_would_train_its_head_alone_is_refused(
 
 def test_a_trained_vit_is_loaded_and_exported_but_not_as_a_graph_of_one_size(tmp_path: Path) -> None:
     model = Model(backbone=TINY, embedding_dim=8, freeze_backbone=True)
-    run, logits = write_run(tmp_path, model=model, steps=(4,))
-    trained = load_model(run)
+    folder, logits = write_run(tmp_path, model=model, steps=(4,))
+    trained = load_model(folder)
     assert torch.allclose(trained(run_images()).logits, logits[4], atol=1e-6)
     file = export_model(trained, "safetensors", out=str(tmp_path / "a.safetensors"))
     assert torch.equal(load_model(file)(run_images()).logits, trained(run_images()).logits)
@@ -192,3 +192,17 @@ def test_the_licence_that_timm_names_is_told(
         check_model_weights(Model(backbone=name, weights="timm"))
     assert f"licence of timm/{name}" in caplog.text
     assert f": {licence};" in caplog.text
+
+
+def test_a_start_shows_the_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: "/cache/model.safetensors")
+    experiment = Experiment(
+        data=Data(layout="cityscapes", root=str(tmp_path / "absent")),
+        model=Model(backbone="vit_small_patch16_dinov3", weights="timm"),
+        run=Run(name="a", storage=str(tmp_path)),
+    )
+    with pytest.raises(SystemExit):
+        run(experiment)
+    assert "licence of timm/vit_small_patch16_dinov3.lvd1689m: dinov3-license" in capsys.readouterr().err
