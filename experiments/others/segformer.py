@@ -16,9 +16,10 @@ def train(
     network: SegformerForSemanticSegmentation, batches: Iterable[tuple[Tensor, Tensor]], *, lr: float = 6e-5
 ) -> list[float]:
     """Train on images [B, 3, H, W] and labels [B, H, W], 255 ignored; return the term of every step."""
-    network.projection = ProjectionHead(network.config.decoder_hidden_size, 256)  # contrast: also for DDP
+    classifier = network.decode_head.classifier
+    network.projection = ProjectionHead(classifier.in_channels, 256)  # contrast: a submodule, also for DDP
     features = FeatureHook(network.decode_head.dropout)  # contrast: before the dropout
-    contrast = PixelContrast(num_classes=network.config.num_labels, embedding_dim=256)  # contrast
+    contrast = PixelContrast(num_classes=classifier.out_channels, embedding_dim=256)  # contrast
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     values = []
     for images, labels in batches:

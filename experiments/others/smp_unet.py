@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelcontrast.contrast import FeatureHook, PixelContrast, ProjectionHead
 
@@ -16,6 +16,7 @@ from pixelcontrast.contrast import FeatureHook, PixelContrast, ProjectionHead
 def train(network: smp.Unet, batches: Iterable[tuple[Tensor, Tensor]], *, lr: float = 0.01) -> list[float]:
     """Train on images [B, 3, H, W] and labels [B, H, W], 255 ignored; return the term of every step."""
     classifier = network.segmentation_head[0]
+    assert isinstance(classifier, nn.Conv2d)
     network.projection = ProjectionHead(classifier.in_channels, 256)  # contrast: a submodule, also for DDP
     features = FeatureHook(classifier)  # contrast
     contrast = PixelContrast(num_classes=classifier.out_channels, embedding_dim=256)  # contrast

@@ -28,8 +28,8 @@ def segformer() -> nn.Module:
         depths=[1, 1, 1, 1],
         num_attention_heads=[1, 2, 2, 4],
         decoder_hidden_size=32,
-        num_labels=CLASSES,
     )
+    sizes.num_labels = CLASSES
     return SegformerForSemanticSegmentation(sizes)
 
 
