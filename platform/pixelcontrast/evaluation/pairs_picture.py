@@ -23,7 +23,7 @@ class Patch:
     """[s, s, 3] RGB."""
     title: str
     color: tuple[int, int, int]
-    """Of the frame: the pixel's class."""
+    """The frame's: that of the pixel's class."""
 
 
 def cut_patch(image: NDArray[np.uint8], row: int, column: int, *, side: int) -> NDArray[np.uint8]:

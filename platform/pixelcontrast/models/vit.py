@@ -50,7 +50,7 @@ class Patches(NamedTuple):
     options: dict[str, Any]
     """Arguments of ``timm.create_model``."""
     side: int
-    """Of a patch, in pixels; the image's sides must be multiples of it."""
+    """A patch's, in pixels; the image's sides must be multiples of it."""
 
 
 def is_plain_vit(architecture: str) -> bool:
