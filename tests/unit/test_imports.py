@@ -34,7 +34,7 @@ ALLOWED = {
     "models": BASE | {"contrast"},
     "training": BASE | ROOMS | {"storage"},
     "search": {"config", "datasets", "evaluation", "runs", "storage", "words"},
-    "inference": BASE | {"datasets", "evaluation", "models", "runs", "storage"},
+    "inference": BASE | {"contrast", "datasets", "evaluation", "models", "runs", "storage"},
     "dashboard": {"config", "runs", "search", "storage", "words"},
     "reports": {"config", "runs", "search", "storage", "words"},
     "cluster": BASE | ROOMS | {"search", "storage", "training"},
@@ -154,6 +154,7 @@ def test_a_private_name_of_ray_is_found_however_it_is_spelt(line: str) -> None:
         ("optuna", {"dashboard", "reports", "search"}),
         ("optuna_dashboard", {"dashboard"}),
         ("plotly", {"reports"}),
+        ("sklearn", {"inference"}),
     ],
 )
 def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:

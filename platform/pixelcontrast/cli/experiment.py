@@ -54,7 +54,8 @@ def run(experiment: Experiment) -> None:
     from pixelcontrast.runs.run_folder import open_storage
 
     experiment = reachable_paths(experiment)
-    result = training.check(experiment)
+    with messages_shown():
+        result = training.check(experiment)
     if result is None:
         memory = training.memory_bytes(experiment)
         print(f"Run {experiment.run.name}: {_describe(experiment, memory)}")
