@@ -99,9 +99,9 @@ def all_gather_equal(tensor: Tensor, group: Group = None) -> Tensor:
     """Every rank's tensor of one shape and dtype, in rank order, without gradient: [world size, ...]."""
     if world_size(group) == 1:
         return tensor[None]
-    parts = tensor.new_empty(world_size(group), *tensor.shape)
-    dist.all_gather_into_tensor(parts, tensor.contiguous(), group=group)
-    return parts
+    parts = [torch.empty_like(tensor) for _ in range(world_size(group))]
+    dist.all_gather(parts, tensor, group=group)
+    return torch.stack(parts)
 
 
 def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int] | None = None) -> Tensor:

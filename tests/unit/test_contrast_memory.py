@@ -128,9 +128,7 @@ def test_a_deferred_batch_that_is_not_kept_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("deferred", [False, True])
-def test_rows_that_are_not_finite_do_not_enter_the_memory(
-    deferred: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_that_are_not_finite_do_not_enter_the_memory(deferred: bool) -> None:
     """One pixel of class 0 is NaN and one of class 1 infinite; the step after has a finite loss."""
     labels, ids = torch.tensor([[[0, 0, 1, 1, 2]]]), torch.tensor([1])
     codes = embeddings(1, DIM, 1, 5).detach()
@@ -153,8 +151,6 @@ def test_rows_that_are_not_finite_do_not_enter_the_memory(
     assert contrast.diagnostics.read(contrast.memory, int(contrast.steps))["refused_rows"] == 2 + 3
     step(broken)
     assert contrast.diagnostics.read(contrast.memory, int(contrast.steps))["refused_rows"] == 2 + 3
-    said = [record.getMessage().partition(" are")[0] for record in caplog.records]
-    assert said == ["embeddings hold NaN or infinity: 5 rows"], "once"
     value = step(codes)
     assert value > 0
     assert value.isfinite()

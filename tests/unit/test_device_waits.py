@@ -17,13 +17,13 @@ DIM, IMAGES = 8, 2
 """Operations, and not their sizes, are counted."""
 BOTH: dict[str, Any] = {"pixel_queue_size": 40, "region_memory_size": 4, "num_images": 4}
 MODES: dict[str, tuple[int, dict[str, Any]]] = {
-    "in-batch": (190, {}),
-    "random": (420, {"pixel_queue_size": 40}),
-    "joint, both memories": (520, BOTH | {"memory_term": "joint"}),
-    "filtered": (450, {"pixel_queue_size": 40, "negative_mining": "filtered"}),
-    "all": (420, {"pixel_queue_size": 40, "positive_mining": "all", "negative_mining": "all"}),
+    "in-batch": (182, {}),
+    "random": (411, {"pixel_queue_size": 40}),
+    "joint, both memories": (492, BOTH | {"memory_term": "joint"}),
+    "filtered": (432, {"pixel_queue_size": 40, "negative_mining": "filtered"}),
+    "all": (390, {"pixel_queue_size": 40, "positive_mining": "all", "negative_mining": "all"}),
     "semi-hard-subset": (
-        470,
+        453,
         {
             "pixel_queue_size": 40,
             "positive_mining": "semi-hard-subset",
@@ -32,9 +32,10 @@ MODES: dict[str, tuple[int, dict[str, Any]]] = {
             "num_negatives": 9,
         },
     ),
-    "rare": (220, {"rare_class_power": 0.5}),
+    "rare": (211, {"rare_class_power": 0.5}),
 }
-"""The most operations of a forward pass, whatever the number of classes and rows. A backward pass has 40."""
+"""The most operations of a forward pass, whatever the number of classes and rows: what was counted."""
+MOST_BACKWARD = 30
 
 
 def batch(num_classes: int, step: int) -> dict[str, torch.Tensor]:
@@ -81,7 +82,7 @@ def test_the_term_waits_seldom_for_a_gpu_and_equals_the_cpu_s(mode: str, num_cla
         device.on_cpu = True
         loss.backward()
         assert device.waits.total() == 0, device.waits.most_common()
-        assert device.operations.total() <= 40, device.operations.most_common()
+        assert device.operations.total() <= MOST_BACKWARD, device.operations.most_common()
 
 
 @pytest.mark.parametrize("class_weights", [None, [1.0, 2.0, 0.5]])
@@ -107,4 +108,4 @@ def test_a_wait_and_a_mixture_are_seen() -> None:
         assert len(numbers[numbers > 1]) == 2
         assert device.waits.total() == 2
         with pytest.raises(RuntimeError, match="on cuda:0 and on the CPU"):
-            numbers + torch.ones(4)
+            numbers.add(torch.ones(4))

@@ -1,7 +1,5 @@
 """The health of the embedding: what the contrast did in the last steps, in numbers to look at."""
 
-import logging
-
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +9,6 @@ from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.distributed import Group
 
 _BATCH = slice(2, 6)
-
-logger = logging.getLogger(__name__)
 
 
 class Diagnostics(nn.Module):
@@ -33,7 +29,7 @@ class Diagnostics(nn.Module):
 
     def __init__(self, num_classes: int, embedding_dim: int, group: Group = None):
         super().__init__()
-        self.group, self._has_warned = group, False
+        self.group = group
         self.register_buffer("sums", torch.zeros(num_classes, 6, dtype=torch.float64), persistent=False)
         anchors = torch.zeros(num_classes, embedding_dim, dtype=torch.float64)
         self.register_buffer("anchors", anchors, persistent=False)
@@ -74,7 +70,7 @@ class Diagnostics(nn.Module):
     def read(self, memory: Memory, step: int) -> dict[str, float | list[float | None] | None]:
         """Shares and means over all ranks since the last call, None where there is nothing to average.
 
-        Collective: call it on every rank. Warns once of rows that the memory refused.
+        Collective: call it on every rank.
 
         Args:
             memory: as it is at ``step``.
@@ -92,7 +88,6 @@ class Diagnostics(nn.Module):
         memory_positive, memory_negative = self._with_memory(memory, classes[:, 0], step)
         norm, batches = self.mean_norm.tolist()
         refused = int(self.refused)
-        self._warn_of_refused(refused)
         for buffer in self.buffers():
             buffer.zero_()
         batch_positive, batch_negative = _similarities(total[_BATCH])
@@ -119,15 +114,6 @@ class Diagnostics(nn.Module):
         alike, every = (anchors * rows).sum(), anchors.sum(dim=0) @ rows.sum(dim=0)
         pairs, every_pair = (number * counts).sum(), number.sum() * counts.sum()
         return _similarities(torch.stack([pairs, alike, every_pair - pairs, every - alike]).tolist())
-
-    def _warn_of_refused(self, refused: int) -> None:
-        if refused and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "embeddings hold NaN or infinity: %d rows are kept out of the contrast's memory; "
-                "refused_rows counts them",
-                refused,
-            )
 
 
 def _similarities(sums: list[float]) -> tuple[float | None, float | None]:
