@@ -42,8 +42,7 @@ class Comparison:
     """This rank's among all."""
     temperature: float
     of_class: list[int] = field(default_factory=list)
-    """Of the anchors that are compared with this rank's memory, its own or, ``sharded``, all, those of each
-    class."""
+    """How many anchors of each class are compared with this rank's memory: its own or, ``sharded``, all."""
     positives: PositiveBlocks | None = None
     negatives: NegativeBlocks | None = None
     in_batch: bool = True

@@ -244,7 +244,7 @@ def _chosen(few: slice, taken: Tensor, numbers: Tensor, examples: Examples) -> I
 
 
 def _kth_smallest(values: Tensor, k: Tensor, most: int) -> Tensor:
-    """Of each row of [*, n] the k-th smallest value, k int64 [*, 1] up to ``most``; −∞ for k = 0."""
+    """Find in each row of [*, n] the k-th smallest value, k int64 [*, 1] up to ``most``; −∞ for k = 0."""
     places = (k - 1).clamp(min=0)
     if values.device.type == "cpu":  # numpy's selection is several times faster than torch's
         smallest = torch.from_numpy(np.partition(values.numpy(), places.unique().tolist(), axis=-1))

@@ -271,7 +271,7 @@ def _chosen(table: Table, owners: Tensor, pixels: Tensor, images: Tensor) -> Cho
 
 
 def _choose(pixels: Pixels, budgets: Budgets, num_classes: int, *, more: int) -> Table:
-    """Of each class the smallest hard keys up to its hard budget; then the smallest of the others' keys, up
+    """Choose of each class the smallest hard keys up to its hard budget; then the smallest of the others' keys, up
     to its whole budget and ``more``.
     """
     keys = pixels.any_keys
