@@ -271,8 +271,8 @@ def _chosen(table: Table, owners: Tensor, pixels: Tensor, images: Tensor) -> Cho
 
 
 def _choose(pixels: Pixels, budgets: Budgets, num_classes: int, *, more: int) -> Table:
-    """Choose of each class the smallest hard keys up to its hard budget; then the smallest of the others' keys, up
-    to its whole budget and ``more``.
+    """Choose of each class the smallest hard keys up to its hard budget; then the smallest of the others'
+    keys, up to its whole budget and ``more``.
     """
     keys = pixels.any_keys
     if budgets.most_hard and len(keys):
