@@ -142,12 +142,16 @@ class Model:
     """The segmentation network; what contrast needs beyond it is dropped at inference."""
 
     backbone: str = "hrnet_w48"
-    """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny."""
+    """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny, or
+    of a plain Vision Transformer, such as vit_small_patch14_dinov2."""
     weights: Location = "none"
     """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
-    decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
-    """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on
-    a dilated network (resnet101s, efficientnet_b0, …), not on a HRNet."""
+    freeze_backbone: bool = False
+    """Train the layers above the backbone only."""
+    decoder: Literal["hrnet", "deeplabv3", "ocr", "linear"] = "hrnet"
+    """hrnet: all levels concatenated (HRNetV2), of a plain Vision Transformer those of a simple feature
+    pyramid; ocr: object context; deeplabv3: ASPP, on a dilated network (resnet101s, efficientnet_b0, …), not
+    on a HRNet; linear: one layer on the backbone's features."""
     decoder_kernel: Literal[1, 3] = 1
     """hrnet's first convolution: 1 as in the official code, 3 as in the method's reference; not of others."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

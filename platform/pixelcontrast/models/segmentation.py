@@ -1,5 +1,6 @@
 """The whole network: backbone, decoder, and in contrastive training the projection head."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,14 +19,18 @@ from pixelcontrast.models.backbone import (
     side_multiple,
 )
 from pixelcontrast.models.decoders import (
+    FINEST,
     Decoder,
     DeepLabV3Decoder,
     HRNetDecoder,
     HRNetOCRDecoder,
+    LinearDecoder,
+    PyramidDecoder,
     ResNetOCRDecoder,
     resize,
 )
-from pixelcontrast.models.weights import check_weights, fetch_timm_weights
+from pixelcontrast.models.vit import is_plain_vit
+from pixelcontrast.models.weights import check_weights, fetch_timm_weights, tell_licence
 
 
 class Output(NamedTuple):
@@ -50,10 +55,11 @@ class SegmentationModel(nn.Module):
     Without a head it is the plain network, with the same parameters under the same names.
 
     Args:
-        stride: of the decoder's feature map against the image.
+        stride: of the decoder's feature map against the image; 3.5 with patches of 14 pixels and a pyramid.
         multiple: what the sides of the backbone's input must be multiples of.
         mean: of red, green and blue in [0, 1], by which images are normalised.
         std: their standard deviation.
+        frozen: the backbone stays in evaluation mode and gets no gradient.
     """
 
     def __init__(
@@ -62,10 +68,11 @@ class SegmentationModel(nn.Module):
         decoder: Decoder,
         projection: ProjectionHead | None,
         *,
-        stride: int,
+        stride: float,
         multiple: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        frozen: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
@@ -75,26 +82,41 @@ class SegmentationModel(nn.Module):
         self.multiple = multiple
         self.mean = mean
         self.std = std
+        self.frozen = frozen
+        if frozen:
+            backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "SegmentationModel":
+        """As torch's; a frozen backbone keeps its statistics, and drops nothing."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def forward(self, images: Tensor) -> Output:
         """Images [B, 3, H, W] of any size, normalised by ``mean`` and ``std``.
 
         Where the backbone needs it, zeros are padded right and below, and cropped again.
         """
+        output = self.forward_features(images)
+        return output if self.projection is not None else output._replace(features=None, uncropped=None)
+
+    def forward_features(self, images: Tensor) -> Output:
+        """The same, with the features also of a network without a projection head."""
         size = images.shape[-2:]
         padded = _pad(images, self.multiple)
         valid = None if padded is images else self._cells(size)
         logits, features, auxiliary = self.decoder(self.backbone(padded), valid)
         return Output(
             _upsample(logits, padded, size),
-            None if self.projection is None else self._crop(features, size),
+            self._crop(features, size),
             None if auxiliary is None else _upsample(auxiliary, padded, size),
-            None if self.projection is None else features,
+            features,
         )
 
     def _cells(self, size: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the feature map that show an image of this size."""
-        return -(-size[0] // self.stride), -(-size[1] // self.stride)
+        return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
 
     def _crop(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Without the padding, which must stay out of the head's statistics."""
@@ -137,18 +159,24 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
         backbone,
         decoder,
         projection,
-        stride=strides[decoder.feature_level],
+        stride=strides[decoder.feature_level] / (FINEST if isinstance(decoder, PyramidDecoder) else 1),
         multiple=side_multiple(model.backbone, dilated=_dilated(model)),
         mean=tuple(backbone.pretrained_cfg["mean"]),
         std=tuple(backbone.pretrained_cfg["std"]),
+        frozen=model.freeze_backbone,
     )
     # Convolutions are faster so on GPUs and on CPUs, and a loaded network gives the bits of the trained one.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _build_decoder(model: config.Model, channels: Sequence[int], num_classes: int) -> Decoder:
-    dropout = model.dropout
+    dropout, architecture = model.dropout, model.backbone.partition(".")[0]
     match model.decoder:
+        case "linear":
+            return LinearDecoder(channels, num_classes, dropout=dropout)
+        case "hrnet" if is_plain_vit(architecture):
+            kernel = model.decoder_kernel
+            return PyramidDecoder(channels[0], num_classes, kernel=kernel, dropout=dropout)
         case "hrnet":
             return HRNetDecoder(channels, num_classes, kernel=model.decoder_kernel, dropout=dropout)
         case "deeplabv3":
@@ -172,15 +200,22 @@ def check_model(model: config.Model) -> None:
 
 
 def check_model_weights(model: config.Model) -> None:
-    """Look at the weights before anything starts, once ``check_model`` has passed.
+    """Look at the weights before anything starts, once ``check_model`` has passed; tell timm's licence.
 
     Raises:
         ValueError: a file that does not fit the backbone, or timm's weights that cannot be had.
     """
     if model.weights == "timm":
+        tell_licence(model.backbone)
         fetch_timm_weights(model.backbone)
     elif model.weights != "none":
         check_weights_file(model.backbone, Path(model.weights), dilated=_dilated(model))
+
+
+def trains_features(model: config.Model) -> bool:
+    """Whether the features that the embedding is projected from have layers below them that are trained."""
+    pyramid = model.decoder == "hrnet" and is_plain_vit(model.backbone.partition(".")[0])
+    return pyramid or not model.freeze_backbone
 
 
 def _dilated(model: config.Model) -> bool:

@@ -2,18 +2,23 @@
 
 from pixelcontrast.models.decoders.deeplabv3 import DeepLabV3Decoder
 from pixelcontrast.models.decoders.hrnet import HRNetDecoder
+from pixelcontrast.models.decoders.linear import LinearDecoder
 from pixelcontrast.models.decoders.ocr import HRNetOCRDecoder, OCRDecoder, ResNetOCRDecoder
 from pixelcontrast.models.decoders.parts import Decoded, resize
+from pixelcontrast.models.decoders.pyramid import FINEST, PyramidDecoder
 
-Decoder = HRNetDecoder | DeepLabV3Decoder | OCRDecoder
+Decoder = HRNetDecoder | DeepLabV3Decoder | LinearDecoder | OCRDecoder
 
 __all__ = [
+    "FINEST",
     "Decoded",
     "Decoder",
     "DeepLabV3Decoder",
     "HRNetDecoder",
     "HRNetOCRDecoder",
+    "LinearDecoder",
     "OCRDecoder",
+    "PyramidDecoder",
     "ResNetOCRDecoder",
     "resize",
 ]
