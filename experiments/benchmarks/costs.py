@@ -27,7 +27,8 @@ class Sizes:
     most_entries: int
     """Rows of one rank that enter the queue: at most (images of a rank) · classes · V."""
     proposals: int
-    """Pixels that one rank proposes as anchors: at most 75 per class with 50 anchors, half of them hard."""
+    """Places for the pixels that one rank proposes as anchors: 75 per class with 50 anchors, half of them
+    hard."""
     sharded: bool
     row_bytes: int = _FLOAT
     """Size of one number in the bank; 2 in bfloat16."""
@@ -53,21 +54,19 @@ def wire(sizes: Sizes) -> float:
 def _collectives(sizes: Sizes) -> list[tuple[str, int]]:
     """Kind and payload of each."""
     row = sizes.dim * _FLOAT
-    counts = ("reduce", sizes.ranks * _INTEGER)
     sent = [
-        counts,
-        ("gather", sizes.proposals * 7 * _INTEGER),  # class, hard, two keys, image, owner, pixel
+        # class, pixel, hard, two keys and image of a proposal; four counts
+        ("gather", (sizes.proposals * 6 + 4) * _INTEGER),
         ("gather", sizes.most_anchors * row),
         ("reduce", sizes.anchors * row),  # the gather's backward
-        counts,
-        ("gather", sizes.most_entries * row),
-        counts,
-        ("gather", sizes.most_entries * _INTEGER),
+        ("gather", sizes.most_entries * (row + _INTEGER)),
     ]
     if sizes.sharded:
-        sums = ("reduce", sizes.anchors * (row + 3 * _FLOAT))
-        single = ("reduce", sizes.anchors * _FLOAT)  # maxima; losses
-        sent += [single, sums, ("gather", sizes.most_anchors * _FLOAT), single, sums]
+        sent += [
+            ("reduce", sizes.anchors * (row + _FLOAT)),  # of the negatives: pull and weight
+            ("gather", sizes.most_anchors * _FLOAT),  # L
+            ("reduce", sizes.anchors * (row + 3 * _FLOAT)),  # of the positives: also loss and number
+        ]
     return sent
 
 

@@ -1,8 +1,8 @@
 """What the benchmarks compute on: banks, anchors and maps, drawn from fixed seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pixelcontrast.contrast.banks import Queue, Shard
 from pixelcontrast.contrast.hyperparameters import NegativeMining, PositiveMining
-from pixelcontrast.contrast.info_nce import Comparison, info_nce, no_blocks
+from pixelcontrast.contrast.info_nce import Comparison, info_nce
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.mining import Miner
+from pixelcontrast.contrast.sweeps import Classes
 
 NUM_CLASSES, DIM, TEMPERATURE = 19, 256, 0.1
 IGNORE_INDEX = 255
@@ -96,19 +97,23 @@ def streaming_loss(
         num: K of the mining.
     """
     examples = problem.memory.examples(seed=0, key=0, step=0)
-    far = partial(Miner(negatives, num, 0.1).negatives, examples=examples) if negatives else no_blocks
-    near = partial(Miner(positives, num, 0.1).positives, examples=examples) if positives else no_blocks
     count = len(problem.labels)
     comparison = Comparison(
         labels=problem.labels,
         counts=[count],
         here=slice(0, count),
-        positives=near,
-        negatives=far,
         temperature=TEMPERATURE,
+        of_class=problem.labels.bincount().tolist(),
+        positives=partial(Miner(positives, num, 0.1).positives, examples=examples) if positives else _nothing,
+        negatives=partial(Miner(negatives, num, 0.1).negatives, examples=examples) if negatives else _nothing,
     )
-    total, _ = info_nce(problem.anchors, problem.anchors, comparison)
-    return total / count
+    return info_nce(problem.anchors, problem.anchors, comparison) / count
+
+
+def _nothing(anchors: Tensor, classes: Classes) -> Iterator[Any]:
+    """The keys of a memory of which none are taken."""
+    del anchors, classes
+    return iter(())
 
 
 def label_maps(count: int, height: int, width: int, *, block: int, seed: int = 3) -> Tensor:

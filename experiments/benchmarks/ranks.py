@@ -16,8 +16,7 @@ from inputs import DIM, IGNORE_INDEX, NUM_CLASSES, embedding_maps, fill, label_m
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from pixelcontrast.contrast import AnchorSampling, MemoryConfig, Mining, PixelContrast
-from pixelcontrast.contrast.sampling import draw_anchors
+from pixelcontrast.contrast import AnchorSampling, MemoryConfig, Mining, PixelContrast, sampling
 
 _PAYLOAD = {
     "all_reduce": 0,
@@ -107,15 +106,18 @@ def _measure(rank: int, world_size: int, setting: Setting) -> tuple[float, int, 
 
 def _sizes(world_size: int, setting: Setting, labels: Tensor, logits: Tensor, positions: Tensor) -> Sizes:
     """What was drawn, counted apart from the term itself."""
-    anchors = draw_anchors(
-        labels,
-        logits.argmax(dim=1) != labels,
+    classes, _ = sampling.classes_of_pixels(labels, NUM_CLASSES, IGNORE_INDEX)
+    wrong = logits.argmax(dim=1) != labels
+    keys = sampling.pixel_keys(labels.shape, positions, 0, sampling.HARD, sampling.ANY)
+    chosen, _ = sampling.choose_anchors(
+        sampling.Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
         positions,
-        budgets=torch.full((NUM_CLASSES,), _PER_CLASS),
-        hard_share=0.5,
-        seed=0,
-        ignore_index=IGNORE_INDEX,
+        budgets=sampling.equal_budgets(_PER_CLASS, 0.5),
+        num_classes=NUM_CLASSES,
+        note=torch.zeros(1, dtype=torch.int64),
+        group=None,
     )
+    anchors = chosen.anchors(sampling.to_host(chosen.look(None)), wrong, None)
     pixels = torch.stack([torch.bincount(image.flatten(), minlength=256)[:NUM_CLASSES] for image in labels])
     most_entries = pixels.clamp(max=_PER_IMAGE).sum()
     dist.all_reduce(most_entries, dist.ReduceOp.MAX)

@@ -3,6 +3,8 @@
 Without an initialised process group every function acts as a group of one, so callers have one path.
 """
 
+import math
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -93,6 +95,15 @@ def gather_counts(count: int, group: Group = None, *, device: torch.device | Non
     return counts.tolist()
 
 
+def all_gather_equal(tensor: Tensor, group: Group = None) -> Tensor:
+    """Every rank's tensor of one shape and dtype, in rank order, without gradient: [world size, ...]."""
+    if world_size(group) == 1:
+        return tensor[None]
+    parts = [torch.empty_like(tensor) for _ in range(world_size(group))]
+    dist.all_gather(parts, tensor, group=group)
+    return torch.stack(parts)
+
+
 def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int] | None = None) -> Tensor:
     """Concatenate every rank's rows in rank order, with gradient; the numbers of rows may differ.
 
@@ -110,6 +121,22 @@ def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int] | No
     if counts is None:
         counts = gather_counts(len(rows), group, device=rows.device)
     return _AllGatherRows.apply(rows, counts, group)  # type: ignore[return-value]
+
+
+def all_gather_tables(tensors: Sequence[Tensor], group: Group = None, *, counts: list[int]) -> list[Tensor]:
+    """``all_gather_rows`` of tensors with as many rows each, in one collective, without gradient."""
+    if world_size(group) == 1:
+        return list(tensors)
+    columns = [
+        tensor.contiguous().view(len(tensor), math.prod(tensor.shape[1:])).view(torch.uint8)
+        for tensor in tensors
+    ]
+    gathered = all_gather_rows(torch.cat(columns, dim=1), group, counts=counts)
+    parts = gathered.split([column.shape[1] for column in columns], dim=1)
+    return [
+        part.contiguous().view(tensor.dtype).reshape(-1, *tensor.shape[1:])
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
 
 
 class Vote:

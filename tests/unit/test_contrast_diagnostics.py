@@ -19,7 +19,7 @@ def test_diagnostics_average_what_the_batch_s_anchors_were_compared_with() -> No
     contrast = small_contrast(pixel_queue_size=0)
     contrast(codes, labels, logits_for(torch.tensor([[[0, 1], [0, 2]]])))
     root = 0.5**0.5
-    read = contrast.diagnostics.read()
+    read = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
     assert read["hard_anchors"] == 2 / 4
     assert read["batch_positive_similarity"] == pytest.approx((root + 0 + root) / 3)  # each pair twice
     assert read["batch_negative_similarity"] == pytest.approx(2 * (0.6 + 0.6 * root + 0) / 6)
@@ -28,7 +28,7 @@ def test_diagnostics_average_what_the_batch_s_anchors_were_compared_with() -> No
     mean = torch.tensor([1 + root + 0.6, root + 1, 0.8]) / 4
     assert read["mean_embedding_norm"] == pytest.approx(float(mean.norm()))
     assert read["memory_positive_similarity"] is read["memory_negative_similarity"] is None
-    again = contrast.diagnostics.read()
+    again = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
     assert again.pop("class_gap") == [None] * CLASSES
     assert again.pop("refused_rows") == 0
     assert set(again.values()) == {None}, "it begins anew"
@@ -43,12 +43,12 @@ def test_diagnostics_tell_the_memory_s_similarities_from_the_batch_s(term: Any) 
     now = torch.tensor([[0.5, 0, root, 0], [0.5, 0, root, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
     contrast = small_contrast(memory_term=term)
     contrast(before.T[None, :, None], labels, logits_for(labels))
-    first = contrast.diagnostics.read()
+    first = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
     assert (first["gap"], first["class_gap"]) == (1, [1, 1, None])
     contrast(now.T[None, :, None], labels, logits_for(labels))
-    read = contrast.diagnostics.read()
+    read = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
     assert read["batch_positive_similarity"] == pytest.approx(1)
     assert read["batch_negative_similarity"] == pytest.approx(0)
-    assert read["memory_positive_similarity"] == pytest.approx((0.5 + 1) / 2)
+    assert read["memory_positive_similarity"] == pytest.approx((0.5 + 1 + 1 + 1) / 4), "with both steps' rows"
     assert read["memory_negative_similarity"] == pytest.approx(0)
     assert read["mean_embedding_norm"] == pytest.approx((0.25**2 + 0.5**2 + (root / 2) ** 2) ** 0.5)

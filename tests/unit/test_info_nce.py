@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast import sweeps
-from pixelcontrast.contrast.info_nce import Blocks, Comparison, info_nce, no_blocks
-from pixelcontrast.contrast.sweeps import Block, Classes
+from pixelcontrast.contrast.info_nce import Comparison, NegativeBlocks, PositiveBlocks, info_nce
+from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes
 
 D = 5
 
 
-def blocks(keys: Tensor, taken: Tensor, *, size: int) -> Blocks:
+def negative_blocks(keys: Tensor, taken: Tensor, *, size: int) -> NegativeBlocks:
     """Keys [k, D] that anchors meet where ``taken`` [a, k] says so, ``size`` of them at a time."""
 
     def choose(anchors: Tensor, _: Classes) -> Iterator[Block]:
@@ -24,6 +24,19 @@ def blocks(keys: Tensor, taken: Tensor, *, size: int) -> Blocks:
             for begin in range(0, len(keys), size):
                 columns = slice(begin, begin + size)
                 yield Block(part, keys[columns], taken[part, columns])
+
+    return choose
+
+
+def positive_blocks(keys: Tensor, taken: Tensor, *, size: int) -> PositiveBlocks:
+    """The same for the anchors of some classes at a time."""
+
+    def choose(_: Tensor, classes: Classes) -> Iterator[ClassBlock]:
+        for few in classes.split(2):
+            numbers, _ = classes.table(few)
+            for begin in range(0, len(keys), size):
+                columns = keys[begin : begin + size].expand(len(numbers), -1, -1)
+                yield ClassBlock(few, columns, taken[numbers][..., begin : begin + size])
 
     return choose
 
@@ -59,6 +72,19 @@ def problem(
     return {"anchors": anchors, "keys": rows, "labels": labels, "taken": taken}
 
 
+def comparison_of(case: dict[str, Any], *, temperature: float, size: int) -> Comparison:
+    labels, keys, (positive, negative) = case["labels"], case["keys"], case["taken"]
+    return Comparison(
+        labels=labels,
+        counts=[len(labels)],
+        here=slice(0, len(labels)),
+        temperature=temperature,
+        of_class=torch.bincount(labels).tolist(),
+        positives=positive_blocks(keys, positive, size=size),
+        negatives=negative_blocks(keys, negative, size=size),
+    )
+
+
 def both(
     case: dict[str, Any], *, temperature: float = 0.1, size: int = 3
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -68,10 +94,8 @@ def both(
     for streaming in (True, False):
         anchors, batch = (case["anchors"].clone().requires_grad_() for _ in range(2))
         if streaming:
-            positives, negatives = (blocks(keys, mask, size=size) for mask in taken)
-            here = slice(0, len(labels))
-            comparison = Comparison(labels, [len(labels)], here, positives, negatives, temperature)
-            loss, _ = info_nce(anchors, batch, comparison)
+            comparison = comparison_of(case, temperature=temperature, size=size)
+            loss = info_nce(anchors, batch, comparison)
         else:
             loss = dense(anchors, batch, labels, keys, taken, temperature)
         gradients = torch.autograd.grad(loss, [anchors, batch], allow_unused=True)
@@ -93,7 +117,7 @@ CASES = {
 def test_streaming_equals_the_dense_formula(
     name: str, chunk: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "_CHUNK", chunk)
+    monkeypatch.setattr(sweeps, "_CPU_CHUNK", chunk)
     case = problem(CASES[name])
     ours, want = both(case, size=size)
     for got, expected in zip(ours, want, strict=True):
@@ -113,8 +137,8 @@ def test_no_temperature_overflows_or_underflows(temperature: float) -> None:
 
 
 def test_maxima_that_rise_from_chunk_to_chunk_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each chunk's similarities exceed those before by more than the shift may lag."""
-    monkeypatch.setattr(sweeps, "_CHUNK", 1)
+    """Each chunk's similarities exceed those before by more than exp can take."""
+    monkeypatch.setattr(sweeps, "_CPU_CHUNK", 1)
     case = problem([0, 1], keys=6)
     case["keys"] = case["anchors"][:1] * torch.tensor([-1.0, -0.5, 0.0, 0.3, 0.6, 1.0])[:, None]
     case["taken"] = [torch.zeros(2, 6).bool(), torch.ones(2, 6).bool()]
@@ -125,41 +149,21 @@ def test_maxima_that_rise_from_chunk_to_chunk_are_followed(monkeypatch: pytest.M
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("chunk", [1, 10, 1 << 20])
 @pytest.mark.parametrize("temperature", [0.005, 0.1])
-def test_what_is_hidden_is_not_met(temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rectangles across chunks, of keys far more similar than the others, which would raise the maximum."""
-    monkeypatch.setattr(sweeps, "_CHUNK", chunk)
+def test_what_is_not_taken_is_not_met(temperature: float) -> None:
+    """Keys equal to the anchors, which would raise a maximum."""
     case = problem([0, 0, 1, 1, 2], keys=9)
-    case["keys"][3:5] = case["anchors"][2] * 1.1
-    hidden = [(slice(2, 4), slice(2, 6)), (slice(4, 5), slice(6, 9))]
-    case["taken"][1][:] = True
-    for rectangle in hidden:
-        case["taken"][1][rectangle] = False
-    keys = case["keys"]
-
-    def negatives(_anchors: Tensor, _classes: Classes) -> Iterator[Block]:
-        yield Block(slice(0, 5), keys, hidden=hidden)
-
-    anchors, batch = (case["anchors"].clone().requires_grad_() for _ in range(2))
-    positives = blocks(keys, case["taken"][0], size=4)
-    comparison = Comparison(case["labels"], [5], slice(0, 5), positives, negatives, temperature)
-    loss, met = info_nce(anchors, batch, comparison)
-    _, want = both(case, temperature=temperature)
-    ours = [loss.detach(), *torch.autograd.grad(loss, [anchors, batch])]
-    for got, expected in zip(ours, want, strict=True):
+    case["keys"][:5] = case["anchors"]
+    case["taken"][1][:, :5] = False
+    for got, expected in zip(*both(case, temperature=temperature), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
-    other = case["labels"][:, None] != case["labels"]
-    assert met.memory.negatives.tolist() == case["taken"][1].sum(dim=1).tolist()
-    assert met.batch.negatives.tolist() == other.sum(dim=1).tolist()
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
     case = problem([0, 0, 1, 1, 2], keys=7)
-    positives, negatives = (blocks(case["keys"], mask, size=3) for mask in case["taken"])
-    comparison = Comparison(case["labels"], [5], slice(0, 5), positives, negatives, 0.3)
+    comparison = comparison_of(case, temperature=0.3, size=3)
     inputs = [case["anchors"].clone().requires_grad_() for _ in range(2)]
-    assert torch.autograd.gradcheck(lambda a, b: info_nce(a, b, comparison)[0], inputs)
+    assert torch.autograd.gradcheck(lambda a, b: info_nce(a, b, comparison), inputs)
 
 
 def test_stored_bfloat16_is_summed_in_float32() -> None:
@@ -170,27 +174,8 @@ def test_stored_bfloat16_is_summed_in_float32() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_was_met_in_batch_and_memory_is_counted() -> None:
-    case = problem([0, 0, 1], keys=9)
-    positives, negatives = (blocks(case["keys"], mask, size=4) for mask in case["taken"])
-    comparison = Comparison(case["labels"], [3], slice(0, 3), positives, negatives, 0.1)
-    _, met = info_nce(case["anchors"], case["anchors"], comparison)
-    same = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
-    other = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]).bool()
-    for found, keys, (positive, negative) in (
-        (met.batch, case["anchors"], (same, other)),
-        (met.memory, case["keys"], case["taken"]),
-    ):
-        similarity = case["anchors"] @ keys.T
-        assert found.positives.tolist() == positive.sum(dim=1).tolist()
-        assert found.negatives.tolist() == negative.sum(dim=1).tolist()
-        torch.testing.assert_close(found.positive_sum, (similarity * positive).sum(dim=1))
-        torch.testing.assert_close(found.negative_sum, (similarity * negative).sum(dim=1))
-
-
 def test_nothing_at_all() -> None:
     nothing = torch.zeros(0, D, requires_grad=True)
-    comparison = Comparison(torch.zeros(0).long(), [0], slice(0, 0), no_blocks, no_blocks, 0.1)
-    loss, _ = info_nce(nothing, nothing, comparison)
+    loss = info_nce(nothing, nothing, Comparison(torch.zeros(0).long(), [0], slice(0, 0), 0.1))
     loss.backward()
     assert loss == 0

@@ -1,12 +1,14 @@
 """The memory: what enters, who leaves, and in which order a step sees it."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast.banks import Queue, Shard, Slots, reshard
-from pixelcontrast.contrast.maps import boundaries, region_means
+from pixelcontrast.contrast.maps import boundaries, region_means, run_means
 from pixelcontrast.contrast.memory import Memory
 
 DIM = 4
@@ -48,7 +50,8 @@ def test_a_slot_keeps_the_newest_region_of_its_class_and_image() -> None:
     slots.store(numbered(5), torch.tensor([1]), torch.tensor([2]), step=6)
     assert slots.rows[..., 0].tolist() == [[3, 4, 0], [5, 0, 0]]
     assert slots.written.tolist() == [[0, 0, -1], [6, -1, -1]]
-    assert slots.names.tolist() == [[0, 2, 0], [2, 0, 0]]
+    assert slots.names[0, :2].tolist() == [0, 2]
+    assert slots.names[1, 0] == 2
     assert slots.filled.tolist() == [2, 1]
 
 
@@ -58,13 +61,19 @@ def test_a_region_is_the_mean_of_the_class_s_pixels_in_one_image() -> None:
     labels = torch.randint(4, (3, 5, 6), generator=generator)
     labels[1] = torch.where(labels[1] == 2, 255, labels[1])
     labels[2] = 255
-    rows, classes, images = region_means(embeddings, labels, 4)
-    assert list(zip(images.tolist(), classes.tolist(), strict=True)) == [
-        (b, c) for b in (0, 1) for c in range(4) if (b, c) != (1, 2)
-    ]
-    for row, c, b in zip(rows, classes, images, strict=True):
+    means = region_means(embeddings, labels, 4).unflatten(0, (3, 4))
+    for b, c in itertools.product((0, 1), range(4)):
         want = F.normalize(embeddings[b, :, labels[b] == c].mean(dim=1), dim=0)
-        torch.testing.assert_close(row, want, rtol=0, atol=1e-14)
+        torch.testing.assert_close(means[b, c], want.nan_to_num(), rtol=0, atol=1e-14)
+    assert not means[1, 2].any()
+    assert not means[2].any()
+
+
+def test_runs_of_rows_are_averaged_also_empty_ones() -> None:
+    rows = torch.randn(5, DIM, generator=torch.Generator().manual_seed(0))
+    means = run_means(rows, torch.tensor([2, 0, 3]))
+    for mean, part in zip(means, (rows[:2], rows[:0], rows[2:]), strict=True):
+        torch.testing.assert_close(mean, F.normalize(part.sum(dim=0), dim=0))
 
 
 def test_boundaries_are_where_classes_meet_not_where_void_begins() -> None:
@@ -88,15 +97,14 @@ def filled_memory() -> Memory:
 def test_a_step_sees_all_that_is_stored_and_in_a_random_order() -> None:
     memory = filled_memory()
     examples = memory.examples(seed=0, key=5, step=0)
-    assert [(run.label, run.first, len(run.rows)) for run in examples.runs] == [
-        (0, 0, 10),
-        (2, 10, 7),
-        (0, 17, 1),
-        (1, 18, 2),
-    ]
     want = [*range(10), *range(200, 207), 50, 150, 151]
-    assert torch.cat([run.rows for run in examples.runs]).flatten().tolist() == want
+    for most in (1, 3, 100):
+        pieces = list(examples.pieces(most))
+        assert torch.cat([piece.rows for piece in pieces]).flatten().tolist() == want
+        assert all(want[piece.begin] == piece.rows[0, 0] for piece in pieces)
+        assert max(len(piece.rows) for piece in pieces) <= most
     assert examples.labels.tolist() == [0] * 10 + [2] * 7 + [0, 1, 1]
+    assert examples.of_class == [11, 2, 7]
     chosen = torch.tensor([19, 3, 12, 17])
     assert examples.rows(chosen).flatten().tolist() == [151, 3, 202, 50]
     assert sorted(examples.order.tolist()) == list(range(20))
@@ -106,10 +114,12 @@ def test_a_step_sees_all_that_is_stored_and_in_a_random_order() -> None:
 
 def test_the_first_of_a_class_are_those_first_in_the_order() -> None:
     examples = filled_memory().examples(seed=0, key=5, step=0)
-    for label in range(4):
-        ordered = [number for number in examples.order.tolist() if examples.labels[number] == label]
-        for num in (0, 3, 100):
-            assert examples.first(label, num).tolist() == ordered[:num]
+    order = examples.order.tolist()
+    for num in (0, 3, 100):
+        assert examples.front(num).tolist() == order[:num]
+        table = examples.first_of_classes(num)
+        for label, (rows, taken) in enumerate(zip(*table, strict=True)):
+            assert rows[taken].tolist() == [n for n in order if examples.labels[n] == label][:num]
 
 
 def test_every_place_in_the_order_is_equally_likely() -> None:
@@ -182,12 +192,13 @@ def test_a_step_sees_the_rows_that_are_young_enough_across_the_ring_s_end(
         for queue in queues:
             assert queue.usable(step).tolist() == [0, len(want)]
             assert queue.filled.tolist() == [0, min(len(entered), 5)]
-        wraps += len(queues[0].spans(step)[1]) == 2
+        usable = queues[0].is_usable(step)[1]
+        wraps += ranks == 1 and bool(usable[0] & usable[-1] & ~usable.all())
         new = [step + number / 10 for number in range(count)]
         for queue in queues:
             queue.enqueue(torch.tensor(new)[:, None], torch.ones(count).long(), step=step)
         entered += [(step, float(torch.tensor(row))) for row in new]
-    assert wraps > 0 or max_age is None
+    assert wraps > 0 or ranks > 1 or max_age in (100, None)
 
 
 def test_a_cleared_memory_is_as_new() -> None:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from pixelcontrast.contrast import mining
-from pixelcontrast.contrast.banks import Span
 from pixelcontrast.contrast.memory import Examples
 from pixelcontrast.contrast.mining import ClassSums, Miner
-from pixelcontrast.contrast.sweeps import Block, Classes, classes_of
+from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes, classes_of
 
 ANCHOR, OTHER = 0, 1
 LADDER = [0.1, 0.5, 0.3, 0.9, 0.7, -0.2]
@@ -24,32 +23,49 @@ def examples(*similarities: list[float], place: list[int] | None = None) -> Exam
     rows = torch.zeros(len(counts), max(counts), 1)
     for c, values in enumerate(similarities):
         rows[c, : len(values), 0] = torch.tensor(values)
-    return Examples([(rows, spans(*counts))], torch.tensor(place or range(sum(counts))))
+    return stored(rows, counts, torch.tensor(place or range(sum(counts))))
 
 
-def spans(*counts: int) -> list[list[Span]]:
-    """The first slots of every class."""
-    return [[Span(0, count)] for count in counts]
+def stored(rows: Tensor, counts: list[int], keys: Tensor) -> Examples:
+    """The first ``counts`` of each class of rows [C, slots, D], with keys [n]."""
+    usable = torch.arange(rows.shape[1]) < torch.tensor(counts)[:, None]
+    return Examples(
+        [rows], [usable], [torch.zeros_like(usable).long().masked_scatter_(usable, keys)], [counts]
+    )
 
 
-def met(blocks: Iterator[Block], anchors: Tensor) -> list[list[float]]:
+def classes_with(labels: Tensor) -> Classes:
+    return classes_of(labels, torch.bincount(labels).tolist())
+
+
+def met(
+    blocks: Iterator[Block] | Iterator[ClassBlock], anchors: Tensor, classes: Classes
+) -> list[list[float]]:
     """Sorted similarities that each anchor meets."""
     found: list[list[float]] = [[] for _ in anchors]
     for block in blocks:
-        part = range(len(anchors))[block.anchors]
-        taken = torch.ones(len(part), len(block.keys)).bool() if block.taken is None else block.taken
-        for rows, columns in block.hidden:
-            taken[rows, columns] = False
-        for anchor, row in zip(part, taken, strict=True):
-            found[anchor] += (block.keys[row] @ anchors[anchor]).tolist()
+        if isinstance(block, Block):
+            parts = [(range(len(anchors))[block.anchors], block.keys, block.taken)]
+        else:
+            labels = range(len(classes.labels))[block.classes]
+            parts = zip(
+                [range(len(anchors))[classes.anchors(slice(c, c + 1))] for c in labels],
+                block.keys,
+                block.taken.expand(-1, max(classes.counts[block.classes]), -1),
+                strict=True,
+            )
+        for part, keys, taken in parts:
+            for anchor, row in zip(part, taken, strict=False):
+                found[anchor] += (keys[row] @ anchors[anchor]).tolist()
     return [sorted(round(value, 6) for value in values) for values in found]
 
 
-def mined(stored: Examples, hard: str, **settings: Any) -> list[float]:
+def mined(examples: Examples, hard: str, **settings: Any) -> list[float]:
     """What one anchor of class 0 meets."""
     miner, anchor = Miner(**({"num": 2, "share": 0.5} | settings)), torch.ones(1, 1)
     choose = miner.negatives if hard == "near" else miner.positives
-    return met(choose(anchor, Classes([ANCHOR], [slice(0, 1)]), stored), anchor)[0]
+    classes = classes_with(torch.tensor([ANCHOR]))
+    return met(choose(anchor, classes, examples), anchor, classes)[0]
 
 
 @pytest.mark.parametrize(
@@ -106,25 +122,26 @@ def test_those_as_hard_as_the_last_are_all_taken() -> None:
 def test_blocks_of_any_size_choose_the_same(mining: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many anchors of several classes, of which one is not stored, one stored without anchor."""
     generator = torch.Generator().manual_seed(0)
-    stored = Examples(
-        [(torch.randn(5, 30, 3, generator=generator).double(), spans(30, 0, 12, 25, 1))],
+    kept = stored(
+        torch.randn(5, 30, 3, generator=generator).double(),
+        [30, 0, 12, 25, 1],
         torch.randperm(68, generator=generator),
     )
     labels = torch.tensor([0, 0, 0, 1, 2, 2, 4])
     anchors = torch.randn(7, 3, generator=generator).double()
     miner = Miner(mining, 4, 0.3)  # type: ignore[arg-type]
-    want = [
-        met(choose(anchors, classes_of(labels), stored), anchors)
-        for choose in (miner.positives, miner.negatives)
-    ]
-    monkeypatch.setattr("pixelcontrast.contrast.mining._MOST_SIMILARITIES", most)
-    monkeypatch.setattr("pixelcontrast.contrast.mining._MOST_ROWS", most)
-    monkeypatch.setattr("pixelcontrast.contrast.mining._SHORT", most)
-    got = [
-        met(choose(anchors, classes_of(labels), stored), anchors)
-        for choose in (miner.positives, miner.negatives)
-    ]
-    assert got == want
+    classes = classes_with(labels)
+
+    def everything() -> list[list[list[float]]]:
+        return [
+            met(choose(anchors, classes, kept), anchors, classes)
+            for choose in (miner.positives, miner.negatives)
+        ]
+
+    want = everything()
+    for name in ("mining._CPU_HELD", "mining._MOST_ROWS", "sweeps._CPU_CHUNK"):
+        monkeypatch.setattr(f"pixelcontrast.contrast.{name}", most)
+    assert everything() == want
     assert [len(values) for values in want[0]][3] == 0
     assert all(len(values) >= 4 for values in want[1])
 
@@ -141,7 +158,8 @@ def filtered(stored: Examples, batch: Tensor, labels: Tensor, **settings: Any) -
     """What each of the batch's anchors [a, 1] is compared with, of five random negatives."""
     miner = Miner("filtered", **({"num": 5, "share": 1.0} | settings))
     in_batch = ClassSums.of(batch, labels, 3)
-    return met(miner.negatives(batch, classes_of(labels), stored, in_batch), batch)
+    classes = classes_with(labels)
+    return met(miner.negatives(batch, classes, stored, in_batch), batch, classes)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +201,10 @@ def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = 4000
     rows = torch.zeros(2, n, 1)
     rows[OTHER, :, 0] = torch.linspace(-1, 1, n)
     times = torch.zeros(len(anchors), n)
-    classes = Classes([ANCHOR], [slice(0, len(anchors))])
+    classes = classes_with(torch.full((len(anchors),), ANCHOR))
     for _ in range(trials):
-        stored = Examples([(rows, spans(0, n))], torch.randperm(n, generator=generator))
-        for row, values in enumerate(met(miner.negatives(anchors, classes, stored), anchors)):
+        kept = stored(rows, [0, n], torch.randperm(n, generator=generator))
+        for row, values in enumerate(met(miner.negatives(anchors, classes, kept), anchors, classes)):
             which = ((torch.tensor(values) / anchors[row] + 1) / 2 * (n - 1)).round().long()
             assert len(which.unique()) == len(which), "drawn without replacement"
             times[row, which] += 1
@@ -244,8 +262,9 @@ def test_shards_choose_a_draw_stratified_by_shards() -> None:
     assert (union - want).abs().max() <= 5 * (0.25 / trials) ** 0.5
 
 
-def test_kth_smallest() -> None:
-    values = torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for k in (1, 7, 40):
-        assert torch.equal(mining._kth_smallest(values, k), values.sort(dim=1).values[:, k - 1 : k])
-    assert (mining._kth_smallest(values, 0) == -torch.inf).all()
+def test_kth_smallest_of_each_row() -> None:
+    values = torch.randn(4, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    k = torch.tensor([[1], [7], [40], [0]])
+    want = torch.stack([values[i].sort().values[k[i] - 1] for i in range(4)])
+    want[3] = -torch.inf
+    assert torch.equal(mining._kth_smallest(values, k, 40), want)

@@ -34,19 +34,30 @@ def test_the_smallest_of_each_group_are_those_of_a_full_sort(budgets: int | list
     generator = torch.Generator().manual_seed(0)
     keys = torch.randint(spread, (4000,), generator=generator)
     groups = torch.randint(3, (4000,), generator=generator) * torch.randint(2, (4000,), generator=generator)
-    given = budgets if isinstance(budgets, int) else torch.tensor(budgets)
+    given = budgets if isinstance(budgets, int) else torch.tensor(budgets)[:3]
     want = []
     for group in range(3):
         rows = sorted(torch.nonzero(groups == group).flatten().tolist(), key=lambda row: int(keys[row]))
-        want += rows[: budgets if isinstance(budgets, int) else budgets[group]]
-    assert sampling.smallest_per_group(keys, groups, given).tolist() == want
+        want.append(rows[: budgets if isinstance(budgets, int) else budgets[group]])
+    for rows, sort in ((keys, sampling.smallest_per_group), (keys, sampling._first_of_sorted)):
+        table = sort(rows, groups, given, num_groups=3, most=500)
+        assert [row[taken].tolist() for row, taken in zip(*table, strict=True)] == want
 
 
 def draw(labels: Tensor, wrong: Tensor, *, per_class: int = 5, **settings: Any) -> sampling.Anchors:
-    defaults: dict[str, Any] = {"hard_share": 0.5, "seed": 0, "ignore_index": 255}
-    defaults["budgets"] = torch.full((CLASSES,), per_class)
-    defaults["positions"] = torch.arange(len(labels))
-    return sampling.draw_anchors(labels, wrong, **defaults | settings)
+    """Anchors of three classes, in one process."""
+    positions = settings.get("positions", torch.arange(len(labels)))
+    classes, _ = sampling.classes_of_pixels(labels, CLASSES, 255)
+    keys = sampling.pixel_keys(labels.shape, positions, settings.get("seed", 0), sampling.HARD, sampling.ANY)
+    chosen, _ = sampling.choose_anchors(
+        sampling.Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
+        positions,
+        budgets=sampling.equal_budgets(per_class, settings.get("hard_share", 0.5)),
+        num_classes=CLASSES,
+        note=torch.zeros(1, dtype=torch.int64),
+        group=None,
+    )
+    return chosen.anchors(sampling.to_host(chosen.look(None)), wrong, None)
 
 
 def test_too_few_hard_pixels_are_filled_up_at_random() -> None:
@@ -98,9 +109,10 @@ def test_memory_entries_are_drawn_uniformly_from_each_class_of_each_image() -> N
     times, trials = torch.zeros(80), 1000
     for step in range(trials):
         positions = torch.tensor([2 * step, 2 * step + 1])
-        entries = sampling.draw_entries(
-            labels, positions, num_classes=CLASSES, per_image=3, seed=0, ignore_index=255
-        ).indices
+        classes, _ = sampling.classes_of_pixels(labels.flatten(), CLASSES, 255)
+        keys = sampling.pixel_keys(labels.shape, positions, 0, sampling.ENTRY)[0]
+        table = sampling.choose_entries(classes, keys, num_images=2, num_classes=CLASSES, per_image=3)
+        _, entries = table.chosen(int(table.taken.sum()))
         assert torch.bincount(entries // 40 * 3 + labels.flatten()[entries]).tolist() == [3, 0, 0, 3, 0, 3]
         times[entries] += 1
     observed = times / trials
@@ -119,9 +131,15 @@ def test_memory_entries_are_drawn_uniformly_from_each_class_of_each_image() -> N
 )
 def test_rare_classes_may_have_more_anchors(power: float, budgets: list[int]) -> None:
     pixels = torch.tensor([1000, 100, 20, 0])
-    assert sampling.anchor_budgets(pixels, per_class=12, rare_class_power=power).tolist() == budgets
+    found = sampling.rare_budgets(pixels, per_class=12, rare_class_power=power, hard_share=0.5)
+    assert isinstance(found.each, Tensor)
+    assert isinstance(found.hard, Tensor)
+    assert found.each.tolist() == budgets
+    assert found.hard.tolist() == [sampling.ceil_share(budget, 0.5) for budget in budgets]
 
 
 def test_before_anything_is_seen_all_budgets_are_alike() -> None:
     pixels = torch.zeros(3, dtype=torch.int64)
-    assert sampling.anchor_budgets(pixels, per_class=7, rare_class_power=1.0).tolist() == [7, 7, 7]
+    found = sampling.rare_budgets(pixels, per_class=7, rare_class_power=1.0, hard_share=0.0)
+    assert isinstance(found.each, Tensor)
+    assert found.each.tolist() == [7, 7, 7]

@@ -7,18 +7,15 @@ buffers are state to be saved and restored. Do not wrap a bank in DDP: its broad
 A row that is not finite is refused: it would make every later loss NaN until it is overwritten.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast.contrast.sampling import place_in_run
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,21 +49,6 @@ def reshard(states: Sequence[Mapping[str, Tensor]], shard: Shard) -> dict[str, T
     return state
 
 
-class Span(NamedTuple):
-    """Slots ``begin`` to ``end`` − 1."""
-
-    begin: int
-    end: int
-
-
-def _ring_spans(begin: int, count: int, size: int) -> list[Span]:
-    """``count`` slots of a ring from ``begin`` on, as ascending ranges."""
-    end = begin + count
-    if end <= size:
-        return [Span(begin, end)]
-    return [Span(0, end - size), Span(begin, size)]
-
-
 class Bank(nn.Module):
     """Slots for embeddings, ``size`` for every class, filled from the first on; an empty one is no sample."""
 
@@ -85,7 +67,6 @@ class Bank(nn.Module):
     ):
         super().__init__()
         self.shard = shard
-        self._has_warned = False
         self.register_buffer(
             "rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype)
         )
@@ -106,14 +87,19 @@ class Bank(nn.Module):
         """int64 [num_classes]: slots that hold something."""
         return (self.written >= 0).sum(dim=1)
 
-    def usable(self, step: int) -> Tensor:
-        """int64 [num_classes]: filled slots that are not too old at ``step``."""
+    def is_usable(self, step: int | Tensor) -> Tensor:
+        """bool [num_classes, size]: slots that are filled and not too old at ``step``."""
         del step
-        return self.filled
+        return self.written >= 0
 
-    def spans(self, step: int) -> list[list[Span]]:
-        """For every class, the slots that ``usable`` counts: at most two ranges, ascending."""
-        return [[Span(0, count)] for count in self.usable(step).tolist()]
+    def is_usable_here(self, step: int | Tensor) -> Tensor:
+        """bool [num_classes, slots stored here]: those of them that this rank stores."""
+        usable = self.is_usable(step)[:, self.shard.index :: self.shard.of]
+        return F.pad(usable, (0, self.rows.shape[1] - usable.shape[1]))
+
+    def usable(self, step: int | Tensor) -> Tensor:
+        """int64 [num_classes]: how many slots are usable."""
+        return self.is_usable(step).sum(dim=1)
 
     def clear(self) -> None:
         """Empty all slots."""
@@ -126,33 +112,22 @@ class Bank(nn.Module):
 
     def age(self, step: int) -> Tensor:
         """float64 [num_classes]: mean number of steps since its usable rows were written; NaN without."""
-        ages = torch.where(self._is_usable(step), step - self.written, 0)
+        ages = torch.where(self.is_usable(step), step - self.written, 0)
         return ages.sum(dim=1).to(torch.float64) / self.usable(step)
 
-    def _is_usable(self, step: int) -> Tensor:
-        del step
-        return self.written >= 0
-
-    def _warn_of_refused(self, finite: Tensor) -> None:
-        """Warn once. Waits for the device, so it is called only where a step has waited already."""
-        if self._has_warned or bool(finite.all()):
-            return
-        self._has_warned = True
-        logger.warning(
-            "embeddings hold NaN or infinity: %d of %d rows are kept out of the contrast's memory; "
-            "diagnostics.read() counts such rows as refused_rows",
-            int((~finite).sum()),
-            len(finite),
-        )
-
-    def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, step: int) -> None:
-        self.written.flatten().index_fill_(0, labels * self.size + slots, step)
+    def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, kept: Tensor, step: int | Tensor) -> None:
+        """Write the rows [n, D] that are ``kept`` [n], no two of them in one slot."""
+        places = labels * self.size + slots
+        self.written.view(-1).scatter_reduce_(0, places, torch.where(kept, step, -1), "amax")
         if self.shard.of > 1:
-            here = torch.nonzero(slots % self.shard.of == self.shard.index).squeeze(1)
-            labels, slots, rows = labels[here], slots[here], rows[here]
+            kept = kept & (slots % self.shard.of == self.shard.index)
             slots = slots.div(self.shard.of, rounding_mode="floor")
-        places = labels * self.rows.shape[1] + slots
-        self.rows.flatten(0, 1).index_copy_(0, places, rows.to(self.rows.dtype))
+        # How many are kept is known on the device only: the others repeat what the first of them writes.
+        source = torch.where(kept, torch.arange(len(kept), device=kept.device), kept.int().argmax())
+        places = (labels * self.rows.shape[1] + slots)[source]
+        bank = self.rows.flatten(0, 1)
+        values = torch.where(kept.any(), rows[source].to(bank.dtype), bank[places])
+        bank.index_copy_(0, places, values)
 
 
 class Queue(Bank):
@@ -169,46 +144,32 @@ class Queue(Bank):
         self.max_age = max_age
         self.register_buffer("pointer", torch.zeros(num_classes, dtype=torch.int64))
 
-    def usable(self, step: int) -> Tensor:
-        return self._is_usable(step).sum(dim=1)
-
-    def spans(self, step: int) -> list[list[Span]]:
-        if self.max_age is None:
-            return super().spans(step)
-        # Rows enter in order, so the young ones are the last before the pointer.
-        young = self.usable(step).tolist()
-        return [
-            _ring_spans((end - count) % self.size, count, self.size)
-            for end, count in zip(self.pointer.tolist(), young, strict=True)
-        ]
-
     def clear(self) -> None:
         super().clear()
         self.pointer.zero_()
 
-    def _is_usable(self, step: int) -> Tensor:
-        oldest = 0 if self.max_age is None else max(step - self.max_age, 0)
-        return self.written >= oldest
+    def is_usable(self, step: int | Tensor) -> Tensor:
+        usable = super().is_usable(step)
+        return usable if self.max_age is None else usable & (self.written >= step - self.max_age)
 
     @torch.no_grad()
-    def enqueue(self, rows: Tensor, labels: Tensor, *, step: int) -> Tensor:
+    def enqueue(self, rows: Tensor, labels: Tensor, *, step: int | Tensor) -> Tensor:
         """Let rows [n, D] of classes ``labels`` [n] in, in their order; in a full ring the oldest leave.
 
         Returns:
             int64 []: how many rows were refused because they are not finite.
         """
+        num_classes = len(self.pointer)
+        if len(rows) == 0:
+            return labels.new_zeros(())
         finite = rows.isfinite().all(dim=1)
-        groups = labels.masked_fill(~finite, len(self.pointer))  # the refused are a group of their own
-        order = torch.argsort(groups, stable=True)
-        count = torch.bincount(groups, minlength=len(self.pointer) + 1)
-        place = torch.empty_like(labels)
-        place[order] = place_in_run(groups[order])
+        groups = labels.masked_fill(~finite, num_classes)  # the refused are a group of their own
+        in_order, order = torch.sort(groups, stable=True)
+        place = torch.empty_like(labels).scatter_(0, order, place_in_run(in_order))
+        count = torch.searchsorted(in_order, torch.arange(num_classes + 2, device=labels.device)).diff()
         slots = (self.pointer[labels] + place) % self.size
         kept = finite & (place >= (count - self.size)[groups])
-        if not bool(kept.all()):
-            self._warn_of_refused(finite)
-            labels, slots, rows = labels[kept], slots[kept], rows[kept]
-        self._write(labels, slots, rows, step)
+        self._write(labels, slots, rows, kept, step)
         self.pointer.copy_((self.pointer + count[:-1]) % self.size)
         return count[-1]
 
@@ -233,30 +194,33 @@ class Slots(Bank):
     @property
     def names(self) -> Tensor:
         """A slot is named by its image."""
-        labels, images = torch.nonzero(self.slot >= 0, as_tuple=True)
-        names = torch.zeros_like(self.slot)
-        names[labels, self.slot[labels, images]] = images
-        return names
+        return torch.argsort(self.slot.masked_fill(self.slot < 0, self.size), dim=1, stable=True)
 
     @torch.no_grad()
-    def store(self, rows: Tensor, labels: Tensor, images: Tensor, *, step: int) -> Tensor:
+    def store(self, rows: Tensor, labels: Tensor, images: Tensor, *, step: int | Tensor) -> Tensor:
         """Let rows [n, D] of classes ``labels`` [n] and ``images`` [n] in; the last of equals stays.
 
         Returns:
             int64 []: how many rows were refused because they are not finite.
         """
+        if len(rows) == 0:
+            return labels.new_zeros(())
         finite = rows.isfinite().all(dim=1)
         numbers = (labels * self.size + images).masked_fill(~finite, self.slot.numel())
-        order = torch.argsort(numbers, stable=True)
-        last = torch.ones_like(finite)
-        last[:-1] = numbers[order][1:] != numbers[order][:-1]
-        kept = order[last & finite[order]]
-        if len(kept) < len(rows):
-            self._warn_of_refused(finite)
-        rows, labels, images = rows[kept], labels[kept], images[kept]
-        new = torch.nonzero(self.slot[labels, images] < 0).squeeze(1)
-        self.slot[labels[new], images[new]] = self.filled[labels[new]] + place_in_run(labels[new])
-        self._write(labels, self.slot[labels, images], rows, step)
+        in_order, order = torch.sort(numbers, stable=True)
+        last = F.pad(in_order[1:] != in_order[:-1], (0, 1), value=True)
+        kept = last & finite[order]
+        rows, labels, images = rows[order], labels[order], images[order]
+        slots = self.slot[labels, images]
+        new = kept & (slots < 0)
+        # A class's new images get its next slots: how many of them come before, in all and up to the class.
+        before = new.cumsum(0) - new.long()
+        classes = in_order.div(self.size, rounding_mode="floor")
+        before = before - before[torch.searchsorted(classes, classes)]
+        slots = torch.where(new, self.filled[labels] + before, slots)
+        values = slots.masked_fill(~kept, -1)
+        self.slot.view(-1).scatter_reduce_(0, labels * self.size + images, values, "amax")
+        self._write(labels, slots.clamp(min=0), rows, kept, step)
         return (~finite).sum()
 
 

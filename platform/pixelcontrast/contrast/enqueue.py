@@ -1,25 +1,83 @@
 """What enters the memory from a batch: random pixels, and the average embedding of each class in an image."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pixelcontrast import distributed
-from pixelcontrast.contrast.banks import Queue, Slots
+from pixelcontrast.contrast.banks import Queue
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
-from pixelcontrast.contrast.maps import group_means, pixel_rows, region_means, unit
+from pixelcontrast.contrast.maps import boundaries, pixel_rows, region_means, run_means, unit
 from pixelcontrast.contrast.memory import Memory
-from pixelcontrast.contrast.sampling import draw_entries
+from pixelcontrast.contrast.sampling import PREFERRED, Preferred, Table, choose_entries, pixel_keys
 from pixelcontrast.distributed import Group
 
 Projection = Callable[[Tensor], Tensor]
 """A head that embeds rows: features [n, C] → [n, D]."""
+Change = Callable[[], Tensor]
+"""Writes into the memory; returns how many rows it refused, int64 []."""
 
 _REGION_PIXELS = 128
 """Pixels of a class in an image whose mean is its region, where pixels are embedded one by one."""
+
+
+class Drawn(NamedTuple):
+    """The pixels of a batch that may enter the memory, by image and class; None where no bank takes them."""
+
+    entries: Table | None
+    """Random ones, which enter the queue."""
+    regions: Table | None
+    """Those whose mean is a region; of embedded maps one, as all of the region's are averaged."""
+
+    def counts(self, like: Tensor) -> Tensor:
+        """int64 [3]: how many pixels enter, how many are embedded for regions, and how many regions enter."""
+        none = like.new_zeros(())
+        entries = none if self.entries is None else self.entries.taken.sum()
+        if self.regions is None:
+            return torch.stack([entries, none, none])
+        return torch.stack([entries, self.regions.taken.sum(), self.regions.taken[:, 0].sum()])
+
+
+NOTHING = Drawn(None, None)
+
+
+def draw_entering(
+    classes: Tensor,
+    keys: Tensor,
+    memory: Memory,
+    config: MemoryConfig,
+    *,
+    num_classes: int,
+    by_pixel: bool,
+    preferred: Callable[[float], Preferred],
+) -> Drawn:
+    """Draw what may enter the memory.
+
+    Args:
+        classes: int64 [B, h, w]; pixels of num_classes do not enter.
+        keys: int64 [B · h · w], by what the pixels are drawn.
+        by_pixel: whether pixels are embedded one by one.
+        preferred: gives the pixels of which a share is drawn.
+    """
+    entries = config.pixels_per_image if memory.pixel is not None else 0
+    regions = (_REGION_PIXELS if by_pixel else 1) if memory.region is not None else 0
+    draw = partial(choose_entries, classes.flatten(), keys, num_images=len(classes), num_classes=num_classes)
+    if entries and config.boundary_share:
+        first = draw(per_image=entries, preferred=preferred(config.boundary_share))
+        rest = draw(per_image=regions) if regions else None
+        return Drawn(first, rest)
+    table = draw(per_image=max(entries, regions))
+    return Drawn(table.first(entries) if entries else None, table.first(regions) if regions else None)
+
+
+def at_boundaries(classes: Tensor, positions: Tensor, num_classes: int, seed: int, share: float) -> Preferred:
+    """The pixels of classes [B, h, w] next to another class, and their keys; num_classes is none."""
+    keys = pixel_keys(classes.shape, positions, seed, PREFERRED)[0]
+    return Preferred(boundaries(classes, num_classes).flatten(), keys, share)
 
 
 @dataclass(frozen=True)
@@ -28,76 +86,66 @@ class Entering:
 
     Args:
         features: [B, C, h, w], detached: what ``project`` embeds, or, without it, embeddings.
-        labels: int64 [B, h, w]; pixels with ``ignore_index`` do not enter.
-        positions: int64 [B], the images' places in the sample stream; they name the draws.
+        classes: int64 [B, h, w]; pixels of num_classes do not enter.
         image_ids: int64 [B], needed for a memory with a slot for every image.
-        near_boundary: bool [B, h, w], where ``boundary_share`` of the queue's entries are drawn; None where
-            that share is 0.
     """
 
     features: Tensor
-    labels: Tensor
-    positions: Tensor
+    classes: Tensor
     image_ids: Tensor | None
     project: Projection | None
-    near_boundary: Tensor | None
-    config: MemoryConfig
     num_classes: int
-    ignore_index: int
-    seed: int
     group: Group
+    drawn: Drawn
 
     @torch.no_grad()
-    def changes(self, memory: Memory, *, step: int) -> Iterator[Callable[[], Tensor]]:
+    def changes(self, memory: Memory, *, counts: list[list[int]], step: Tensor) -> Iterator[Change]:
         """Gather the rows of all ranks. Collective.
+
+        Args:
+            counts: what ``drawn.counts`` are on every rank.
 
         Yields:
             Calls that write them into ``memory``; each returns how many rows it refused, int64 [].
         """
+        pixels, sampled, regions = zip(*counts, strict=True)
+        rank = distributed.rank(self.group)
         if memory.pixel is not None:
-            yield partial(memory.pixel.enqueue, *self._pixels(), step=step)
-        if memory.region is not None:
-            rows, classes, images = self._regions()
-            if isinstance(memory.region, Queue):
-                yield partial(memory.region.enqueue, *self._gather(rows, classes), step=step)
-            else:
-                assert isinstance(memory.region, Slots)
-                assert self.image_ids is not None
-                entering = self._gather(rows, classes, self.image_ids[images])
-                yield partial(memory.region.store, *entering, step=step)
+            rows, labels = self._gather(self._pixels(pixels[rank]), pixels)
+            yield partial(memory.pixel.enqueue, rows, labels, step=step)
+        if memory.region is None:
+            return
+        assert self.drawn.regions is not None
+        groups = torch.nonzero_static(self.drawn.regions.taken[:, 0], size=regions[rank]).squeeze(1)
+        rows = self._region_rows(sampled[rank])[groups]
+        images, classes = groups.div(self.num_classes, rounding_mode="floor"), groups % self.num_classes
+        if isinstance(memory.region, Queue):
+            rows, classes = self._gather([rows, classes], regions)
+            yield partial(memory.region.enqueue, rows, classes, step=step)
+        else:
+            assert self.image_ids is not None
+            rows, classes, ids = self._gather([rows, classes, self.image_ids[images]], regions)
+            yield partial(memory.region.store, rows, classes, ids, step=step)
 
-    def _pixels(self) -> list[Tensor]:
-        """Rows and labels of random pixels of each class and image of all ranks."""
-        entries = draw_entries(
-            self.labels,
-            self.positions,
-            per_image=self.config.pixels_per_image,
-            preferred=self.near_boundary,
-            preferred_share=self.config.boundary_share,
-            num_classes=self.num_classes,
-            seed=self.seed,
-            ignore_index=self.ignore_index,
-        )
-        return self._gather(unit(embed(self.features, entries.indices, self.project)), entries.labels)
+    def _pixels(self, count: int) -> list[Tensor]:
+        """Rows and labels of random pixels of each class and image."""
+        assert self.drawn.entries is not None
+        groups, indices = self.drawn.entries.chosen(count)
+        return [unit(embed(self.features, indices, self.project)), groups % self.num_classes]
 
-    def _regions(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, classes and images of this rank's regions."""
+    def _region_rows(self, sampled: int) -> Tensor:
+        """[B · num_classes, D]"""
         if self.project is None:
-            return region_means(unit(self.features), self.labels, self.num_classes)
-        sample = draw_entries(
-            self.labels,
-            self.positions,
-            per_image=_REGION_PIXELS,
-            num_classes=self.num_classes,
-            seed=self.seed,
-            ignore_index=self.ignore_index,
+            return region_means(unit(self.features), self.classes, self.num_classes)
+        assert self.drawn.regions is not None
+        _, indices = self.drawn.regions.chosen(sampled)
+        return run_means(
+            unit(embed(self.features, indices, self.project)), self.drawn.regions.taken.sum(dim=1)
         )
-        rows = unit(embed(self.features, sample.indices, self.project))
-        return group_means(rows, sample.images, sample.labels, self.num_classes)
 
-    def _gather(self, *tensors: Tensor) -> list[Tensor]:
+    def _gather(self, tensors: list[Tensor], counts: Sequence[int]) -> list[Tensor]:
         """Each tensor's rows from all ranks, in rank order."""
-        return [distributed.all_gather_rows(tensor, self.group) for tensor in tensors]
+        return distributed.all_gather_tables(tensors, self.group, counts=list(counts))
 
 
 def embed(features: Tensor, indices: Tensor, project: Projection | None) -> Tensor:

@@ -112,7 +112,8 @@ class Mining(_Checked):
     positive_mining: PositiveMining = "random"
     """Which positives of the memory an anchor is compared with (those of the batch always): all, random ones,
     the hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset
-    takes the hardest semi_hard_share of random ones, which is faster."""
+    takes the hardest semi_hard_share of random ones, which is faster: hardest and semi-hard compare all rows
+    with every anchor, and as negative_mining make the host wait for a GPU several times a step."""
     negative_mining: NegativeMining = "random"
     """Likewise for negatives, of which the most similar are the hardest. filtered: random ones that are less
     similar than the anchor's positives in the batch are on average (after FaceNet)."""

@@ -1,7 +1,11 @@
 """What ``PixelContrast`` is called with, checked."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
+
+from pixelcontrast.contrast.banks import Bank
 
 
 def check_inputs(
@@ -20,11 +24,25 @@ def check_inputs(
         raise ValueError(f"embeddings, labels and logits hold {sizes} images")
 
 
-def check_image_ids(image_ids: Tensor | None, num_images: int, num_slots: int) -> None:
-    """Raise ``ValueError`` unless there are ids int64 [num_images] of slots of a region memory."""
+def check_image_ids(image_ids: Tensor | None, num_images: int) -> Tensor:
+    """The ids; raises ``ValueError`` unless they are int64 [num_images]."""
     if image_ids is None:
         raise ValueError("image_ids are needed: the region memory has a slot for every image")
     if image_ids.shape != (num_images,) or image_ids.dtype != torch.int64:
         raise ValueError(f"image_ids are int64 [{num_images}], not {image_ids.dtype} {list(image_ids.shape)}")
-    if num_images and not 0 <= int(image_ids.min()) <= int(image_ids.max()) < num_slots:
-        raise ValueError(f"image_ids hold {image_ids.tolist()}; allowed are 0 to {num_slots - 1}")
+    return image_ids
+
+
+def refuse_image_ids(image_ids: Tensor | None, region: Bank | None) -> NoReturn:
+    """Raise ``ValueError`` that names ids without a slot in the region memory."""
+    assert image_ids is not None
+    assert region is not None
+    raise ValueError(f"image_ids hold {image_ids.tolist()}; allowed are 0 to {region.size - 1}")
+
+
+def refuse_labels(labels: Tensor, num_classes: int, ignore_index: int) -> NoReturn:
+    """Raise ``ValueError`` that names the labels out of range."""
+    found = set(labels.unique().tolist()) - set(range(num_classes)) - {ignore_index}
+    raise ValueError(
+        f"labels hold {sorted(found)}; allowed are 0 to {num_classes - 1} and the ignored {ignore_index}"
+    )

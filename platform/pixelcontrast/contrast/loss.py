@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,39 @@ from torch import Tensor, nn
 from pixelcontrast import distributed
 from pixelcontrast.contrast.banks import Shard, Slots
 from pixelcontrast.contrast.diagnostics import Diagnostics
-from pixelcontrast.contrast.enqueue import Entering, Projection, embed
+from pixelcontrast.contrast.enqueue import (
+    NOTHING,
+    Drawn,
+    Entering,
+    Projection,
+    at_boundaries,
+    draw_entering,
+    embed,
+)
 from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
-from pixelcontrast.contrast.info_nce import Compared, Comparison, info_nce, no_blocks
-from pixelcontrast.contrast.inputs import check_image_ids, check_inputs
-from pixelcontrast.contrast.maps import boundaries, labels_at, predictions_at, unit
+from pixelcontrast.contrast.info_nce import Comparison, info_nce
+from pixelcontrast.contrast.inputs import (
+    check_image_ids,
+    check_inputs,
+    refuse_image_ids,
+    refuse_labels,
+)
+from pixelcontrast.contrast.maps import labels_at, predictions_at, unit
 from pixelcontrast.contrast.memory import build_memory
 from pixelcontrast.contrast.mining import ClassSums, build_miners
 from pixelcontrast.contrast.sampling import (
+    ANY,
+    ENTRY,
+    HARD,
     Anchors,
-    anchor_budgets,
-    draw_anchors,
-    labelled_pixels,
+    Budgets,
+    Pixels,
+    choose_anchors,
+    classes_of_pixels,
+    equal_budgets,
+    pixel_keys,
+    rare_budgets,
+    to_host,
 )
 from pixelcontrast.distributed import Group
 
@@ -110,8 +132,9 @@ class PixelContrast(nn.Module):
             num_images=num_images,
             shard=self.shard,
         )
-        self.diagnostics = Diagnostics(num_classes, group)
+        self.diagnostics = Diagnostics(num_classes, embedding_dim, group)
         self._waiting: list[Callable[[], object]] = []
+        self._in_memory: Any = []  # Memory.counts of this step, on the host
         for name in ("next_position", "steps"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_pixels", torch.zeros(num_classes, dtype=torch.int64))
@@ -153,20 +176,19 @@ class PixelContrast(nn.Module):
         """
         dim = self.embedding_dim if project is None else None
         check_inputs(embeddings, labels, logits, num_classes=self.num_classes, embedding_dim=dim)
-        if isinstance(self.memory.region, Slots) and self.training:
-            check_image_ids(image_ids, len(embeddings), self.memory.region.size)
+        has_slots = self.training and isinstance(self.memory.region, Slots)
+        image_ids = check_image_ids(image_ids, len(embeddings)) if has_slots else None
         self._waiting = []
         labels = labels_at(labels, embeddings.shape[-2:])
         wrong = predictions_at(logits, embeddings.shape[-2:]) != labels
         if positions is None:
             positions = self._count(len(embeddings))
-        anchors = self._draw(labels, wrong, positions)
-        own = unit(embed(embeddings, anchors.indices, project))
+        drawn = self._draw(labels, wrong, positions, image_ids, by_pixel=project is not None)
+        own = unit(embed(embeddings, drawn.anchors.indices, project))
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self._loss(own, anchors)
+            loss = self._loss(own, drawn.anchors)
         if self.training:
-            entering = {"image_ids": image_ids, "project": project, "wrong": wrong}
-            self._remember(embeddings.detach(), labels, positions, **entering)
+            self._remember(drawn, embeddings.detach(), image_ids, project)
         if not (self.deferred and self.training):
             self.keep()
         return loss
@@ -177,120 +199,151 @@ class PixelContrast(nn.Module):
             change()
         self._waiting = []
 
-    def _draw(self, labels: Tensor, wrong: Tensor, positions: Tensor) -> Anchors:
-        """The anchors of the global batch, from every rank's labels [B, h, w]."""
-        return draw_anchors(
-            labels,
-            wrong,
+    @torch.no_grad()
+    def _draw(
+        self, labels: Tensor, wrong: Tensor, positions: Tensor, image_ids: Tensor | None, *, by_pixel: bool
+    ) -> "_Draw":
+        """Draw the anchors and what enters the memory, then look how many there are, which waits once."""
+        classes, strange = classes_of_pixels(labels, self.num_classes, self.ignore_index)
+        faults = [strange] if image_ids is None else [strange, self._misplaced(image_ids)]
+        enters = self.training and bool(self.memory.banks)
+        keys = pixel_keys(labels.shape, positions, self.seed, *(HARD, ANY, ENTRY)[: 2 + enters])
+        known = classes.masked_fill(wrong, self.num_classes) if self.memory_config.only_correct else classes
+        entering = NOTHING
+        if enters:
+            entering = draw_entering(
+                known,
+                keys[2],
+                self.memory,
+                self.memory_config,
+                num_classes=self.num_classes,
+                by_pixel=by_pixel,
+                preferred=partial(at_boundaries, classes, positions, self.num_classes, self.seed),
+            )
+        chosen, notes = choose_anchors(
+            Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
             positions,
-            budgets=self._budgets(labels),
-            hard_share=self.anchors.hard_share,
-            seed=self.seed,
-            ignore_index=self.ignore_index,
+            budgets=self._budgets(classes.flatten()),
+            num_classes=self.num_classes,
+            note=torch.stack([*entering.counts(strange), *faults]),
             group=self.group,
         )
+        found = [self.memory.counts(self.steps), notes, *chosen.look(self.group)]
+        self._in_memory, notes, *seen = to_host(found)
+        _, _, _, is_strange, *is_misplaced = notes[distributed.rank(self.group)]
+        if is_strange:
+            refuse_labels(labels, self.num_classes, self.ignore_index)
+        if any(is_misplaced):
+            refuse_image_ids(image_ids, self.memory.region)
+        anchors = chosen.anchors(seen, wrong, self.group)
+        return _Draw(anchors, entering, known, [note[:3] for note in notes])
+
+    def _misplaced(self, image_ids: Tensor) -> Tensor:
+        """int64 []: how many images have no slot in the region memory."""
+        assert self.memory.region is not None
+        return ((image_ids < 0) | (image_ids >= self.memory.region.size)).sum()
 
     def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
         """The term of this rank's anchors [a, D]."""
         if len(anchors.labels) == 0:
             return own.sum()
         batch = distributed.all_gather_rows(own, self.group, counts=anchors.counts)
-        step = int(self.steps)
         comparison = Comparison(
             labels=anchors.labels,
             counts=anchors.counts,
             here=anchors.here,
-            positives=no_blocks,
-            negatives=no_blocks,
             temperature=self.loss.temperature,
             group=self.group,
         )
-        in_batch = torch.bincount(anchors.labels, minlength=self.num_classes)  # anchors of each class
-        in_memory = self.memory.usable(step) + torch.zeros_like(in_batch)
-        with_memory = self._with_memory(comparison, batch, anchors.key, step)
+        added = partial(self.diagnostics.add, batch.detach(), anchors.labels, anchors.here, anchors.hard)
+        self._waiting.append(added)
         # Valid anchors have a positive: another anchor of their class, or a row of the memory.
-        if self.loss.memory_term == "joint" or not self.memory.banks:
-            valid = in_batch * ((in_batch > 1) | (in_memory > 0))
-            loss, compared = self._mean(batch, with_memory, valid)
-        else:
-            batch_loss, in_batch_only = self._mean(batch, comparison, in_batch * (in_batch > 1))
-            with_memory = replace(with_memory, in_batch=False)
-            memory_loss, in_memory_only = self._mean(batch, with_memory, in_batch * (in_memory > 0))
-            loss = batch_loss + self.loss.memory_weight * memory_loss
-            compared = Compared(in_memory_only.memory, in_batch_only.batch)
-        own_labels, hard = anchors.labels[anchors.here], anchors.hard[anchors.here]
-        self._waiting.append(partial(self.diagnostics.add, batch.detach(), own_labels, hard, compared))
-        return loss
-
-    def _mean(self, batch: Tensor, comparison: Comparison, valid: Tensor) -> tuple[Tensor, Compared]:
-        """Eq. 3 of this rank's anchors; its mean over the ranks is that over all ``valid`` [num_classes]."""
-        total, compared = info_nce(batch[comparison.here], batch, comparison)
-        return total * distributed.world_size(self.group) / valid.sum().clamp(min=1), compared
-
-    def _with_memory(self, comparison: Comparison, batch: Tensor, key: int, step: int) -> Comparison:
-        """The same comparison, with what the anchors are compared with in the memory."""
+        in_batch = [count > 1 for count in anchors.of_class]
         if not self.memory.banks:
-            return comparison
-        examples = self.memory.examples(seed=self.seed, key=key, step=step)
-        others = ClassSums.of(batch.detach(), comparison.labels, self.num_classes)
+            return self._mean(batch, comparison, anchors, in_batch)
+        with_memory = self._with_memory(comparison, batch, anchors)
+        stored = [sum(of_banks) > 0 for of_banks in zip(*self._in_memory[0], strict=True)]
+        if self.loss.memory_term == "joint":
+            either = [any(pair) for pair in zip(in_batch, stored, strict=True)]
+            return self._mean(batch, with_memory, anchors, either)
+        batch_loss = self._mean(batch, comparison, anchors, in_batch)
+        memory_loss = self._mean(batch, replace(with_memory, in_batch=False), anchors, stored)
+        return batch_loss + self.loss.memory_weight * memory_loss
+
+    def _mean(self, batch: Tensor, comparison: Comparison, anchors: Anchors, valid: list[bool]) -> Tensor:
+        """Eq. 3 of this rank's anchors; its mean over the ranks is that over all of the ``valid`` classes."""
+        total = info_nce(batch[comparison.here], batch, comparison)
+        count = sum(count for count, is_valid in zip(anchors.of_class, valid, strict=True) if is_valid)
+        return total * (distributed.world_size(self.group) / max(count, 1))
+
+    def _with_memory(self, comparison: Comparison, batch: Tensor, anchors: Anchors) -> Comparison:
+        """The same comparison, with what the anchors are compared with in the memory."""
+        examples = self.memory.examples(
+            seed=self.seed, key=anchors.key, step=self.steps, counts=self._in_memory[1]
+        )
+        others = None
+        if self.negative_miner.mining == "filtered":
+            others = ClassSums.of(batch.detach(), comparison.labels, self.num_classes)
         return replace(
             comparison,
+            of_class=anchors.of_class if self.memory.is_sharded else anchors.own_of_class,
             positives=partial(self.positive_miner.positives, examples=examples),
             negatives=partial(self.negative_miner.negatives, examples=examples, in_batch=others),
-            sharded=self.shard.of > 1,
+            sharded=self.memory.is_sharded,
         )
 
     def _remember(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        positions: Tensor,
-        *,
-        image_ids: Tensor | None,
-        project: Projection | None,
-        wrong: Tensor,
+        self, draw: "_Draw", features: Tensor, image_ids: Tensor | None, project: Projection | None
     ) -> None:
         """Let the batch enter the memory when it is kept."""
-        config = self.memory_config
         entering = Entering(
             features=features,
-            labels=labels.masked_fill(wrong, self.ignore_index) if config.only_correct else labels,
-            positions=positions,
+            classes=draw.classes,
             image_ids=image_ids,
             project=project,
-            near_boundary=boundaries(labels, self.ignore_index) if config.boundary_share else None,
-            config=config,
             num_classes=self.num_classes,
-            ignore_index=self.ignore_index,
-            seed=self.seed,
+            drawn=draw.entering,
             group=self.group,
         )
-        for change in entering.changes(self.memory, step=int(self.steps)):
+        for change in entering.changes(self.memory, counts=draw.counts, step=self.steps):
             self._waiting.append(partial(self._enter, change))
         self._waiting.append(partial(self.steps.add_, 1))
 
     def _enter(self, change: Callable[[], Tensor]) -> None:
         self.diagnostics.refused += change()
 
-    @torch.no_grad()
-    def _budgets(self, labels: Tensor) -> Tensor:
-        """int64 [num_classes]: how many anchors of each class the global batch may have."""
-        per_class, power = self.anchors.anchors_per_class, self.anchors.rare_class_power
-        if power == 0:
-            return torch.full_like(self.class_pixels, per_class)
-        _, classes = labelled_pixels(labels, self.num_classes, self.ignore_index)
-        count = torch.bincount(classes, minlength=self.num_classes)
-        seen = self.class_pixels + distributed.all_reduce(count, self.group)
+    def _budgets(self, classes: Tensor) -> Budgets:
+        """How many anchors of each class the global batch may have, from this rank's pixels int64 [n]."""
+        settings = self.anchors
+        if settings.rare_class_power == 0:
+            return equal_budgets(settings.anchors_per_class, settings.hard_share)
+        count = classes.new_zeros(self.num_classes + 1).scatter_add_(0, classes, torch.ones_like(classes))
+        seen = self.class_pixels + distributed.all_reduce(count[:-1], self.group)
         if self.training:
             self._waiting.append(partial(self.class_pixels.copy_, seen))
-        return anchor_budgets(seen, per_class=per_class, rare_class_power=power)
+        return rare_budgets(
+            seen,
+            per_class=settings.anchors_per_class,
+            rare_class_power=settings.rare_class_power,
+            hard_share=settings.hard_share,
+        )
 
     @torch.no_grad()
     def _count(self, num_images: int) -> Tensor:
         """int64 [num_images]: positions for images that came without."""
-        counts = distributed.gather_counts(num_images, self.group, device=self.next_position.device)
-        before = sum(counts[: distributed.rank(self.group)])
-        positions = self.next_position + before + torch.arange(num_images, device=self.next_position.device)
+        counts = distributed.all_gather_equal(self.next_position.new_full((), num_images), self.group)
+        before = self.next_position + counts[: distributed.rank(self.group)].sum()
         if self.training:
-            self._waiting.append(partial(self.next_position.add_, sum(counts)))
-        return positions
+            self._waiting.append(partial(self.next_position.add_, counts.sum()))
+        return before + torch.arange(num_images, device=before.device)
+
+
+class _Draw(NamedTuple):
+    """What was drawn of a batch."""
+
+    anchors: Anchors
+    entering: Drawn
+    classes: Tensor
+    """int64 [B, h, w]; num_classes where a pixel does not enter the memory."""
+    counts: list[list[int]]
+    """``entering.counts`` on every rank."""

@@ -23,7 +23,7 @@ def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
 def labels_at(labels: Tensor, size: torch.Size) -> Tensor:
     """Labels [B, H, W] at the pixels on which the map's strided convolutions are centred: [B, h, w]."""
     rows, columns = (
-        torch.arange(n, device=labels.device).mul(full).div(n, rounding_mode="floor")
+        torch.arange(0, n * full, full, device=labels.device).div(n, rounding_mode="floor")
         for n, full in zip(size, labels.shape[-2:], strict=True)
     )
     return labels[:, rows[:, None], columns]
@@ -51,28 +51,29 @@ def at_least_float(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The average embedding of every class in every image, at unit length.
+def region_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The average embedding of every class in every image, at unit length; 0 where the class does not occur.
 
     Args:
         embeddings: [B, D, h, w].
         labels: int64 [B, h, w]; a label outside 0 … num_classes − 1 takes no part.
 
     Returns:
-        rows [n, D], their classes int64 [n], and their images' indices int64 [n], ordered by image and class.
+        [B · num_classes, D], by image and class.
     """
-    # Which pixel is of which class: bool [B, num_classes, h·w].
-    member = labels.flatten(1)[:, None] == torch.arange(num_classes, device=labels.device)[:, None]
+    member = members(labels, num_classes)
     with torch.autocast(embeddings.device.type, enabled=False):
         sums = member.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)  # [B, num_classes, D]
-    images, classes = torch.nonzero(member.any(dim=2), as_tuple=True)
-    return F.normalize(sums[images, classes], dim=1), classes, images
+    return F.normalize(sums.flatten(0, 1), dim=1)
 
 
-def group_means(
-    rows: Tensor, images: Tensor, classes: Tensor, num_classes: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of pixels [n, D] drawn from images [n] and classes [n], sorted by both."""
-    groups, group = torch.unique_consecutive(images * num_classes + classes, return_inverse=True)
-    sums = rows.new_zeros(len(groups), rows.shape[1]).index_add_(0, group, rows)
-    return F.normalize(sums, dim=1), groups % num_classes, groups.div(num_classes, rounding_mode="floor")
+def members(labels: Tensor, num_classes: int) -> Tensor:
+    """Which pixel of labels [B, h, w] is of which class: bool [B, num_classes, h·w]."""
+    return labels.flatten(1)[:, None] == torch.arange(num_classes, device=labels.device)[:, None]
+
+
+def run_means(rows: Tensor, lengths: Tensor) -> Tensor:
+    """The mean direction [g, D] of each run of rows [n, D], ``lengths`` int64 [g] of them; 0 of none."""
+    # Not index_add_, whose sums are of another order each time on a GPU.
+    sums = torch.segment_reduce(rows, "sum", lengths=lengths, axis=0, unsafe=True, initial=0)
+    return F.normalize(sums, dim=1)

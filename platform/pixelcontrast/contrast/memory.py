@@ -1,91 +1,101 @@
 """The memory: embeddings of earlier batches, as further positives and negatives (paper, Sec. 3.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelcontrast import draws
-from pixelcontrast.contrast.banks import Bank, Queue, Shard, Slots, Span, nbytes
+from pixelcontrast.contrast.banks import Bank, Queue, Shard, Slots, nbytes
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
+from pixelcontrast.contrast.sampling import Table, smallest_per_group
 
 _EXAMPLE = 4
 """The stream of keys that examples are drawn with; sampling.py has 1 to 3."""
 
 
-class Run(NamedTuple):
-    """Stored rows of one class, side by side."""
+class Piece(NamedTuple):
+    """Examples side by side: number ``begin`` and those that follow."""
 
-    label: int
+    begin: int
     rows: Tensor
-    """[n, D], a view."""
-    first: int
-    """The number of the first among all examples."""
+    """[n, D], in the type they are stored in."""
 
 
 class Examples:
-    """The memory's rows on this rank in one step: views and numbers, no copy. Valid until rows are written.
+    """The memory's usable rows on this rank in one step, numbered by bank, class and slot.
+
+    Valid until rows are written.
 
     Args:
-        banks: rows [num_classes, slots, D] of every bank, and for each class the ranges of them to use.
-        keys: int64 [n], what the examples are ordered by, in the order of banks, classes and slots.
+        rows: [num_classes, slots, D] of every bank.
+        usable: bool [num_classes, slots] of every bank.
+        keys: int64 [num_classes, slots] of every bank, what the examples are ordered by.
+        counts: how many slots of each class are usable, of every bank.
     """
 
-    def __init__(self, banks: Sequence[tuple[Tensor, list[list[Span]]]], keys: Tensor):
-        self._banks = [rows.flatten(0, 1) for rows, _ in banks]
-        self._keys = keys
-        self.runs: list[Run] = []
-        self._starts, places = [], []
-        number = 0
-        for rows, spans in banks:
-            self._starts.append(number)
-            for label, (begin, end) in ((c, span) for c, of_class in enumerate(spans) for span in of_class):
-                if begin < end:
-                    self.runs.append(Run(label, rows[label, begin:end], number))
-                    places.append(label * rows.shape[1] + begin)
-                    number += end - begin
-        device, sizes = keys.device, torch.tensor([len(run.rows) for run in self.runs], dtype=torch.int64)
-        sizes = sizes.to(device)
-        self.labels = torch.tensor([run.label for run in self.runs], dtype=torch.int64, device=device)
-        self.labels = self.labels.repeat_interleave(sizes)
-        firsts = torch.tensor([run.first for run in self.runs], dtype=torch.int64, device=device)
-        offsets = torch.tensor(places, dtype=torch.int64, device=device) - firsts
-        self._rows = torch.arange(number, device=device) + offsets.repeat_interleave(sizes)
+    def __init__(
+        self,
+        rows: Sequence[Tensor],
+        usable: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        counts: Sequence[Sequence[int]],
+    ):
+        self._banks = [bank.flatten(0, 1) for bank in rows]
+        self._sizes = [sum(of_bank) for of_bank in counts]
+        self.of_class = [sum(of_banks) for of_banks in zip(*counts, strict=True)]
+        """How many there are of each class."""
+        # Each example's place among the slots of all banks.
+        mask = torch.cat([of_bank.flatten() for of_bank in usable])
+        self._places = torch.nonzero_static(mask, size=len(self)).squeeze(1)
+        classes = torch.arange(len(self.of_class), device=mask.device)[:, None]
+        self.labels = torch.cat([classes.expand_as(of_bank).flatten() for of_bank in usable])[self._places]
+        self._keys = torch.cat([of_bank.flatten() for of_bank in keys])[self._places]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return sum(self._sizes)
 
     @cached_property
     def order(self) -> Tensor:
         """int64 [n]: the examples' numbers in the random order of this step."""
         return torch.argsort(self._keys, stable=True)
 
-    @cached_property
-    def _by_class(self) -> tuple[Tensor, list[int]]:
-        """The same, class after class, and where each class begins."""
-        labels = self.labels[self.order]
-        count = torch.bincount(labels).tolist()
-        return self.order[torch.argsort(labels, stable=True)], [sum(count[:c]) for c in range(len(count) + 1)]
+    def front(self, num: int) -> Tensor:
+        """The first ``num`` of ``order``, or all there are."""
+        num = min(num, len(self))
+        everyone = torch.zeros_like(self._keys)
+        return smallest_per_group(self._keys, everyone, num, num_groups=1, most=num).rows[0]
 
-    def first(self, label: int, num: int) -> Tensor:
-        """Numbers of the first ``num`` examples of a class in the step's order, or of all there are."""
-        numbers, begins = self._by_class
-        if label + 1 >= len(begins):
-            return numbers[:0]
-        return numbers[begins[label] : min(begins[label] + num, begins[label + 1])]
+    def first_of_classes(self, num: int) -> Table:
+        """For each class its first ``num`` in the step's order, or all there are."""
+        num = min(num, max(self.of_class))
+        return smallest_per_group(self._keys, self.labels, num, num_groups=len(self.of_class), most=num)
 
     def rows(self, numbers: Tensor) -> Tensor:
-        """[n, D]: the rows of these numbers, ascending or not."""
-        rows = self._banks[0].new_empty(len(numbers), self._banks[0].shape[1])
-        if len(self._banks) == 1:
-            return torch.index_select(self._banks[0], 0, self._rows[numbers])
-        bounds = [*self._starts, len(self)]
-        for bank, begin, end in zip(self._banks, bounds[:-1], bounds[1:], strict=True):
-            inside = torch.nonzero((numbers >= begin) & (numbers < end)).squeeze(1)
-            rows[inside] = bank[self._rows[numbers[inside]]]
+        """[*, D]: the rows of these numbers [*]."""
+        places, first = self._places[numbers], 0
+        rows = self._banks[0][places.clamp(max=len(self._banks[0]) - 1)]
+        for before, bank in pairwise(self._banks):
+            first += len(before)
+            others = bank[(places - first).clamp(min=0)]
+            rows = torch.where((places < first)[..., None], rows, others)
         return rows
+
+    def pieces(self, most: int) -> Iterator[Piece]:
+        """All rows, at most ``most`` at a time; of a full bank views."""
+        number = first = 0
+        for bank, size in zip(self._banks, self._sizes, strict=True):
+            for begin in range(0, size, most):
+                end = min(begin + most, size)
+                if size == len(bank):
+                    yield Piece(number + begin, bank[begin:end])
+                else:
+                    yield Piece(number + begin, bank[self._places[number + begin : number + end] - first])
+            number, first = number + size, first + len(bank)
 
 
 class Memory(nn.Module):
@@ -107,6 +117,11 @@ class Memory(nn.Module):
         return {name: bank for name, bank in both.items() if bank is not None}
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether each rank stores a part of the banks."""
+        return any(bank.shard.of > 1 for bank in self.banks.values())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all banks on this rank."""
         return nbytes(self)
@@ -114,9 +129,17 @@ class Memory(nn.Module):
     def extra_repr(self) -> str:
         return "" if self.banks else "no banks"
 
-    def usable(self, step: int) -> Tensor | int:
-        """int64 [num_classes]: examples of every class on all ranks; 0 where there is no bank."""
-        return sum(bank.usable(step) for bank in self.banks.values())
+    def counts(self, step: int | Tensor) -> Tensor:
+        """int64 [2, banks, num_classes]: usable slots on all ranks, and those that this rank stores."""
+        banks = self.banks.values()
+        if not banks:
+            return torch.zeros(0, dtype=torch.int64, device=torch.as_tensor(step).device)
+        of_all = [bank.usable(step) for bank in banks]
+        stored = [
+            bank.is_usable_here(step).sum(dim=1) if bank.shard.of > 1 else count
+            for bank, count in zip(banks, of_all, strict=True)
+        ]
+        return torch.stack(of_all + stored).unflatten(0, (2, -1))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -139,22 +162,41 @@ class Memory(nn.Module):
         ages = torch.cat([bank.age(step) for bank in self.banks.values()]).nan_to_num()
         return float((ages * counts).sum() / counts.sum())
 
-    def examples(self, *, seed: int, key: int, step: int) -> Examples:
-        """All usable rows that this rank stores, in an order that ``key`` names; needs a bank."""
-        banks, names, first = [], [], 0
+    def class_sums(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
+        """float64 [num_classes, D] and [num_classes]: the sums of this rank's usable rows, and how many."""
+        sums, counts = [], []
         for bank in self.banks.values():
-            spans = [
-                [Span(*map(bank.shard.stored, span)) for span in of_class] for of_class in bank.spans(step)
-            ]
-            banks.append((bank.rows, spans))
-            here = torch.zeros(bank.rows.shape[:2], dtype=torch.bool)
-            for row, (begin, end) in ((here[c], span) for c, each in enumerate(spans) for span in each):
-                row[begin:end] = True
-            labels, places = torch.nonzero(here.to(bank.rows.device), as_tuple=True)
-            slots = places * bank.shard.of + bank.shard.index
-            names.append(first + labels * bank.size + bank.names[labels, slots])
+            usable = bank.is_usable_here(step)
+            sums.append((usable[:, None].to(bank.rows.dtype) @ bank.rows).squeeze(1).double())
+            counts.append(usable.sum(dim=1).double())
+        return torch.stack(sums).sum(dim=0), torch.stack(counts).sum(dim=0)
+
+    def examples(
+        self,
+        *,
+        seed: int,
+        key: int,
+        step: int | Tensor,
+        counts: Sequence[Sequence[int]] | None = None,
+    ) -> Examples:
+        """All usable rows that this rank stores, in an order that ``key`` names; needs a bank.
+
+        Args:
+            counts: the second half of ``self.counts(step)``; without it, the device is waited for.
+        """
+        banks, keys, first = list(self.banks.values()), [], 0
+        for bank in banks:
+            classes = torch.arange(len(bank.rows), device=bank.rows.device)[:, None]
+            here = bank.names[:, bank.shard.index :: bank.shard.of]
+            names = F.pad(first + classes * bank.size + here, (0, bank.rows.shape[1] - here.shape[1]))
+            keys.append(draws.hashed(seed, _EXAMPLE, key, names))
             first += bank.written.numel()
-        return Examples(banks, draws.hashed(seed, _EXAMPLE, key, torch.cat(names)))
+        return Examples(
+            [bank.rows for bank in banks],
+            [bank.is_usable_here(step) for bank in banks],
+            keys,
+            counts or self.counts(step)[1].tolist(),
+        )
 
 
 def build_memory(

@@ -3,10 +3,14 @@
 Every pixel has keys hashed from (seed, position of its image in the sample stream, its place in the map).
 A draw takes the smallest keys, so what is drawn from a global batch does not depend on how the batch is
 split over ranks.
+
+Draws are tables of a size that is known beforehand, with a mask of what is taken, so that a GPU need not be
+waited for; ``Table.chosen`` needs to be told how many rows there are.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +18,188 @@ from torch import Tensor
 from pixelcontrast import distributed, draws
 from pixelcontrast.distributed import Group
 
-_HARD, _ANY, _ENTRY, _PREFERRED = 1, 2, 3, 5
+HARD, ANY, ENTRY, PREFERRED = 1, 2, 3, 5
 """Names of the independent streams of keys; memory.py has 4."""
+
+
+class Table(NamedTuple):
+    """Rows chosen for every group, in the order of their keys; a group with few of them has empty places."""
+
+    rows: Tensor
+    """int64 [groups, most]; any row where nothing is taken."""
+    taken: Tensor
+    """bool [groups, most]: the first places of each group."""
+
+    def first(self, most: int) -> "Table":
+        """The first ``most`` of every group."""
+        return Table(self.rows[:, :most], self.taken[:, :most])
+
+    def chosen(self, count: int) -> tuple[Tensor, Tensor]:
+        """Groups and rows, int64 [count] each, of all that is taken, by group."""
+        groups, columns = torch.nonzero_static(self.taken, size=count).T.contiguous()
+        return groups, self.rows[groups, columns]
+
+
+def smallest_per_group(
+    keys: Tensor, groups: Tensor, budget: int | Tensor, *, num_groups: int, most: int
+) -> Table:
+    """The ``budget`` smallest keys of each group, in their order; equal keys in that of the rows.
+
+    Args:
+        keys: int64 [n].
+        groups: int64 [n], the group of each key from 0, or ``num_groups`` for one that takes no part.
+        budget: one number for all groups, or int64 [num_groups].
+        most: places in the table, at least the largest budget.
+    """
+    if keys.device.type != "cpu":
+        return _first_of_sorted(keys, groups, budget, num_groups=num_groups, most=most)
+    # Only small keys need sorting. A GPU sorts all sooner than one knows how many these are.
+    small = _probable(keys, groups, budget, num_groups)
+    table = _first_of_sorted(keys[small], groups[small], budget, num_groups=num_groups, most=most)
+    return Table(small[table.rows] if len(small) else table.rows, table.taken)
+
+
+def _first_of_sorted(
+    keys: Tensor, groups: Tensor, budget: int | Tensor, *, num_groups: int, most: int
+) -> Table:
+    columns = torch.arange(most, device=keys.device)
+    if len(keys) == 0:
+        rows = columns.new_zeros(num_groups, most)
+        return Table(rows, rows.bool())
+    order = torch.argsort(keys, stable=True)
+    in_order, by_group = torch.sort(groups[order], stable=True)
+    bounds = torch.searchsorted(in_order, torch.arange(num_groups + 1, device=keys.device))
+    count = bounds.diff().clamp(max=budget)
+    places = (bounds[:-1, None] + columns).clamp(max=len(keys) - 1)
+    return Table(order[by_group[places]], columns < count[:, None])
+
+
+def _probable(keys: Tensor, groups: Tensor, budget: int | Tensor, num_groups: int) -> Tensor:
+    """Rows among which each group has its ``budget`` smallest keys; on a CPU, where looking is free."""
+    count = torch.bincount(groups, minlength=num_groups + 1)[:-1]
+    budgets = torch.as_tensor(budget).expand(num_groups)
+    share = (budgets + 10 * budgets.double().sqrt() + 10) / count.clamp(min=1)
+    half_of_limit = torch.zeros(num_groups + 1, dtype=torch.int64)
+    half_of_limit[:-1] = (share.clamp(max=1) * 2.0**62).long()
+    small = torch.nonzero(keys >> 1 < half_of_limit[groups]).squeeze(1)
+    found = torch.bincount(groups[small], minlength=num_groups + 1)[:-1]
+    if bool((found < budgets.minimum(count)).any()):  # keys crowd: hashed ones never do
+        return torch.nonzero(groups < num_groups).squeeze(1)
+    return small
+
+
+def ceil_share(count: int, share: float) -> int:
+    """⌈count · share⌉, rounded at the sixth digit first, so that 10 · 0.3 makes 3, not 4."""
+    return math.ceil(round(count * share, 6))
+
+
+def ceil_shares(counts: Tensor, share: float) -> Tensor:
+    """The same of int64 counts on any device."""
+    return (counts.double() * share).round(decimals=6).ceil().long()
+
+
+def place_in_run(sorted_groups: Tensor) -> Tensor:
+    """The number of equal values before each one: int64 [n] → int64 [n], for sorted input."""
+    first = torch.searchsorted(sorted_groups, sorted_groups)
+    return torch.arange(len(sorted_groups), device=sorted_groups.device) - first
+
+
+class Budgets(NamedTuple):
+    """How many anchors of each class the global batch may have."""
+
+    each: int | Tensor
+    """One number for all classes, or int64 [num_classes]."""
+    hard: int | Tensor
+    """How many of these are drawn among misclassified pixels."""
+    most: int
+    """The largest of ``each``."""
+    most_hard: int
+
+
+def equal_budgets(per_class: int, hard_share: float) -> Budgets:
+    """As many anchors of each class."""
+    hard = ceil_share(per_class, hard_share)
+    return Budgets(per_class, hard, per_class, hard)
+
+
+def rare_budgets(pixels: Tensor, *, per_class: int, rare_class_power: float, hard_share: float) -> Budgets:
+    """``per_class`` anchors on average over the classes seen, more of the rare ones.
+
+    Budgets go with a class's share of the pixels to the power of −``rare_class_power``. Waits for the device.
+
+    Args:
+        pixels: int64 [num_classes], pixels of every class seen so far.
+    """
+    seen = pixels > 0
+    weights = torch.where(seen, pixels.double() ** -rare_class_power, 0.0)
+    share = per_class * weights * seen.sum() / weights.sum()
+    each = torch.where(seen, share.round().long().clamp(min=1), per_class)
+    most = int(each.max())
+    return Budgets(each, ceil_shares(each, hard_share), most, ceil_share(most, hard_share))
+
+
+class Pixels(NamedTuple):
+    """Every pixel of this rank's maps [B, h, w], n = B·h·w of them."""
+
+    classes: Tensor
+    """int64 [n]; num_classes where a pixel takes no part."""
+    hard: Tensor
+    """bool [n]: which of them are misclassified now."""
+    hard_keys: Tensor
+    """int64 [n]: by what the hard anchors are drawn."""
+    any_keys: Tensor
+    """int64 [n]: by what the others are drawn."""
+
+
+class Chosen(NamedTuple):
+    """The anchors of the global batch, class by class; what is taken is known on the device only."""
+
+    taken: Tensor
+    """bool [num_classes, most]"""
+    owners: Tensor
+    """int64 [num_classes, most]: the ranks that have them."""
+    pixels: Tensor
+    """int64 [num_classes, most]: flat indices into their rank's maps."""
+    key: Tensor
+    """int64 []: the smallest position of an anchor's image, which names this batch among all."""
+
+    def look(self, group: Group) -> list[Tensor]:
+        """What ``anchors`` needs to know on the host: ``key``, and the anchors of each class, int64
+        [num_classes], on all ranks and on this one, and of each rank, int64 [W].
+        """
+        rank, world_size = distributed.rank(group), distributed.world_size(group)
+        of_all = self.taken.sum(dim=1)
+        if world_size == 1:
+            return [self.key, of_all, of_all, of_all.sum()[None]]
+        ranks = torch.arange(world_size, device=self.taken.device)
+        of_ranks = ((self.owners == ranks[:, None, None]) & self.taken).sum(dim=(1, 2))
+        return [self.key, of_all, (self.taken & (self.owners == rank)).sum(dim=1), of_ranks]
+
+    def anchors(self, seen: Sequence[Any], wrong: Tensor, group: Group) -> "Anchors":
+        """Bring them into rank order.
+
+        Args:
+            seen: the values of ``look``.
+            wrong: bool [B, h, w], the pixels that are misclassified now.
+        """
+        key, of_all, of_own, of_ranks = seen
+        labels, columns = torch.nonzero_static(self.taken, size=sum(of_all)).T.contiguous()
+        if len(of_ranks) > 1:
+            order = torch.argsort(self.owners[labels, columns], stable=True)
+            labels, columns = labels[order], columns[order]
+        first, rank = sum(of_ranks[: distributed.rank(group)]), distributed.rank(group)
+        here = slice(first, first + of_ranks[rank])
+        pixels = self.pixels[labels[here], columns[here]]
+        return Anchors(
+            indices=pixels,
+            labels=labels,
+            hard=wrong.flatten()[pixels],
+            counts=of_ranks,
+            here=here,
+            key=key,
+            of_class=of_all,
+            own_of_class=of_own,
+        )
 
 
 class Anchors(NamedTuple):
@@ -26,216 +210,136 @@ class Anchors(NamedTuple):
     labels: Tensor
     """int64 [A]: the classes of all ranks' anchors."""
     hard: Tensor
-    """bool [A]: which of them are misclassified now."""
+    """bool [a]: which of this rank's are misclassified now."""
     counts: list[int]
     """Anchors of each rank; they sum to A."""
     here: slice
     """This rank's among all."""
     key: int
-    """A number that names this batch among all: the smallest position of an anchor's image."""
+    """A number that names this batch among all."""
+    of_class: list[int]
+    """Anchors of each class."""
+    own_of_class: list[int]
+    """Those of this rank."""
 
 
-def smallest_per_group(keys: Tensor, groups: Tensor, budget: int | Tensor) -> Tensor:
-    """Indices of the ``budget`` smallest keys of each group, ordered by (group, key).
+def choose_anchors(
+    pixels: Pixels, positions: Tensor, *, budgets: Budgets, num_classes: int, note: Tensor, group: Group
+) -> tuple[Chosen, Tensor]:
+    """Draw up to ``budgets`` anchors of each class from the global batch (segmentation-aware sampling).
+
+    First the hard ones among the class's misclassified pixels; the rest, and what the hard ones cannot fill,
+    among all its other pixels (paper, Sec. 3.3; there both halves are drawn per mini-batch of one GPU, here
+    per global batch).
 
     Args:
-        keys: int64 [n].
-        groups: int64 [n], the group of each key, from 0.
-        budget: one number for all groups, or int64 [number of groups].
+        positions: int64 [B], the images' places in the global sample stream.
+        note: int64 [k], this rank's; sent along with its proposals.
 
     Returns:
-        int64 [m]; a group with fewer keys than its budget gives all of them.
+        The anchors, and every rank's note, int64 [W, k].
     """
-    if len(keys) == 0:
-        return torch.empty_like(groups)
-    count = torch.bincount(groups)
-    budgets = torch.full_like(count, budget) if isinstance(budget, int) else budget[: len(count)]
-    probable = torch.nonzero(keys >> 1 < _probable_limit(budgets, count)[groups]).squeeze(1)
-    if bool((torch.bincount(groups[probable], minlength=len(count)) < budgets.minimum(count)).any()):
-        probable = torch.arange(len(keys), device=keys.device)
-    order = probable[torch.argsort(keys[probable], stable=True)]
-    order = order[torch.argsort(groups[order], stable=True)]
-    return order[place_in_run(groups[order]) < budgets[groups[order]]]
+    world_size = distributed.world_size(group)
+    per_image = len(pixels.classes) // max(len(positions), 1)
+    if world_size == 1:
+        table = _choose(pixels, budgets, num_classes, more=0)
+        rows, owners = table.rows, torch.zeros_like(table.rows)
+        images = positions[rows // per_image] if per_image else rows
+        return _chosen(table, owners, rows, images), note[None]
+    # Enough for any outcome: what is a hard anchor of the global batch is one of this rank's first in hard
+    # keys; the others are among the budget's smallest keys of the rest.
+    table = _choose(pixels, budgets, num_classes, more=budgets.most_hard)
+    labels = torch.arange(num_classes, device=note.device)[:, None]
+    columns = [torch.where(table.taken, labels, num_classes), table.rows]
+    if per_image:
+        columns += [column[table.rows] for column in (pixels.hard.long(), *pixels[2:])]
+        columns += [positions[table.rows // per_image]]
+    else:
+        columns += [table.rows] * 4
+    sent = torch.cat([torch.stack(columns).flatten(), note])
+    received = distributed.all_gather_equal(sent, group)
+    columns = received[:, : -len(note)].view(world_size, 6, -1).transpose(0, 1).flatten(1)
+    classes, own_rows, hard, hard_keys, any_keys, images = columns
+    table = _choose(Pixels(classes, hard.bool(), hard_keys, any_keys), budgets, num_classes, more=0)
+    owners = table.rows // (len(classes) // world_size)
+    return _chosen(table, owners, own_rows[table.rows], images[table.rows]), received[:, -len(note) :]
 
 
-def _probable_limit(budgets: Tensor, count: Tensor) -> Tensor:
-    """Half of a key below which each group is likely to have its budget, so that only those need sorting."""
-    share = (budgets + 10 * budgets.double().sqrt() + 10) / count.clamp(min=1)
-    return (share.clamp(max=1) * 2.0**62).long()
+def _chosen(table: Table, owners: Tensor, pixels: Tensor, images: Tensor) -> Chosen:
+    key = images.masked_fill(~table.taken, torch.iinfo(torch.int64).max).min()
+    return Chosen(table.taken, owners, pixels, key)
 
 
-def ceil_share(count: int, share: float) -> int:
-    """⌈count · share⌉, rounded at the sixth digit first, so that 10 · 0.3 makes 3, not 4."""
-    return math.ceil(round(count * share, 6))
-
-
-def place_in_run(sorted_groups: Tensor) -> Tensor:
-    """The number of equal values before each one: int64 [n] → int64 [n], for sorted input."""
-    first = torch.searchsorted(sorted_groups, sorted_groups)
-    return torch.arange(len(sorted_groups), device=sorted_groups.device) - first
-
-
-def anchor_budgets(pixels: Tensor, *, per_class: int, rare_class_power: float) -> Tensor:
-    """int64 [num_classes]: how many anchors a class may have, ``per_class`` on average over those seen.
-
-    They go with a class's share of the pixels to the power of −``rare_class_power``; with 0 all are alike.
-
-    Args:
-        pixels: int64 [num_classes], pixels of every class seen so far.
+def _choose(pixels: Pixels, budgets: Budgets, num_classes: int, *, more: int) -> Table:
+    """Choose of each class the smallest hard keys up to its hard budget; then the smallest of the others'
+    keys, up to its whole budget and ``more``.
     """
-    seen = pixels > 0
-    weights = pixels[seen].double() ** -rare_class_power
-    budgets = torch.full_like(pixels, per_class)
-    budgets[seen] = (per_class * weights / weights.mean()).round().long().clamp(min=1)
-    return budgets
+    keys = pixels.any_keys
+    if budgets.most_hard and len(keys):
+        groups = pixels.classes.masked_fill(~pixels.hard, num_classes)
+        first = smallest_per_group(
+            pixels.hard_keys, groups, budgets.hard, num_groups=num_classes, most=budgets.most_hard
+        )
+        # Marked by a key before all others; places not taken mark a row beyond the last.
+        marks = first.rows.masked_fill(~first.taken, len(keys)).flatten()
+        keys = torch.cat([keys, keys[:1]]).index_fill_(0, marks, -1)[:-1]
+    most = budgets.most + more
+    return smallest_per_group(keys, pixels.classes, budgets.each + more, num_groups=num_classes, most=most)
 
 
-def draw_anchors(
-    labels: Tensor,
-    wrong: Tensor,
-    positions: Tensor,
+class Preferred(NamedTuple):
+    """Pixels of which a share of a draw is made first."""
+
+    pixels: Tensor
+    """bool [n]"""
+    keys: Tensor
+    """int64 [n], by what they are drawn."""
+    share: float
+    """Rounded up."""
+
+
+def choose_entries(
+    classes: Tensor,
+    keys: Tensor,
     *,
-    budgets: Tensor,
-    hard_share: float,
-    seed: int,
-    ignore_index: int,
-    group: Group = None,
-) -> Anchors:
-    """Draw up to ``budgets[c]`` anchors of each class c from the global batch (segmentation-aware sampling).
-
-    ``hard_share`` of them, rounded up, are drawn among the class's misclassified pixels; the rest, and what
-    the hard ones cannot fill, among all its other pixels (paper, Sec. 3.3; there both halves are drawn per
-    mini-batch of one GPU, here per global batch).
-
-    Args:
-        labels: int64 [B, h, w].
-        wrong: bool [B, h, w], the pixels that are misclassified now.
-        positions: int64 [B], the images' places in the global sample stream.
-        budgets: int64 [num_classes].
-
-    Raises:
-        ValueError: a label outside 0 … num_classes − 1 that is not ``ignore_index``.
-    """
-    hard_budgets = budgets.new_tensor([ceil_share(budget, hard_share) for budget in budgets.tolist()])
-    pixels, classes = labelled_pixels(labels, len(budgets), ignore_index)
-    hard = wrong.flatten()[pixels]
-    hard_keys, any_keys = (
-        pixel_keys(labels.shape, positions, seed, s).flatten()[pixels] for s in (_HARD, _ANY)
-    )
-
-    # Enough for any outcome: at most its budget of a class is chosen in all, so the random ones among them
-    # are within this rank's that many smallest keys, even where some of these are taken as hard ones.
-    rows = torch.nonzero(hard).squeeze(1)
-    proposed_hard = rows[smallest_per_group(hard_keys[rows], classes[rows], hard_budgets)]
-    proposed_any = smallest_per_group(any_keys, classes, budgets)
-    proposed = torch.unique(torch.cat([proposed_hard, proposed_any]))
-
-    owner = torch.full_like(pixels, distributed.rank(group))
-    images = positions[pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")]
-    columns = [classes, hard.long(), hard_keys, any_keys, images, owner, pixels]
-    table = torch.stack([column[proposed] for column in columns], dim=1)
-    table = distributed.all_gather_rows(table, group)
-    chosen = _choose(*table.unbind(1)[:4], budgets=budgets, hard_budgets=hard_budgets)
-
-    table = table[chosen]
-    by_class = torch.argsort(table[:, 0], stable=True)
-    table = table[by_class[torch.argsort(table[by_class, 5], stable=True)]]
-    classes, hard, _, _, images, owner, pixels = table.unbind(1)
-    counts = torch.bincount(owner, minlength=distributed.world_size(group)).tolist()
-    first, rank = sum(counts[: distributed.rank(group)]), distributed.rank(group)
-    here = slice(first, first + counts[rank])
-    key = int(images.min()) if len(images) else 0
-    return Anchors(pixels[here], classes, hard.bool(), counts, here, key)
-
-
-class Entries(NamedTuple):
-    """Random pixels of each class and image, ordered by image and class."""
-
-    indices: Tensor
-    """int64 [m]: flat indices into the map."""
-    labels: Tensor
-    """int64 [m]"""
-    images: Tensor
-    """int64 [m]: indices into the batch."""
-
-
-def draw_entries(
-    labels: Tensor,
-    positions: Tensor,
-    *,
+    num_images: int,
     num_classes: int,
     per_image: int,
-    seed: int,
-    ignore_index: int,
-    preferred: Tensor | None = None,
-    preferred_share: float = 0.0,
-) -> Entries:
+    preferred: Preferred | None = None,
+) -> Table:
     """Draw up to ``per_image`` random pixels of each class from each image, to enter the memory.
 
     Args:
-        labels: int64 [B, h, w].
-        positions: int64 [B].
-        preferred: bool [B, h, w]; ``preferred_share`` of the draw, rounded up, is from these, the rest, and
-            what these lack, from all others.
+        classes: int64 [n], as of ``Pixels``.
+        keys: int64 [n], by what they are drawn.
+        preferred: their share of the draw is from these; the rest, and what they lack, from all others.
+
+    Returns:
+        Pixels for groups ordered by image and class: [num_images · num_classes, per_image].
     """
-    pixels, classes = labelled_pixels(labels, num_classes, ignore_index)
-    keys = pixel_keys(labels.shape, positions, seed, _ENTRY).flatten()[pixels]
-    image = pixels.div((labels.shape[1] * labels.shape[2]), rounding_mode="floor")
-    groups = image * num_classes + classes
+    num_groups = num_images * num_classes
+    images = torch.arange(len(keys), device=keys.device) // max(len(keys) // max(num_images, 1), 1)
+    groups = (images * num_classes + classes).masked_fill_(classes == num_classes, num_groups)
     if preferred is None:
-        drawn = smallest_per_group(keys, groups, per_image)
-    else:
-        first_keys = pixel_keys(labels.shape, positions, seed, _PREFERRED).flatten()[pixels]
-        budgets = groups.new_full((len(labels) * num_classes,), per_image)
-        first_budgets = torch.full_like(budgets, ceil_share(per_image, preferred_share))
-        drawn = _choose(
-            groups,
-            preferred.flatten()[pixels],
-            first_keys,
-            keys,
-            budgets=budgets,
-            hard_budgets=first_budgets,
-        )
-        drawn = drawn[torch.argsort(groups[drawn], stable=True)]
-    return Entries(pixels[drawn], classes[drawn], image[drawn])
+        return smallest_per_group(keys, groups, per_image, num_groups=num_groups, most=per_image)
+    pixels = Pixels(groups, preferred.pixels, preferred.keys, keys)
+    return _choose(pixels, equal_budgets(per_image, preferred.share), num_groups, more=0)
 
 
-def pixel_keys(shape: torch.Size, positions: Tensor, seed: int, stream: int) -> Tensor:
-    """int64 [B, h·w]: every pixel's key in a stream of draws."""
+def pixel_keys(shape: torch.Size, positions: Tensor, seed: int, *streams: int) -> Tensor:
+    """int64 [streams, B·h·w]: every pixel's keys in some streams of draws."""
     pixels = torch.arange(shape[1] * shape[2], device=positions.device)
-    return draws.hashed(seed, stream, positions[:, None], pixels)
+    return draws.streams(seed, streams, positions[:, None], pixels).flatten(1)
 
 
-def labelled_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Flat indices of the pixels that are not ignored, and their classes."""
-    flat = labels.flatten()
-    pixels = torch.nonzero(flat != ignore_index).squeeze(1)
-    classes = flat[pixels]
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
-        raise ValueError(
-            f"labels hold {sorted(set(classes.unique().tolist()) - set(range(num_classes)))}; "
-            f"allowed are 0 to {num_classes - 1} and the ignored {ignore_index}"
-        )
-    return pixels, classes
+def classes_of_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Classes of labels of any shape, num_classes where ignored; and, int64 [], how many are out of range."""
+    outside = (labels < 0) | (labels >= num_classes)
+    return labels.masked_fill(outside, num_classes), (outside & (labels != ignore_index)).sum()
 
 
-def _choose(
-    groups: Tensor,
-    hard: Tensor,
-    hard_keys: Tensor,
-    any_keys: Tensor,
-    *,
-    budgets: Tensor,
-    hard_budgets: Tensor,
-) -> Tensor:
-    """Rows, ascending: of each group those with the smallest hard keys up to its hard budget, and of others
-    those with the smallest other keys up to its budget.
-    """
-    rows = torch.nonzero(hard).squeeze(1)
-    first = rows[smallest_per_group(hard_keys[rows], groups[rows], hard_budgets)]
-    free = torch.ones_like(groups, dtype=torch.bool)
-    free[first] = False
-    rows = torch.nonzero(free).squeeze(1)
-    left = budgets - torch.bincount(groups[first], minlength=len(budgets))
-    second = rows[smallest_per_group(any_keys[rows], groups[rows], left)]
-    return torch.sort(torch.cat([first, second])).values
+def to_host(tensors: Sequence[Tensor]) -> list[Any]:
+    """The values of int64 tensors as nested lists. However many there are, the device is waited for once."""
+    values = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    parts = values.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).tolist() for part, tensor in zip(parts, tensors, strict=True)]

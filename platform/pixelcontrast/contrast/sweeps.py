@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast import distributed
+from pixelcontrast.contrast.sampling import place_in_run
 from pixelcontrast.distributed import Group
 
-_CHUNK = 1 << 19
-"""Similarities computed at a time."""
+_CPU_CHUNK, _GPU_CHUNK = 1 << 19, 1 << 28
+"""Similarities computed at a time: what fits a CPU's cache; 1 GB on a GPU, which is slow to start a block."""
 _NOTHING = -1e30
 """The log-sum-exp of nothing: finite, so that no difference is NaN."""
-_SLACK = 20.0
-"""e^20 times a sum of millions is far from float32's end."""
 _FLOOR = -80.0
 """Adds nothing to a sum of at least 1; exp of less is no normal float32, and 100 times slower on CPUs."""
 
@@ -29,152 +28,155 @@ class Block(NamedTuple):
     """Which a of the anchors."""
     keys: Tensor
     """[k, D], of any floating dtype."""
-    taken: Tensor | None = None
-    """bool [a, k]: which anchor is compared with which key; None: each with all but the hidden."""
-    hidden: Sequence[tuple[slice, slice]] = ()
-    """Rectangles, of rows and columns of [a, k], that are not compared; no two share a column."""
+    taken: Tensor
+    """bool [a, k]: which anchor is compared with which key."""
+
+
+class ClassBlock(NamedTuple):
+    """Keys that the anchors of some consecutive classes are compared with, of each class its own."""
+
+    classes: slice
+    """Which g of ``Classes.labels``."""
+    keys: Tensor
+    """[g, k, D], of any floating dtype."""
+    taken: Tensor
+    """bool [g, 1, k], or [g, most, k] with a row for every place of ``Classes.table``."""
 
 
 class Classes(NamedTuple):
-    """Anchors sorted by class: the labels that occur, and where their anchors lie."""
+    """Anchors [a, D] sorted by class."""
 
     labels: list[int]
-    parts: list[slice]
+    """The classes that occur, g of them."""
+    counts: list[int]
+    """The anchors of each."""
+    of: Tensor
+    """int64 [a]: each anchor's class, as an index into ``labels``."""
+    place: Tensor
+    """int64 [a]: its place among those of its class."""
+    first: Tensor
+    """int64 [g]: each class's first anchor."""
+    present: Tensor
+    """int64 [g]: ``labels``"""
+
+    def anchors(self, classes: slice) -> slice:
+        """The anchors of some classes."""
+        return slice(sum(self.counts[: classes.start]), sum(self.counts[: classes.stop]))
+
+    def table(self, classes: slice) -> tuple[Tensor, Tensor]:
+        """Anchors class by class, padded: their numbers int64 [g, most]; and where each is, int64 [a]."""
+        most, part = max(self.counts[classes]), self.anchors(classes)
+        numbers = self.first[classes, None] + torch.arange(most, device=self.of.device)
+        where = (self.of[part] - classes.start) * most + self.place[part]
+        return numbers.clamp(max=len(self.of) - 1), where
+
+    def split(self, most: int) -> list[slice]:
+        """Classes in order, at most ``most`` at a time, and at least 1."""
+        step = max(most, 1)
+        return [slice(b, min(b + step, len(self.labels))) for b in range(0, len(self.labels), step)]
 
 
-def classes_of(labels: Tensor) -> Classes:
-    """The runs of equal values in ascending labels."""
-    values, counts = torch.unique_consecutive(labels, return_counts=True)
-    ends = counts.cumsum(0).tolist()
-    return Classes(values.tolist(), [slice(b, e) for b, e in zip([0, *ends][:-1], ends, strict=True)])
+def classes_of(labels: Tensor, of_class: Sequence[int]) -> Classes:
+    """The classes of ascending labels int64 [a], of which there are ``of_class``."""
+    present = [label for label, count in enumerate(of_class) if count]
+    place = place_in_run(labels)
+    begins = place == 0
+    first = torch.nonzero_static(begins, size=len(present)).squeeze(1)
+    counts = [of_class[label] for label in present]
+    return Classes(present, counts, begins.cumsum(0) - 1, place, first, labels[first])
+
+
+def most_similarities(device: torch.device) -> int:
+    """How many similarities are held at a time."""
+    return _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
 
 
 class Sweep:
     """Sums over the keys that come along, for anchors [a, D]."""
 
     def __init__(self, anchors: Tensor, temperature: float):
-        self.temperature, self.scaled = temperature, anchors / temperature
+        self.scaled = anchors / temperature
         self.pull: Tensor = torch.zeros_like(anchors)
-        self.weight = anchors.new_zeros(len(anchors))
-        self.count = anchors.new_zeros(len(anchors))
-        self.similarity = anchors.new_zeros(len(anchors))
-        self._space = anchors.new_empty(max(_CHUNK, len(anchors)))
 
-    def add(self, block: Block) -> None:
-        """Add the block's keys to the sums of its anchors."""
-        anchors = self.scaled[block.anchors]
-        if len(anchors) == 0 or len(block.keys) == 0:
-            return
-        step = chunk_size(len(block.keys), len(anchors))
-        for begin in range(0, len(block.keys), step):
-            keys = block.keys[begin : begin + step].to(anchors.dtype)
-            similarity = self._space[: len(anchors) * len(keys)].view(len(anchors), len(keys))
-            torch.mm(anchors, keys.T, out=similarity)  # s_ik = i·k / τ: [a, k]
-            taken = None if block.taken is None else block.taken[:, begin : begin + step]
-            hidden = [
-                (rows, similarity[rows, max(columns.start - begin, 0) : max(columns.stop - begin, 0)])
-                for rows, columns in block.hidden
-            ]
-            self._count(block.anchors, similarity, taken, hidden)
-            self._add(block.anchors, similarity, keys, taken, [part for _, part in hidden])
-
-    def _count(
-        self,
-        anchors: slice,
-        similarity: Tensor,
-        taken: Tensor | None,
-        hidden: list[tuple[slice, Tensor]],
-    ) -> None:
-        count, total = self.count[anchors], self.similarity[anchors]
-        if taken is not None:
-            met = taken.to(similarity.dtype)
-            count += met.sum(dim=1)
-            total += torch.linalg.vecdot(similarity, met)
-            return
-        count += similarity.shape[1]
-        total += similarity.sum(dim=1)
-        for rows, part in hidden:
-            count[rows] -= part.shape[1]
-            total[rows] -= part.sum(dim=1)
-
-    def _add(
-        self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
-    ) -> None:
-        raise NotImplementedError
-
-    @property
-    def _sums(self) -> tuple[Tensor, ...]:
-        return self.weight, self.count, self.similarity
-
-    def reduce(self, group: Group, chosen: Tensor) -> None:
-        """Add up all ranks' sums, and keep those of the anchors at ``chosen``."""
-        table = torch.cat([self.pull, torch.stack(self._sums, dim=1)], dim=1)
-        table = distributed.all_reduce(table, group)[chosen]
-        self.pull = table[:, : self.pull.shape[1]].contiguous()
-        self.weight, self.count, self.similarity = (column.clone() for column in table.T[-3:])
+    def _reduce(self, group: Group, chosen: Tensor, sums: Tensor) -> Tensor:
+        """Add up all ranks' pull [a, D] and ``sums`` [k, a], and keep those of the anchors at ``chosen``."""
+        table = distributed.all_reduce(torch.cat([self.pull, sums.T], dim=1), group)[chosen]
         self.scaled = self.scaled[chosen]
+        self.pull, sums = table.split([self.pull.shape[1], len(sums)], dim=1)
+        return sums.T
 
 
 class Negatives(Sweep):
     """Log-sum-exp of similarities: Σ e^(s − shift) in ``weight``, Σ e^(s − shift)·key in ``pull``.
 
-    The shift is a running maximum that may lag by ``_SLACK``, so that sums are seldom scaled anew.
+    As anchors and keys are of unit length, no similarity s exceeds 1/τ, which is the shift, as long as the
+    smallest s, 2/τ below, does not vanish in float32. For τ below 1/40, the shift is a running maximum.
     """
 
     def __init__(self, anchors: Tensor, temperature: float):
         super().__init__(anchors, temperature)
-        self.shift = torch.full_like(self.weight, _NOTHING)
+        self.weight = anchors.new_zeros(len(anchors))
+        self._space = anchors.new_empty(0)
+        self._runs = 2 / temperature > -_FLOOR
+        self.shift = torch.full_like(self.weight, _NOTHING if self._runs else 1 / temperature)
 
-    def _add(
-        self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
-    ) -> None:
-        if taken is not None:
-            similarity.masked_fill_(~taken, -torch.inf)
-        for part in hidden:
-            part.fill_(-torch.inf)
-        self._raise_shift(anchors, similarity.amax(dim=1))
-        similarity.sub_(self.shift[anchors, None])
-        if taken is not None or 2 / self.temperature > -_FLOOR:  # unit vectors: s spans 2/τ
-            similarity.clamp_(min=_FLOOR)
-        for part in hidden:
-            part.fill_(_FLOOR)
-        weights = similarity.exp_()  # exp(s − shift): [a, k]
+    def add(self, block: Block) -> None:
+        """Add the block's keys to the sums of its anchors."""
+        anchors = self.scaled[block.anchors]
+        if 0 in block.taken.shape:
+            return
+        step = chunk_size(len(block.keys), len(anchors), most_similarities(anchors.device))
+        for begin in range(0, len(block.keys), step):
+            keys = block.keys[begin : begin + step].to(anchors.dtype)
+            taken = block.taken[:, begin : begin + step]
+            weights = self.weigh(block.anchors, self._product(anchors, keys), taken)
+            self.pull[block.anchors].addmm_(weights, keys)  # Σ_n exp(s_in − shift) n: [a, D]
+
+    def _product(self, anchors: Tensor, keys: Tensor) -> Tensor:
+        """s_ik = i·k / τ: [a, k], where that of the block before was: a CPU is slow to get memory anew."""
+        size = len(anchors) * len(keys)
+        if len(self._space) < size:
+            self._space = anchors.new_empty(size)
+        return torch.mm(anchors, keys.T, out=self._space[:size].view(len(anchors), len(keys)))
+
+    def weigh(self, anchors: slice, similarity: Tensor, taken: Tensor) -> Tensor:
+        """Turn similarities [a, k] into exp(s − shift) and add them to the anchors' ``weight``."""
+        if self._runs:
+            self._raise_shift(anchors, similarity.masked_fill(~taken, _NOTHING).amax(dim=1))
+        weights = similarity.sub_(self.shift[anchors, None])
+        if self._runs:
+            weights.clamp_(_FLOOR, 0)
+        weights.exp_().mul_(taken)
         self.weight[anchors] += weights.sum(dim=1)  # Σ_n exp(s_in − shift): [a]
-        self.pull[anchors].addmm_(weights, keys)  # Σ_n exp(s_in − shift) n: [a, D]
+        return weights
 
     def _raise_shift(self, anchors: slice, maximum: Tensor) -> None:
-        before = self.shift[anchors]
-        shift = torch.where(maximum > before + _SLACK, maximum, before)
-        if not torch.equal(shift, before):
-            scale = (before - shift).exp_()  # from e^(s − before) to e^(s − shift): [a]
-            self.weight[anchors] *= scale
-            self.pull[anchors] *= scale[:, None]
-            self.shift[anchors] = shift
+        self._rescale(anchors, torch.maximum(self.shift[anchors], maximum))
+
+    def _rescale(self, anchors: slice, shift: Tensor) -> None:
+        scale = (self.shift[anchors] - shift).exp_()  # from e^(s − before) to e^(s − shift): [a]
+        self.weight[anchors] *= scale
+        self.pull[anchors] *= scale[:, None]
+        self.shift[anchors] = shift
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
-        shift = self.shift.clone()
-        if distributed.world_size(group) > 1:
+        """Add up all ranks' sums, and keep those of the anchors at ``chosen``."""
+        if self._runs and distributed.world_size(group) > 1:
+            shift = self.shift.clone()
             dist.all_reduce(shift, dist.ReduceOp.MAX, group=group)
-        scale = (self.shift - shift).exp_()  # every rank's sums to the largest shift of all
-        self.weight *= scale
-        self.pull *= scale[:, None]
-        self.shift = shift[chosen]
-        super().reduce(group, chosen)
+            self._rescale(slice(None), shift)
+        self.shift = self.shift[chosen]
+        self.weight = self._reduce(group, chosen, self.weight[None])[0]
 
     @property
     def log_sum(self) -> Tensor:
-        """L: [a]."""
-        return self.shift + self._safe_weight.log()
+        """L: [a]; −∞ without negatives."""
+        return self.shift + self.weight.log()
 
     @property
-    def mean(self) -> Tensor:
-        """The gradient of L in the anchor, times τ: [a, D]."""
-        return self.pull / self._safe_weight[:, None]
-
-    @property
-    def _safe_weight(self) -> Tensor:
-        smallest = torch.finfo(self.pull.dtype).tiny
-        return torch.clamp(self.weight, min=smallest)
+    def safe_weight(self) -> Tensor:
+        """``weight``, fit to divide by: [a, 1]."""
+        return torch.clamp(self.weight, min=torch.finfo(self.pull.dtype).tiny)[:, None]
 
 
 class Positives(Sweep):
@@ -182,27 +184,55 @@ class Positives(Sweep):
 
     def __init__(self, anchors: Tensor, log_sum: Tensor, temperature: float):
         super().__init__(anchors, temperature)
-        self.log_sum, self.loss = log_sum, torch.zeros_like(self.weight)
+        self.log_sum = log_sum
+        self._sums = anchors.new_zeros(3, len(anchors))
 
-    def _add(
-        self, anchors: slice, similarity: Tensor, keys: Tensor, taken: Tensor | None, hidden: list[Tensor]
-    ) -> None:
-        assert not hidden
-        excess = torch.sub(self.log_sum[anchors, None], similarity, out=similarity)  # L − s: [a, k]
-        loss, slope = F.softplus(excess), torch.sigmoid(excess)  # ℓ of each pair, and −∂ℓ/∂s
-        if taken is not None:
-            loss, slope = loss * taken, slope * taken
-        self.loss[anchors] += loss.sum(dim=1)  # Σ_p softplus(L − s_ip): [a]
-        self.weight[anchors] += slope.sum(dim=1)  # Σ_p σ(L − s_ip): [a]
-        self.pull[anchors].addmm_(slope, keys)  # Σ_p σ(L − s_ip) p: [a, D]
+    def add(self, block: ClassBlock, classes: Classes) -> None:
+        """Add the block's keys to the sums of the anchors of its classes."""
+        part, (numbers, where) = classes.anchors(block.classes), classes.table(block.classes)
+        anchors, log_sum = self.scaled[numbers], self.log_sum[numbers]
+        step = chunk_size(block.keys.shape[1], numbers.numel(), most_similarities(anchors.device))
+        for few, taken in zip(block.keys.split(step, 1), block.taken.split(step, 2), strict=True):
+            keys = few.to(anchors.dtype)
+            slopes, sums = self._slopes(log_sum, anchors @ keys.mT, taken)  # s_ip: [g, most, k]
+            self._sums[:, part] += sums.flatten(1)[:, where]
+            self.pull[part] += (slopes @ keys).flatten(0, 1)[where]  # Σ_p σ(L − s_ip) p: [a, D]
+
+    def add_slopes(self, similarity: Tensor, taken: Tensor) -> Tensor:
+        """Add all but the pull of keys for which there are similarities [a, k] already; returns σ(L − s)."""
+        slopes, sums = self._slopes(self.log_sum, similarity, taken)
+        self._sums += sums
+        return slopes
+
+    def _slopes(self, log_sum: Tensor, similarity: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """−∂ℓ/∂s of each pair [*, k], and the sums over its keys: Σ ℓ, Σ −∂ℓ/∂s and their number, [3, *]."""
+        excess = torch.sub(log_sum[..., None], similarity, out=similarity)  # L − s
+        loss, slopes = F.softplus(excess).mul_(taken), excess.sigmoid_().mul_(taken)
+        number = taken.sum(dim=-1).expand_as(log_sum)
+        return slopes, torch.stack([loss.sum(dim=-1), slopes.sum(dim=-1), number])
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
+        """Add up all ranks' sums, and keep those of the anchors at ``chosen``."""
         self.log_sum = self.log_sum[chosen]
-        self.loss = distributed.all_reduce(self.loss, group)[chosen]
-        super().reduce(group, chosen)
+        self._sums = self._reduce(group, chosen, self._sums)
+
+    @property
+    def loss(self) -> Tensor:
+        """Σ_p softplus(L − s_ip): [a]."""
+        return self._sums[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """Σ_p σ(L − s_ip): [a, 1]."""
+        return self._sums[1][:, None]
+
+    @property
+    def share(self) -> Tensor:
+        """1/|P|: [a, 1]."""
+        return self._sums[2].clamp(min=1).reciprocal()[:, None]
 
 
-def chunk_size(keys: int, anchors: int) -> int:
+def chunk_size(keys: int, anchors: int, most_products: int) -> int:
     """Keys at a time, so that the chunks are about equally large."""
-    most = max(_CHUNK // max(anchors, 1), 1)
+    most = max(most_products // max(anchors, 1), 1)
     return max(math.ceil(keys / math.ceil(keys / most)), 1) if keys else 1

@@ -161,7 +161,7 @@ class Recorder:
         contrast = self._state.contrast
         if contrast is None:
             return {}
-        row: Row = contrast.diagnostics.read()
+        row: Row = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
         row["class_gap"] = dict(zip(self._val_set.labels.names, row["class_gap"], strict=True))
         return row | {"memory_age": contrast.memory.mean_age(int(contrast.steps))}
 

@@ -244,6 +244,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
         class_weights = class_weights.to(logits.dtype)
     summed = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
     valid = labels != IGNORE_INDEX
-    count = valid.sum() if class_weights is None else class_weights[labels[valid]].sum()
+    count = valid.sum()
+    if class_weights is not None:  # not class_weights[labels[valid]]: a GPU would be waited for
+        count = (class_weights[labels.masked_fill(~valid, 0)] * valid).sum()
     count = distributed.all_reduce(count.to(logits.dtype))
     return summed * distributed.world_size() / torch.where(count > 0, count, torch.ones_like(count))
