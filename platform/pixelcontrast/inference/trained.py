@@ -37,6 +37,7 @@ class TrainedModel(SegmentationModel):
             None,
             stride=network.stride,
             multiple=network.multiple,
+            align_corners=network.align_corners,
             mean=metadata.mean,
             std=metadata.std,
         )
