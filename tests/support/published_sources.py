@@ -29,6 +29,8 @@ def vary(network: Any) -> Any:
     """The network in evaluation, with statistics, scales and biases unlike those of a fresh one."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)

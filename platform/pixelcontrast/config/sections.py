@@ -147,10 +147,10 @@ class Model:
     """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny."""
     weights: Location = "none"
     """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth) of
-    the backbone or of a published network (models/README.md lists them)."""
+    the backbone or of a published network (platform/README.md lists them)."""
     classifier: Literal["keep", "new"] | None = None
     """A published network's classifier: keep, if its classes are the data's in the same order, or new, a
-    random one. unset: new where the number of classes differs, and an error that asks where it does not."""
+    random one. unset: new where the numbers of classes differ; where they agree, an error asks."""
     decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
     """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on
     a dilated network (resnet101s, efficientnet_b0, …), not on a HRNet."""

@@ -138,7 +138,7 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
     check_weights(model.weights, backbone=model.backbone)
     network = _build_random(model, num_classes=num_classes, embedding=embedding)
     if model.weights != "none":
-        path = fetch_timm_weights(model.backbone) if model.weights == "timm" else Path(model.weights)
+        path = _weights_path(model)
         start = starting_weights(path, _target(network, model))
         network.load_state_dict(start.tensors, strict=False)
         if distributed.rank() == 0:
@@ -170,6 +170,10 @@ def _build_random(model: config.Model, *, num_classes: int, embedding: bool) -> 
         mean=model.mean or tuple(backbone.pretrained_cfg["mean"]),
         std=model.std or tuple(backbone.pretrained_cfg["std"]),
     )
+
+
+def _weights_path(model: config.Model) -> Path:
+    return fetch_timm_weights(model.backbone) if model.weights == "timm" else Path(model.weights)
 
 
 def _target(network: SegmentationModel, model: config.Model) -> Target:
@@ -221,12 +225,11 @@ def check_model_weights(model: config.Model, *, num_classes: int, embedding: boo
     Raises:
         ValueError: a file that does not fit the network, or timm's weights that cannot be had.
     """
-    if model.weights == "timm":
-        fetch_timm_weights(model.backbone)
-    elif model.weights != "none":
+    if model.weights != "none":
+        path = _weights_path(model)
         with torch.device("meta"):
             network = _build_random(model, num_classes=num_classes, embedding=embedding)
-        starting_weights(Path(model.weights), _target(network, model))
+        starting_weights(path, _target(network, model))
 
 
 def _dilated(model: config.Model) -> bool:

@@ -85,6 +85,11 @@ def starting_weights(path: Path, target: Target) -> Start:
     layout = recognise(file)
     if layout is not None:
         return map_published(layout, file, target)
+    if target.settings.classifier == "keep":
+        raise ValueError(
+            f"model.classifier is keep, but {path} is not recognised as a published network's file, and only "
+            "its backbone would be taken; leave model.classifier out"
+        )
     wanted = {
         key.removeprefix("backbone."): value
         for key, value in target.tensors.items()

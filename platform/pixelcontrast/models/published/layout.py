@@ -1,6 +1,6 @@
 """What a layout of published weights is: how its file is recognised, named and built."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,6 +34,10 @@ class Images(NamedTuple):
 
 def _usual_images(_: Mapping[str, Any]) -> Images:
     return Images()
+
+
+def _no_names(_: Mapping[str, Any]) -> Sequence[str]:
+    return ()
 
 
 def _unprepared(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -73,6 +77,9 @@ class Layout:
     images: Callable[[Mapping[str, Any]], Images] = _usual_images
     """What the checkpoint's further content says of its images; raises ``ValueError`` where it must and
     does not, or where the network is one that we do not build."""
+
+    class_names: Callable[[Mapping[str, Any]], Sequence[str]] = _no_names
+    """The classes in the classifier's order, where the checkpoint's further content names them."""
 
     def unwrapped(self, file: WeightsFile) -> dict[str, Tensor] | None:
         """The file's tensors by the layout's keys; None if the file is of another layout."""

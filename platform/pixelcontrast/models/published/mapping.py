@@ -39,11 +39,10 @@ def map_published(layout: Layout, file: WeightsFile, target: Target) -> Start:
     """
     unwrapped = layout.unwrapped(file)
     assert unwrapped is not None
-    found, notes = layout.prepare(unwrapped)
+    found, prepared = layout.prepare(unwrapped)
     tensors, left_aside = _renamed(layout, file, found)
     check_settings(layout, file, target, tensors)
-    notes = [*notes, *left_aside]
-    random = _stay_random(layout, target, tensors, notes)
+    random, reasons = _stay_random(layout, target, tensors)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(random)}
     if not layout.has_conv_biases:
         tensors |= _zero_biases(target.tensors, tensors)
@@ -52,7 +51,7 @@ def map_published(layout: Layout, file: WeightsFile, target: Target) -> Start:
         tensors[key] = change(tensors[key])
     if layout.images(file.extra).bgr:
         tensors[layout.first_convolution] = tensors[layout.first_convolution].flip(1)
-    return Start(tensors, notes)
+    return Start(tensors, [*prepared, *left_aside, *reasons])
 
 
 def _renamed(
@@ -77,24 +76,25 @@ def _renamed(
 
 
 def _stay_random(
-    layout: Layout, target: Target, tensors: Mapping[str, Tensor], notes: list[str]
-) -> tuple[str, ...]:
-    """How the names begin that the file's tensors are not for; ``notes`` gets the reasons."""
+    layout: Layout, target: Target, tensors: Mapping[str, Tensor]
+) -> tuple[tuple[str, ...], list[str]]:
+    """How the names of layers begin that the file's tensors are not for, and the reasons to tell."""
+    reasons = []
     random = [part for part in layout.optional if not any(key.startswith(part) for key in tensors)]
     if "decoder.auxiliary." in random:
-        notes.append("it has no auxiliary head: a new one is trained")
+        reasons.append("it has no auxiliary head: a new one is trained")
     if not any(key.startswith(_HEAD) for key in target.tensors):
         random.append(_HEAD)  # the baseline without contrast has no head
     elif _HEAD not in random and not target.settings.embedding_batchnorm:
         random.append(_HEAD)
-        notes.append(
+        reasons.append(
             "its projection head is left aside: it has BatchNorm, and model.embedding_batchnorm is not set"
         )
     if not keeps_classifier(target, tensors):
         random.extend(_CLASSIFIERS)
         theirs, ours = (len(state["decoder.classifier.weight"]) for state in (tensors, target.tensors))
-        notes.append(f"its classifier of {theirs} classes is replaced by a new one of {ours}")
-    return tuple(random)
+        reasons.append(f"its classifier of {theirs} classes is replaced by a new one of {ours}")
+    return tuple(random), reasons
 
 
 def _zero_biases(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,9 @@ No convolution before a BatchNorm has a bias. A HRNet upsamples without aligned 
 configuration says of its head.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from torch import Tensor
 
 from pixelcontrast.models.published.hrnet import BACKBONES
@@ -22,6 +25,12 @@ def _conv_modules(names: dict[str, str]) -> dict[str, str]:
     }
 
 
+def _class_names(checkpoint: Mapping[str, Any]) -> Sequence[str]:
+    """``meta`` of the versions 0.x, and of 1.x."""
+    meta = checkpoint.get("meta") or {}
+    return meta.get("CLASSES") or meta.get("dataset_meta", {}).get("classes") or ()
+
+
 FCN_HRNET = Layout(
     title="a HRNet of mmsegmentation",
     backbones=BACKBONES,
@@ -34,6 +43,7 @@ FCN_HRNET = Layout(
         "decode_head.conv_seg.": "decoder.classifier.",
     },
     first_convolution="backbone.conv1.weight",
+    class_names=_class_names,
 )
 
 _ATTENTION = "decode_head.1.object_context_block"
@@ -61,6 +71,7 @@ OCR_HRNET = Layout(
         }
     ),
     first_convolution="backbone.conv1.weight",
+    class_names=_class_names,
 )
 
 
@@ -103,6 +114,7 @@ DEEPLABV3 = Layout(
     ),
     changed={"decoder.aspp.fuse.0.weight": _image_pooling_last},
     first_convolution="backbone.conv1.0.weight",
+    class_names=_class_names,
 )
 
 LAYOUTS = (FCN_HRNET, OCR_HRNET, DEEPLABV3)

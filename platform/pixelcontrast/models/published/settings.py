@@ -28,7 +28,8 @@ def check_settings(layout: Layout, file: WeightsFile, target: Target, tensors: M
     lines = _wrong(layout, target.settings)
     lines += [_option("mean", images.mean)] * (not _close(target.mean, images.mean))
     lines += [_option("std", images.std)] * (not _close(target.std, images.std))
-    lines += _asked(layout, target.settings, _num_classes(target.tensors), _num_classes(tensors))
+    lines += _asked(layout, target.settings)
+    lines += _of_classifier(layout, file, target, tensors)
     if lines:
         raise ValueError(
             f"{file.path}: is {layout.title}, and gives its results only with its own settings; add\n  "
@@ -53,21 +54,29 @@ def _wrong(layout: Layout, model: config.Model) -> list[str]:
     ]
 
 
-def _asked(layout: Layout, model: config.Model, ours: int | None, theirs: int | None) -> list[str]:
-    """What to set that the file does not tell."""
-    lines = [
+def _asked(layout: Layout, model: config.Model) -> list[str]:
+    """What to set that no file tells."""
+    return [
         f"--model.{key.replace('_', '-')}: {when}"
         for key, when in layout.asked.items()
         if getattr(model, key) is None
     ]
-    if model.classifier is None and ours == theirs:
-        lines.append(
-            f"--model.classifier: keep if the file's {theirs} classes are the data's, in the same order, "
-            "which no file tells; else new"
-        )
-    if model.classifier == "keep" and theirs not in (ours, None):
-        lines.append(f"--model.classifier new: the file has {theirs} classes, and the data have {ours}")
-    return lines
+
+
+def _of_classifier(
+    layout: Layout, file: WeightsFile, target: Target, tensors: Mapping[str, Tensor]
+) -> list[str]:
+    """What to set where it is open whether the classifier is kept, or where it cannot be."""
+    choice, ours, theirs = target.settings.classifier, _num_classes(target.tensors), _num_classes(tensors)
+    if choice == "keep" and theirs not in (ours, None):
+        return [f"--model.classifier new: the file has {theirs} classes, and the data have {ours}"]
+    if choice is None and ours == theirs:
+        names = ", ".join(layout.class_names(file.extra)) or "which it does not name"
+        return [
+            f"--model.classifier: keep if the file's {theirs} classes ({names}) are the data's in the same "
+            "order, else new"
+        ]
+    return []
 
 
 def _option(key: str, value: object) -> str:
