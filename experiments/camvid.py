@@ -50,6 +50,7 @@ SEARCH = Search(
     arms={
         "ce": {"contrast.weight": 0.0},
         "in-batch": {},
+        "in-batch-0.05": {"contrast.weight": 0.05},
         "memory": MEMORY,
         "paper": PAPER,
     },

@@ -62,6 +62,12 @@ SEARCH = Search(
         "in-batch": {},
         "memory": MEMORY,
         "paper": PAPER,
+        "no-warmup": {"contrast.warmup": 0.0},
+        "ramp": {"contrast.ramp": 0.3},
+        "random-anchors": {"contrast.hard_share": 0.0},
+        "filtered": {**MEMORY, "contrast.negative_mining": "filtered"},
+        "only-correct": {**MEMORY, "contrast.only_correct": True},
+        "joint": {**MEMORY, "contrast.memory_term": "joint"},
     },
 )
 

@@ -117,7 +117,7 @@ def plain_crops(data: Data) -> Form:
         image, label = (F.crop(part, place[0], place[1], height, width) for part in (image, label))
         if flip < 0.5:
             image, label = F.horizontal_flip(image), F.horizontal_flip(label)
-        return normalize(image.float(), IMAGENET), label[0].long()
+        return normalize(image, IMAGENET), label[0].long()
 
     return crop
 

@@ -55,6 +55,17 @@ def test_each_cause_is_warned_of_once_after_warm_up(cause: str, values: Row, wor
     assert "\n" not in line
 
 
+def test_embeddings_that_are_not_finite_are_warned_of_at_the_first_report() -> None:
+    ((step, cause, line),) = warnings(
+        [row(100), row(120, refused_rows=0), row(140, refused_rows=12), *rows(160)]
+    )
+    assert (step, cause) == (140, "refused_rows")
+    assert line == (
+        "the memory refused 12 rows up to step 140, whose embeddings are not finite (inf or nan). "
+        "In a new run, try optim.lr below 0.01 or optim.clip_norm 1."
+    )
+
+
 def test_several_causes_at_once_get_a_line_each() -> None:
     assert [cause for _, cause, _ in warnings(rows(norm=0.97, gap=-0.05))] == ["collapsed", "inverted_gap"]
 

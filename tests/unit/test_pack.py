@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from object_store import CREDENTIALS
 from packs import TOML, write_folder
 from pixelcontrast.cli.data import data_command
 from pixelcontrast.config import Data
@@ -21,6 +22,7 @@ from pixelcontrast.datasets.packing.staging import stage_files, stage_pack
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import build_dataset, check_data, list_split
 from pixelcontrast.runs.storage import Storage
+from processes import FORKING
 
 if TYPE_CHECKING:
     from object_store import ObjectStore
@@ -265,6 +267,42 @@ def test_an_object_store_holds_packs_and_is_staged_once(
     finally:
         object_store.refused = lambda _method, _path: False
     assert check_files(remote, processes=1).well
+
+
+def test_processes_of_a_node_stage_a_pack_once_at_the_same_time(
+    data: Data, tmp_path: Path, object_store: "ObjectStore"
+) -> None:
+    uri = object_store.uri(uuid.uuid4().hex)
+    pack(data, uri)
+    asked: list[str] = []
+
+    def watch(method: str, path: str) -> bool:
+        if method == "GET" and path.endswith(".arrow"):
+            asked.append(path)
+        return False
+
+    object_store.refused = watch
+    try:
+        with FORKING.Pool(3) as pool:
+            nodes = [tmp_path / name for name in ("alone", "together")]
+            pool.apply(_stage_on, (nodes[0], replace(data, root=uri)))
+            once = sorted(asked)
+            asked.clear()
+            roots = pool.starmap(_stage_on, [(nodes[1], replace(data, root=uri))] * 3, chunksize=1)
+    finally:
+        object_store.refused = lambda _method, _path: False
+    assert len(set(roots)) == 1
+    assert sorted(asked) == once
+    assert len(set(once)) == 4  # shards
+    assert_same_samples(replace(data, root=roots[0]), data)
+
+
+def _stage_on(node: Path, remote: Data) -> str:
+    """Stage in a process of its own, with a folder of temporary files as a node has one."""
+    os.environ.update(CREDENTIALS)
+    node.mkdir(exist_ok=True)
+    staging.tempfile.tempdir = str(node)
+    return stage_pack(remote).root
 
 
 def test_a_damaged_shard_in_an_object_store_is_not_staged(

@@ -181,6 +181,22 @@ def test_share_of_flipped_crops(probability: float) -> None:
     assert sum(flips) / 400 == pytest.approx(probability, abs=0.08 if probability == 0.5 else 0)
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_a_flipped_crop_is_the_mirrored_one_with_its_padding(jitter: float) -> None:
+    for position in range(20):
+        crops = [
+            crop(
+                blocks(),
+                settings(crop_size=(70, 150), flip_probability=probability, color_jitter=jitter),
+                position=position,
+            )
+            for probability in (0.0, 1.0)
+        ]
+        for plain, flipped in zip(*crops, strict=True):
+            assert torch.equal(plain.flip(-1), flipped)
+            assert plain.shape[-2:] == (70, 150)
+
+
 def test_colour_jitter_changes_colours_within_its_bounds_and_nothing_else() -> None:
     same_place = {"scale_range": (1.0, 1.0), "flip_probability": 0.5}
     flat = (

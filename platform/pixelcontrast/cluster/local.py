@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -44,7 +45,7 @@ def local_instance(min_cpus: int) -> Iterator[tuple[Path, str | None]]:
         try:
             url = _start(folder, max(min_cpus, os.cpu_count() or 1))
         except Exception as error:  # a plain Exception when the machine is too busy
-            raise LaunchError(f"Ray did not start on this machine: {error}") from error
+            raise _not_started(error) from error
         stack.enter_context(_watched(folder))
         # Train's detached cleaner finds its cluster by this variable; with a second Ray on the host and
         # without it the cleaner crashes, and placement groups leak.
@@ -69,6 +70,18 @@ def dashboard_of(context: Any) -> str | None:
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 
+def _not_started(error: Exception) -> LaunchError:
+    """One line of what Ray says, which of its dashboard may be the last twenty of a log."""
+    logger.debug("Ray did not start: %s", error)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if re.search(r"dashboard\.(log|err)", line):
+        line = "its dashboard did not answer in time"
+    return LaunchError(
+        f"Ray did not start on this machine: {line.rstrip('.')}",
+        "A machine that is too busy is the usual reason: run the command again when it has less to do.",
+    )
+
+
 def _address() -> str:
     import ray
 
@@ -86,6 +99,8 @@ def _variables(folder: Path) -> dict[str, str | None]:
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         # Nothing drains a local instance, so its watcher would only cost a process.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        # A busy machine takes longer than Ray's 60 seconds.
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         # Silences a note of Ray's about a coming change of defaults.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }

@@ -57,6 +57,10 @@ class _Span(NamedTuple):
     def source(self) -> slice:
         return slice(self.start, self.start + self.length)
 
+    def mirrored(self, crop: int) -> "_Span":
+        """The same part of the image, in a crop of that extent which is read from its other end."""
+        return self._replace(target=crop - self.target - self.extent)
+
 
 def train_transform(
     image: Tensor,
@@ -92,11 +96,13 @@ def train_transform(
     image = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
     # NEAREST would shift the label by half a pixel against the bilinear image.
     label = F.resize(label, size, interpolation=InterpolationMode.NEAREST_EXACT, antialias=False)
+    if draws.flip < data.flip_probability:  # while the image has one byte per value
+        image, label = F.horizontal_flip(image), F.horizontal_flip(label)
+        columns = columns.mirrored(data.crop_size[1])
     image = normalize(_jittered(image, data.color_jitter, draws), normalization)
     padding = _padding(rows, columns, data.crop_size)
-    image, label = F.pad(image, padding, fill=0.0), F.pad(label, padding, fill=IGNORE_INDEX)
-    if draws.flip < data.flip_probability:
-        image, label = F.horizontal_flip(image), F.horizontal_flip(label)
+    if any(padding):
+        image, label = F.pad(image, padding, fill=0.0), F.pad(label, padding, fill=IGNORE_INDEX)
     return image.contiguous(), label[0].long()
 
 
@@ -104,7 +110,7 @@ def eval_transform(
     image: Tensor, label: Tensor, normalization: Normalization = IMAGENET
 ) -> tuple[Tensor, Tensor]:
     """Normalise only: uint8 [3, H, W] and uint8 [H, W] → float32 [3, H, W] and int64 [H, W]."""
-    return normalize(image.float(), normalization).contiguous(), label.long()
+    return normalize(image, normalization).contiguous(), label.long()
 
 
 def _between(low: float, high: float, draw: float) -> float:
@@ -155,11 +161,13 @@ def _padding(rows: _Span, columns: _Span, crop: tuple[int, int]) -> list[int]:
 def _jittered(image: Tensor, strength: float, draws: _Draws) -> Tensor:
     """Brightness, contrast, saturation, each by a factor in 1 ± strength: uint8 → float32 in [0, 255].
 
+    Without strength the image stays as it is, uint8.
+
     torchvision's own contrast and saturation are not used: the first averages floats, the second adds with a
     factor, and both then round as the number of threads has it.
     """
     if strength == 0:
-        return image.float()
+        return image
     chosen = (draws.brightness, draws.contrast, draws.saturation)
     brightness, contrast, saturation = (_between(1 - strength, 1 + strength, draw) for draw in chosen)
     image = F.adjust_brightness(image, brightness)
@@ -183,6 +191,10 @@ def denormalize(image: Tensor, normalization: Normalization = IMAGENET) -> Tenso
 
 
 def normalize(image: Tensor, normalization: Normalization) -> Tensor:
-    """Normalise float32 [3, h, w] in [0, 255], in place."""
-    mean, std = ([255 * value for value in values] for values in normalization)
-    return F.normalize(image, mean=mean, std=std, inplace=True)
+    """uint8 or float32 [3, h, w] in [0, 255] → float32 [3, h, w], normalised; a float image in place."""
+    mean, std = (
+        torch.tensor([255 * value for value in values], device=image.device)[:, None, None]
+        for values in normalization
+    )
+    centred = image.sub_(mean) if image.is_floating_point() else image - mean
+    return centred.div_(std)

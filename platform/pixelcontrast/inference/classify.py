@@ -58,7 +58,7 @@ def classify(model: SegmentationModel, image: Tensor, *, max_logits: int = MAX_L
     whole = num_rows * num_columns <= side * side
     for rows in _parts(num_rows, num_rows if whole else side):
         for columns in _parts(num_columns, num_columns if whole else side):
-            tile = image[:, rows.start : rows.stop, columns.start : columns.stop].to(device).float()
+            tile = image[:, rows.start : rows.stop, columns.start : columns.stop].to(device)
             logits = model(normalize(tile, normalization)[None]).logits[0]
             kept = (
                 slice(rows.keep_start - rows.start, rows.keep_stop - rows.start),

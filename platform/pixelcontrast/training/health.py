@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from pixelcontrast.config import Contrast, Experiment
+from pixelcontrast.config import Experiment
 from pixelcontrast.runs.run_folder import Row
 
 STREAK = 3
@@ -26,6 +26,8 @@ class _Cause(NamedTuple):
     describe: Callable[[Row], str]
     remedies: tuple[str, ...]
     """Keys of ``_changes`` that help, the best first."""
+    streak: int = STREAK
+    """Consecutive reports that must show it."""
 
 
 class EmbeddingWatch:
@@ -36,7 +38,7 @@ class EmbeddingWatch:
     """
 
     def __init__(self, experiment: Experiment, earlier: Iterable[Row] = ()):
-        self._settings = experiment.contrast
+        self._experiment = experiment
         self._begin = math.ceil(round(experiment.contrast.warmup * experiment.optim.steps, 6))
         self._last_step = 0
         self._streaks = dict.fromkeys(_CAUSES, 0)
@@ -49,9 +51,13 @@ class EmbeddingWatch:
     def look(self, row: Row) -> dict[str, str]:
         """The warnings that a new training row gives rise to: cause → one line."""
         self._count(row)
-        due = [name for name in _CAUSES if self._streaks[name] >= STREAK and name not in self._warned]
-        self._warned |= set(due)
-        return {name: self._line(_CAUSES[name], row) for name in due}
+        due = {
+            name: cause
+            for name, cause in _CAUSES.items()
+            if self._streaks[name] >= cause.streak and name not in self._warned
+        }
+        self._warned |= due.keys()
+        return {name: self._line(cause, row) for name, cause in due.items()}
 
     def _count(self, row: Row) -> None:
         """Rows that reach into warm-up, or lack the values, neither count nor end a streak."""
@@ -63,15 +69,23 @@ class EmbeddingWatch:
         self._last_step = row["step"]
 
     def _line(self, cause: _Cause, row: Row) -> str:
-        changes = _changes(self._settings)
+        changes = _changes(self._experiment)
         *others, last = [changes[key] for key in cause.remedies if key in changes][:MOST_REMEDIES]
         choices = f"{', '.join(others)} or {last}" if others else last
         return f"{cause.describe(row)}. In a new run, try {choices}."
 
 
-def _changes(settings: Contrast) -> dict[str, str]:
+def _changes(experiment: Experiment) -> dict[str, str]:
     """Setting → the value to try, of those that this run does not have already."""
-    found = {"weight": f"contrast.weight below {settings.weight:g}"}
+    settings, optim = experiment.contrast, experiment.optim
+    found = {
+        "weight": f"contrast.weight below {settings.weight:g}",
+        "lr": f"optim.lr below {optim.lr:g}",
+    }
+    if optim.clip_norm is None:
+        found["clip_norm"] = "optim.clip_norm 1"
+    if experiment.run.precision != "float32":
+        found["precision"] = "run.precision float32"
     if settings.warmup < 0.5:
         found["warmup"] = f"contrast.warmup above {settings.warmup:g}"
     if settings.memory == "none":
@@ -110,6 +124,11 @@ def _is_stale(row: Row) -> bool | None:
     return gap <= 0 < row["gap"] and age > STALE_AGE
 
 
+def _has_refused(row: Row) -> bool | None:
+    refused = row.get("refused_rows")
+    return None if refused is None else refused > 0
+
+
 def _describe_inverted(row: Row) -> str:
     return (
         f"the contrast does not separate the classes: for {STREAK} reports embeddings are less similar to "
@@ -133,6 +152,13 @@ def _describe_stale(row: Row) -> str:
     )
 
 
+def _describe_refused(row: Row) -> str:
+    return (
+        f"the memory refused {row['refused_rows']:,} rows up to step {row['step']}, whose embeddings are "
+        "not finite (inf or nan)"
+    )
+
+
 _CAUSES = {
     "collapsed": _Cause(
         _is_collapsed,
@@ -151,6 +177,12 @@ _CAUSES = {
         _is_stale,
         _describe_stale,
         ("memory_max_age", "memory_term", "memory_weight", "weight"),
+    ),
+    "refused_rows": _Cause(
+        _has_refused,
+        _describe_refused,
+        ("precision", "lr", "clip_norm"),
+        streak=1,
     ),
 }
 """In the order in which they are reported."""
