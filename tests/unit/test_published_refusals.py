@@ -52,10 +52,10 @@ def test_a_network_with_more_layers_is_refused_with_what_would_be_left_over(tmp_
 
 def test_a_file_that_lacks_a_tensor_is_refused_with_its_name(tmp_path: Path) -> None:
     state = state_of("official OCR")
-    del state["cls_head.bias"], state["backbone.stage4.1.fuse_layers.0.1.0.weight"]
+    del state["cls_head.bias"], state["backbone.stage4.0.fuse_layers.0.1.0.weight"]
     said = refusal("official OCR", official(state), tmp_path)
     assert "decoder.classifier.bias" in said
-    assert "backbone.stage4.1.fuse_layers.0.1.0.weight" in said
+    assert "backbone.stage4.0.fuse_layers.0.1.0.weight" in said
     assert "missing" in said
 
 
