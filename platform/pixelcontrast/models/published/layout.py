@@ -17,7 +17,7 @@ class Target(NamedTuple):
     tensors: Mapping[str, Tensor]
     """Its state dict."""
     mean: tuple[float, float, float]
-    """Of red, green and blue in [0, 1], by which its images are normalised."""
+    """Mean of red, green and blue in [0, 1], by which its images are normalised."""
     std: tuple[float, float, float]
 
 
