@@ -212,14 +212,15 @@ import safetensors.torch, torch, timm
 from pathlib import Path
 from pixelcontrast.config import Model
 from pixelcontrast.models import build_model
+from pixelcontrast.models.backbone import build_backbone
 
-def build(weights):
-    model = Model(backbone="hrnet_w18_small", weights=weights)
+def build_pretrained():
+    model = Model(backbone="hrnet_w18_small", weights="timm")
     return build_model(model, num_classes=3, embedding=False).backbone
 
 start = time.monotonic()
 try:
-    build("timm")
+    build_pretrained()
 except ValueError as error:
     print(str(error).replace("\\n", "<newline>"))
 print(f"{time.monotonic() - start:.1f}")
@@ -231,9 +232,9 @@ cache = Path(sys.argv[1]) / "hub" / ("models--" + repository.replace("/", "--"))
 (cache / "snapshots" / commit).mkdir(parents=True)
 (cache / "refs").mkdir()
 (cache / "refs" / "main").write_text(commit)
-state = build("none").state_dict()
+state = build_backbone("hrnet_w18_small").state_dict()
 safetensors.torch.save_file(state, cache / "snapshots" / commit / "model.safetensors")
-loaded = build("timm").state_dict()
+loaded = build_pretrained().state_dict()
 print(all(torch.equal(loaded[key], state[key]) for key in state))
 """
 
