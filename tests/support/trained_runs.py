@@ -21,6 +21,8 @@ def write_run(
     *,
     data: Data | None = None,
     model: Model | None = None,
+    contrast: Contrast | None = None,
+    name: str = "a",
     num_classes: int = 11,
     steps: tuple[int, ...] = STEPS,
 ) -> tuple[str, dict[int, Tensor]]:
@@ -34,9 +36,9 @@ def write_run(
         data=data or Data(layout="camvid", root="/nowhere"),
         model=model
         or Model(backbone="hrnet_w18_small", decoder="ocr", embedding_dim=8, weights="/nowhere/w.pth"),
-        contrast=Contrast(memory="both", pixel_queue_size=4),
+        contrast=contrast or Contrast(memory="both", pixel_queue_size=4),
         optim=Optim(steps=6, batch_size=2),
-        run=Run(name="a", storage=str(storage)),
+        run=Run(name=name, storage=str(storage)),
     )
     run, logits = open_storage(experiment), {}
     written = config.to_json(experiment).encode()

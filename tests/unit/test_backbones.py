@@ -109,8 +109,8 @@ def test_resnet_is_dilated_to_stride_8_as_published(name):
     ("name", "says"),
     [
         ("hrnet_w84", "'hrnet_w84' is not a model of timm (did you mean hrnet_w64"),
-        ("vit_base_patch16_224", "has levels of strides 16, 16, 16; use a network with"),
-        ("csatv2", "has levels of strides 8, 16, 32, 64"),
+        ("vit_relpos_small_patch16_224", "strides 16, 16, 16 (did you mean vit_small_patch16_224?)"),
+        ("csatv2", "has levels of strides 8, 16, 32, 64; use a network with"),
         ("botnet26t_256", "does not take images of every size"),
         ("convnext_tinny", "'convnext_tinny' is not a model of timm (did you mean convnext_tiny"),
         ("hrnet_w48.imagenet", "timm has no weights 'imagenet' of hrnet_w48; there are hrnet_w48.ms_in1k"),

@@ -64,9 +64,8 @@ def test_a_mistyped_command_is_told_which_there_are(
     status, shown = said(monkeypatch, capsys, "trian")
     assert status == 2
     assert "trian" in shown
-    assert "data, train, evaluate, predict, export, report, dashboard, verify, reproduce, doctor" in " ".join(
-        shown.split()
-    )
+    commands = "data, train, evaluate, predict, export, report, inspect, dashboard, verify, reproduce, doctor"
+    assert commands in " ".join(shown.split())
 
 
 def test_train_takes_the_settings_of_a_file_as_options(

@@ -32,7 +32,7 @@ ALLOWED = {
     "models": BASE | {"contrast"},
     "training": BASE | ROOMS,
     "search": {"config", "datasets", "evaluation", "runs", "words"},
-    "inference": BASE | {"datasets", "evaluation", "models", "runs"},
+    "inference": BASE | {"contrast", "datasets", "evaluation", "models", "runs"},
     "dashboard": {"config", "runs", "search", "words"},
     "reports": {"config", "runs", "search", "words"},
     "cluster": BASE | ROOMS | {"search", "training"},
@@ -151,6 +151,7 @@ def test_a_private_name_of_ray_is_found_however_it_is_spelt(line: str) -> None:
         ("optuna", {"dashboard", "reports", "search"}),
         ("optuna_dashboard", {"dashboard"}),
         ("plotly", {"reports"}),
+        ("sklearn", {"inference"}),
     ],
 )
 def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:

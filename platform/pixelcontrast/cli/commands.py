@@ -15,6 +15,7 @@ from pixelcontrast.cli.data import data_command
 from pixelcontrast.cli.evaluate import evaluate
 from pixelcontrast.cli.experiment import run
 from pixelcontrast.cli.export import export
+from pixelcontrast.cli.inspect import inspect
 from pixelcontrast.cli.options import parse_options
 from pixelcontrast.cli.predict import predict
 from pixelcontrast.cli.terminal import failures_told, refuse
@@ -106,7 +107,8 @@ def report(location: _Location, others: _Others = ()) -> None:
 
     It is report.html in the folder of the run or the search. Beside that of a search, trials.parquet and
     trials.csv have the trials as a table. Several runs, each compared with the first, are written to
-    report-<first>-<second>.html beside the first run's folder.
+    report-<first>-<second>.html beside the first run's folder. What pixelcontrast inspect has drawn of these
+    runs is a part of it.
 
     Args:
         location: the folder of a run or a search, or a URI that pyarrow reads.
@@ -205,6 +207,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "predict": predict,
     "export": export,
     "report": report,
+    "inspect": inspect,
     "dashboard": dashboard,
     "verify": verify,
     "reproduce": reproduce,

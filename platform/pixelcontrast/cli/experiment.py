@@ -57,7 +57,8 @@ def _train(experiment: Experiment) -> None:
     from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
     from pixelcontrast.runs.run_folder import open_storage
 
-    result = training.check(experiment)
+    with messages_shown():
+        result = training.check(experiment)
     if result is None:
         print(f"Run {experiment.run.name}: {_describe(experiment, training.memory_bytes(experiment))}")
         with TrainingProgress() as progress, messages_shown():

@@ -144,16 +144,20 @@ class Model:
     """The segmentation network; what contrast needs beyond it is dropped at inference."""
 
     backbone: str = "hrnet_w48"
-    """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny."""
+    """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny, or
+    of a plain Vision Transformer, such as vit_small_patch14_dinov2."""
     weights: Location = "none"
     """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth) of
     the backbone or of a published network (platform/README.md lists them)."""
     classifier: Literal["keep", "new"] | None = None
     """A published network's classifier: keep, if its classes are the data's in the same order, or new, a
     random one. unset: new where the numbers of classes differ; where they agree, an error asks."""
-    decoder: Literal["hrnet", "deeplabv3", "ocr"] = "hrnet"
-    """hrnet: all levels concatenated (HRNetV2); ocr: object context; deeplabv3: ASPP, on
-    a dilated network (resnet101s, efficientnet_b0, …), not on a HRNet."""
+    freeze_backbone: bool = False
+    """Train the layers above the backbone only."""
+    decoder: Literal["hrnet", "deeplabv3", "ocr", "linear"] = "hrnet"
+    """hrnet: all levels concatenated (HRNetV2), of a plain Vision Transformer those of a simple feature
+    pyramid; ocr: object context; deeplabv3: ASPP, on a dilated network (resnet101s, efficientnet_b0, …), not
+    on a HRNet; linear: one layer on the backbone's features."""
     decoder_kernel: Literal[1, 3] = 1
     """hrnet's first convolution: 1 as in the official code, 3 as in the method's reference; not of others."""
     operators: Operators = "reference"

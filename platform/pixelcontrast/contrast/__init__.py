@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any
 from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
 
 if TYPE_CHECKING:
+    from pixelcontrast.contrast.hook import FeatureHook
     from pixelcontrast.contrast.loss import PixelContrast
     from pixelcontrast.contrast.projection import ProjectionHead
 
-_HOMES = {"PixelContrast": "loss", "ProjectionHead": "projection"}
+_HOMES = {"FeatureHook": "hook", "PixelContrast": "loss", "ProjectionHead": "projection"}
 
-__all__ = ["AnchorSampling", "InfoNCE", "MemoryConfig", "Mining", "PixelContrast", "ProjectionHead"]
+__all__ = [
+    "AnchorSampling",
+    "FeatureHook",
+    "InfoNCE",
+    "MemoryConfig",
+    "Mining",
+    "PixelContrast",
+    "ProjectionHead",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,21 @@ def classes_of(
     return names, tuple(colors.get(name, voc_color(1 + number)) for number, name in enumerate(names))
 
 
+def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], data: Data) -> None:
+    """Raise ``ValueError`` unless the data set's classes are the network's, in the same order."""
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        difference = f"it has {len(theirs)} classes, and the network {len(ours)}"
+    else:
+        place = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        difference = f"its class {place} is {theirs[place]}, and the network's {ours[place]}"
+    raise ValueError(
+        f"data.layout {data.layout} in {data.root}: {difference}; allowed is a data set with the network's "
+        "classes in the same order"
+    )
+
+
 def _labels(data: Data) -> LabelSpace | None:
     try:
         return list_split(data, "val").labels

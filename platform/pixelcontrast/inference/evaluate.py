@@ -26,6 +26,7 @@ from pixelcontrast.evaluation import (
     scores,
 )
 from pixelcontrast.evaluation.summary import confusion_table, summarize
+from pixelcontrast.inference.classes import check_classes
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.trained import TrainedModel, load_model
 from pixelcontrast.runs.storage import Storage
@@ -102,7 +103,7 @@ def evaluate(
     try:
         loaded = _load(job)
         names, num_images = loaded.model.classes, len(loaded.dataset)
-        _check_classes(names, loaded.dataset.labels.names, job.data)
+        check_classes(names, loaded.dataset.labels.names, job.data)
         confusion, boundary = ConfusionMatrix(len(names)), BoundaryIoU(len(names), job.boundary_ratio)
         work = partial(_evaluate_image, job)
         for done, counts in enumerate(in_processes(work, range(num_images), processes=processes), start=1):
@@ -164,17 +165,3 @@ def _write_result(job: Job, dataset: SegmentationSet, index: int, prediction: Te
     assert job.results is not None
     content = result_file(prediction, result_ids(job.data.layout, dataset))
     Storage(job.results).write(result_name(job.data.layout, dataset.name(index)), content)
-
-
-def _check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], data: Data) -> None:
-    if ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        difference = f"it has {len(theirs)} classes, and the network {len(ours)}"
-    else:
-        place = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-        difference = f"its class {place} is {theirs[place]}, and the network's {ours[place]}"
-    raise ValueError(
-        f"data.layout {data.layout} in {data.root}: {difference}; allowed is a data set with the network's "
-        "classes in the same order"
-    )

@@ -6,6 +6,7 @@ from pixelcontrast.inference.exported import to_safetensors, to_torch
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.onnx_file import to_onnx
 from pixelcontrast.inference.trained import TrainedModel
+from pixelcontrast.models import is_plain_vit
 from pixelcontrast.runs.storage import Storage
 
 Format = Literal["safetensors", "torch", "onnx"]
@@ -25,10 +26,16 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
         Where it was written.
 
     Raises:
-        ValueError: ``argmax`` without a graph, a name with another ending, or a package that is missing.
+        ValueError: ``argmax`` without a graph, a graph of a plain Vision Transformer, a name with another
+            ending, or a package that is missing.
         OSError: it cannot be written.
     """
-    ending = _ENDING[format]
+    ending, backbone = _ENDING[format], model.metadata.model.backbone
+    if format == "onnx" and is_plain_vit(backbone.partition(".")[0]):
+        raise ValueError(
+            f"--format onnx: {backbone} fits its position embeddings to the image's size, which a traced "
+            "graph would fix; allowed are safetensors and torch"
+        )
     if argmax and format != "onnx":
         raise ValueError(f"--argmax: {format} files hold no graph; allowed with --format onnx only")
     if out is not None and not out.partition("?")[0].endswith(ending):

@@ -65,10 +65,11 @@ class _Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         model, (height, width) = self.model, images.shape[-2:]
-        multiple, stride = model.multiple, model.stride
+        multiple, (stride, per) = model.multiple, float(model.stride).as_integer_ratio()
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple)) if multiple > 1 else images
         # Rounded up with positive numbers only: ONNX rounds a quotient towards zero.
-        valid = ((height + stride - 1) // stride, (width + stride - 1) // stride) if multiple > 1 else None
+        cells = (height * per + stride - 1) // stride, (width * per + stride - 1) // stride
+        valid = cells if multiple > 1 else None
         logits = model.decoder(model.backbone(padded), valid).logits
         size = padded.shape[-2:]
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=True)[..., :height, :width]

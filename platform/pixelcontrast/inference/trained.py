@@ -19,9 +19,11 @@ from pixelcontrast.inference.metadata import Metadata, Source
 from pixelcontrast.models import SegmentationModel, build_model
 from pixelcontrast.runs.storage import Storage
 
+_HEAD = "projection."
+
 
 class TrainedModel(SegmentationModel):
-    """A network for use: on the CPU, in evaluation mode, without the projection head.
+    """A network for use: on the CPU, in evaluation mode; from ``load_model``, without the projection head.
 
     ``predict`` takes pictures. As a module it takes images [B, 3, H, W] in [0, 1], of any size, from which
     its ``mean`` has been taken and which then were divided by its ``std`` (of red, green and blue).
@@ -34,7 +36,7 @@ class TrainedModel(SegmentationModel):
         super().__init__(
             network.backbone,
             network.decoder,
-            None,
+            network.projection,
             stride=network.stride,
             multiple=network.multiple,
             align_corners=network.align_corners,
@@ -85,17 +87,37 @@ def load_model(location: str | os.PathLike[str], step: int | None = None) -> Tra
         if step is not None:
             raise ValueError(f"step {step}: {storage.location} is one network; a step chooses among a run's")
         metadata, tensors = read_exported(storage)
-        return TrainedModel(_build(metadata.model, tensors), metadata)
+        return TrainedModel(_build(metadata.model, tensors, embedding=False), metadata)
+    return _load_checkpoint(storage, step, embedding=False)
+
+
+def load_with_head(location: str | os.PathLike[str], step: int | None = None) -> TrainedModel:
+    """Load a run's or a checkpoint's network with its ``projection``, or None if it was trained without.
+
+    Args:
+        location: of a run's or a checkpoint's folder; exported files have no projection head.
+        step: as ``load_model``.
+
+    Raises:
+        ValueError: as ``load_model``.
+    """
+    return _load_checkpoint(Storage(os.fspath(location)), step, embedding=True)
+
+
+def _load_checkpoint(storage: Storage, step: int | None, *, embedding: bool) -> TrainedModel:
     found = find_checkpoint(storage, step)
-    network = _build(found.experiment.model, found.tensors)
+    network = _build(found.experiment.model, found.tensors, embedding=embedding)
     return TrainedModel(network, _describe(found, network, _num_classes(found.tensors)))
 
 
-def _build(settings: config.Model, tensors: Mapping[str, Tensor]) -> SegmentationModel:
+def _build(settings: config.Model, tensors: Mapping[str, Tensor], *, embedding: bool) -> SegmentationModel:
+    """The network of these tensors; with the projection head if it is wanted and there is one."""
+    has_head = any(name.startswith(_HEAD) for name in tensors)
     with torch.device("meta"):  # nothing is drawn: every tensor comes from the file
         plain = dataclasses.replace(settings, weights="none")
-        network = build_model(plain, num_classes=_num_classes(tensors), embedding=False)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("projection.")}
+        num_classes = _num_classes(tensors)
+        network = build_model(plain, num_classes=num_classes, embedding=embedding and has_head)
+    kept = {name: tensor for name, tensor in tensors.items() if embedding or not name.startswith(_HEAD)}
     network.load_state_dict(kept, assign=True)
     # The file's tensors are contiguous; the trained network's convolutions were not.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,6 +6,16 @@ from pixelcontrast.models.segmentation import (
     build_model,
     check_model,
     check_model_weights,
+    trains_features,
 )
+from pixelcontrast.models.vit import is_plain_vit
 
-__all__ = ["Output", "SegmentationModel", "build_model", "check_model", "check_model_weights"]
+__all__ = [
+    "Output",
+    "SegmentationModel",
+    "build_model",
+    "check_model",
+    "check_model_weights",
+    "is_plain_vit",
+    "trains_features",
+]

@@ -1,4 +1,4 @@
-"""timm's networks as backbones: four levels of features, finest first.
+"""timm's networks as backbones: four levels of features, finest first, or a plain Vision Transformer's one.
 
 HRNets (Wang et al., TPAMI 2020) and the ResNets of DeepLabV3 (Chen et al., 2017, arXiv 1706.05587) are set to
 the operators of the method's reference implementation: they have its tensors and give its outputs. Any other
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from torch import Tensor, nn
+
+from pixelcontrast.models.vit import Patches, PlainViT, is_plain_vit, patches_of
 
 _RESNET = re.compile(r"(wide_)?resnet\d+([cdst]|_2)?")
 """Plain ResNets. Their relatives (ResNeXt, SE, anti-aliased, …) are used as timm builds them."""
@@ -68,17 +70,30 @@ def _suggestion(architecture: str) -> str:
     usable = [name for name in close if not _why_not(name, dilated=False)]
     if usable:
         return f" (did you mean {' or '.join(usable[:3])}?)"
-    return f"; use a network with levels of strides 4, 8, 16, 32, such as {_EXAMPLES}"
+    return (
+        f"; use a network with levels of strides 4, 8, 16, 32, such as {_EXAMPLES}, or a plain Vision "
+        "Transformer, such as vit_small_patch16_dinov3"
+    )
 
 
 def _why_not(architecture: str, *, dilated: bool) -> str:
-    found = _pyramid(architecture, dilated=dilated)
+    if is_plain_vit(architecture):
+        found = patches_of(architecture)
+        if dilated and isinstance(found, Patches):
+            return f"is a plain Vision Transformer, with one level of stride {found.side}"
+    else:
+        found = _pyramid(architecture, dilated=dilated)
     return found if isinstance(found, str) else ""
 
 
 def side_multiple(name: str, *, dilated: bool = False) -> int:
     """What an image's sides must be multiples of, so that level i has ⌈H/s_i⌉ rows and ⌈W/s_i⌉ columns."""
-    pyramid = _pyramid(name.partition(".")[0], dilated=dilated)
+    architecture = name.partition(".")[0]
+    if is_plain_vit(architecture):
+        patches = patches_of(architecture)
+        assert isinstance(patches, Patches)
+        return patches.side
+    pyramid = _pyramid(architecture, dilated=dilated)
     assert isinstance(pyramid, Pyramid)
     return pyramid.multiple
 
@@ -146,9 +161,9 @@ def build_backbone(
 ) -> Any:
     """A network [B, 3, H, W] → list of its four levels [B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉], finest first.
 
-    H and W are multiples of ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give
-    C_i and s_i: strides 4, 8, 16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are
-    drawn from torch's generator.
+    A plain Vision Transformer has one level, of the stride of its patches. H and W are multiples of
+    ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give C_i and s_i: strides 4, 8,
+    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are drawn from torch's generator.
 
     Args:
         name: timm's name, with or without the tag of its weights.
@@ -161,15 +176,25 @@ def build_backbone(
     """
     check_backbone(name, dilated=dilated)
     architecture = name.partition(".")[0]
-    pyramid = _pyramid(architecture, dilated=dilated)
-    assert isinstance(pyramid, Pyramid)
-    backbone: Any = timm.create_model(name, features_only=True, **pyramid.options)
+    backbone = _create(name, dilated=dilated)
     if is_hrnet(architecture):
         for module in backbone.modules():
             if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
                 module.mode, module.align_corners = "bilinear", align_corners
     elif _RESNET.fullmatch(architecture):
         backbone.maxpool.ceil_mode = ceil_mode
-    else:
+    elif not is_plain_vit(architecture):
         backbone.register_forward_hook(_channels_first)
     return backbone
+
+
+def _create(name: str, *, dilated: bool) -> Any:
+    """timm's network, with random weights and its own operators."""
+    architecture = name.partition(".")[0]
+    if is_plain_vit(architecture):
+        patches = patches_of(architecture)
+        assert isinstance(patches, Patches)
+        return PlainViT(timm.create_model(name, **patches.options))
+    pyramid = _pyramid(architecture, dilated=dilated)
+    assert isinstance(pyramid, Pyramid)
+    return timm.create_model(name, features_only=True, **pyramid.options)

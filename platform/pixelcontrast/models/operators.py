@@ -60,7 +60,7 @@ def check_operators(model: config.Model, *, on_hrnet: bool) -> None:
     """Raise ``ValueError`` where the source of ``model.operators`` has no such decoder."""
     source = SOURCES[model.operators]
     match model.decoder:
-        case "hrnet":
+        case "hrnet" | "linear":
             known = True
         case "deeplabv3":
             known = source.deeplabv3 is not None

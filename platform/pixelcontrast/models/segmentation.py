@@ -1,6 +1,7 @@
 """The whole network: backbone, decoder, and in contrastive training the projection head."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,16 +19,20 @@ from pixelcontrast.models.backbone import (
     side_multiple,
 )
 from pixelcontrast.models.decoders import (
+    FINEST,
     Decoder,
     DeepLabV3Decoder,
     HRNetDecoder,
     HRNetOCRDecoder,
+    LinearDecoder,
+    PyramidDecoder,
     ResNetOCRDecoder,
     resize,
 )
 from pixelcontrast.models.operators import SourceOperators, check_operators, operators_of
 from pixelcontrast.models.published import Target
-from pixelcontrast.models.weights import check_weights, fetch_timm_weights, starting_weights
+from pixelcontrast.models.vit import is_plain_vit
+from pixelcontrast.models.weights import check_weights, fetch_timm_weights, starting_weights, tell_licence
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +59,12 @@ class SegmentationModel(nn.Module):
     Without a head it is the plain network, with the same parameters under the same names.
 
     Args:
-        stride: of the decoder's feature map against the image.
+        stride: of the decoder's feature map against the image; 3.5 with patches of 14 pixels and a pyramid.
         multiple: what the sides of the backbone's input must be multiples of.
         align_corners: how the logits are upsampled.
         mean: of red, green and blue in [0, 1], by which images are normalised.
         std: their standard deviation.
+        frozen: the backbone stays in evaluation mode and gets no gradient.
     """
 
     def __init__(
@@ -67,11 +73,12 @@ class SegmentationModel(nn.Module):
         decoder: Decoder,
         projection: ProjectionHead | None,
         *,
-        stride: int,
+        stride: float,
         multiple: int,
         align_corners: bool = True,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        frozen: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
@@ -82,26 +89,41 @@ class SegmentationModel(nn.Module):
         self.align_corners = align_corners
         self.mean = mean
         self.std = std
+        self.frozen = frozen
+        if frozen:
+            backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "SegmentationModel":
+        """As torch's; a frozen backbone keeps its statistics, and drops nothing."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def forward(self, images: Tensor) -> Output:
         """Images [B, 3, H, W] of any size, normalised by ``mean`` and ``std``.
 
         Where the backbone needs it, zeros are padded right and below, and cropped again.
         """
+        output = self.forward_features(images)
+        return output if self.projection is not None else output._replace(features=None, uncropped=None)
+
+    def forward_features(self, images: Tensor) -> Output:
+        """The same, with the features also of a network without a projection head."""
         size = images.shape[-2:]
         padded = _pad(images, self.multiple)
         valid = None if padded is images else self._cells(size)
         logits, features, auxiliary = self.decoder(self.backbone(padded), valid)
         return Output(
             self._upsample(logits, padded, size),
-            None if self.projection is None else self._crop(features, size),
+            self._crop(features, size),
             None if auxiliary is None else self._upsample(auxiliary, padded, size),
-            None if self.projection is None else features,
+            features,
         )
 
     def _cells(self, size: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the feature map that show an image of this size."""
-        return -(-size[0] // self.stride), -(-size[1] // self.stride)
+        return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
 
     def _crop(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Without the padding, which must stay out of the head's statistics."""
@@ -138,7 +160,7 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
     check_weights(model.weights, backbone=model.backbone)
     network = _build_random(model, num_classes=num_classes, embedding=embedding)
     if model.weights != "none":
-        path = _weights_path(model)
+        path = fetch_timm_weights(model.backbone) if model.weights == "timm" else Path(model.weights)
         start = starting_weights(path, _target(network, model))
         network.load_state_dict(start.tensors, strict=False)
         if distributed.rank() == 0:
@@ -164,16 +186,13 @@ def _build_random(model: config.Model, *, num_classes: int, embedding: bool) -> 
         backbone,
         decoder,
         projection,
-        stride=strides[decoder.feature_level],
+        stride=strides[decoder.feature_level] / (FINEST if isinstance(decoder, PyramidDecoder) else 1),
         multiple=side_multiple(model.backbone, dilated=_dilated(model)),
         align_corners=operators.align_corners,
         mean=model.mean or tuple(backbone.pretrained_cfg["mean"]),
         std=model.std or tuple(backbone.pretrained_cfg["std"]),
+        frozen=model.freeze_backbone,
     )
-
-
-def _weights_path(model: config.Model) -> Path:
-    return fetch_timm_weights(model.backbone) if model.weights == "timm" else Path(model.weights)
 
 
 def _target(network: SegmentationModel, model: config.Model) -> Target:
@@ -184,7 +203,15 @@ def _build_decoder(
     model: config.Model, operators: SourceOperators, channels: Sequence[int], num_classes: int
 ) -> Decoder:
     dropout, align_corners = model.dropout, operators.align_corners
+    architecture = model.backbone.partition(".")[0]
     match model.decoder:
+        case "linear":
+            return LinearDecoder(channels, num_classes, dropout=dropout, align_corners=align_corners)
+        case "hrnet" if is_plain_vit(architecture):
+            kernel = model.decoder_kernel
+            return PyramidDecoder(
+                channels[0], num_classes, kernel=kernel, dropout=dropout, align_corners=align_corners
+            )
         case "hrnet":
             kernel = model.decoder_kernel
             return HRNetDecoder(
@@ -216,7 +243,7 @@ def check_model(model: config.Model) -> None:
 
 
 def check_model_weights(model: config.Model, *, num_classes: int, embedding: bool) -> None:
-    """Look at the weights before anything starts, once ``check_model`` has passed.
+    """Look at the weights before anything starts, once ``check_model`` has passed; tell timm's licence.
 
     Args:
         num_classes: of the network that would be built.
@@ -225,11 +252,19 @@ def check_model_weights(model: config.Model, *, num_classes: int, embedding: boo
     Raises:
         ValueError: a file that does not fit the network, or timm's weights that cannot be had.
     """
-    if model.weights != "none":
-        path = _weights_path(model)
+    if model.weights == "timm":
+        tell_licence(model.backbone)
+        fetch_timm_weights(model.backbone)
+    elif model.weights != "none":
         with torch.device("meta"):
             network = _build_random(model, num_classes=num_classes, embedding=embedding)
-        starting_weights(path, _target(network, model))
+        starting_weights(Path(model.weights), _target(network, model))
+
+
+def trains_features(model: config.Model) -> bool:
+    """Whether the features that the embedding is projected from have layers below them that are trained."""
+    pyramid = model.decoder == "hrnet" and is_plain_vit(model.backbone.partition(".")[0])
+    return pyramid or not model.freeze_backbone
 
 
 def _dilated(model: config.Model) -> bool:

@@ -1,6 +1,7 @@
 """What a network starts from: timm's weights of its backbone, or a local file."""
 
 import difflib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pixelcontrast.models.weights_file import WeightsFile, first, read_weights_f
 _SUFFIXES = ".safetensors, .pth, .pt"
 _HUB_FILE = "model.safetensors"
 _HUB_TIMEOUT_S = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 def check_weights(weights: str, *, backbone: str) -> None:
@@ -45,6 +48,14 @@ def _hub_repository(backbone: str) -> str:
             f"model.weights: timm has no pretrained weights of {backbone}; use none, or a file ({_SUFFIXES})"
         )
     return source.hf_hub_id
+
+
+def tell_licence(backbone: str) -> None:
+    """Log under which licence timm says that its pretrained weights of ``backbone`` are."""
+    source = timm.models.get_pretrained_cfg(backbone)
+    licence = (source and source.license) or "not named by timm"
+    repository = _hub_repository(backbone)
+    logger.info("model.weights: licence of %s: %s; read it before you use them", repository, licence)
 
 
 def fetch_timm_weights(backbone: str) -> Path:

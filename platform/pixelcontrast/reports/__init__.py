@@ -8,12 +8,13 @@ from pixelcontrast.reports.arms_page import ArmsComparison, arms_page, compare_r
 from pixelcontrast.reports.run_page import run_page
 from pixelcontrast.reports.runs_page import runs_page
 from pixelcontrast.reports.search_page import search_page
+from pixelcontrast.runs import pictures
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.search_record import SearchRecord
 from pixelcontrast.runs.storage import Storage
 from pixelcontrast.search.reading import read
 
-__all__ = ["ArmsComparison", "compare_arms", "write_comparison", "write_report"]
+__all__ = ["ArmsComparison", "compare_arms", "pictures_folder", "write_comparison", "write_report"]
 
 REPORT, PARQUET, CSV = "report.html", "trials.parquet", "trials.csv"
 
@@ -57,6 +58,29 @@ def write_comparison(locations: Sequence[str]) -> str:
     Raises:
         ValueError: one is given twice, is no run's folder, or cannot be read; the report cannot be written.
     """
+    runs = _runs(locations)
+    content = runs_page(runs, inspected=_pictures_folder(runs), written=time.time())
+    return _write(runs[0].storage.parent, f"{_comparison(runs)}.html", content.encode())
+
+
+def pictures_folder(locations: Sequence[str]) -> Storage:
+    """Where reports of a run, or of several side by side, look for what ``pixelcontrast inspect`` drew.
+
+    Args:
+        locations: of one or more runs' folders.
+
+    Raises:
+        ValueError: one is given twice, is no run's folder, or cannot be read.
+    """
+    return _pictures_folder(_runs(locations))
+
+
+def _pictures_folder(runs: Sequence[RunRecord]) -> Storage:
+    first = runs[0].storage
+    return first / pictures.FOLDER if len(runs) == 1 else first.parent / f"{_comparison(runs)}-pictures"
+
+
+def _runs(locations: Sequence[str]) -> list[RunRecord]:
     runs: list[RunRecord] = []
     for location in locations:
         found = read(location)
@@ -65,9 +89,13 @@ def write_comparison(locations: Sequence[str]) -> str:
         if any(run.storage.root == found.storage.root for run in runs):
             raise ValueError(f"{location} is given twice; name different runs")
         runs.append(found)
+    return runs
+
+
+def _comparison(runs: Sequence[RunRecord]) -> str:
+    """The name of a comparison's files, without ending."""
     others = runs[1].name if len(runs) == 2 else f"{len(runs) - 1}-others"
-    content = runs_page(runs, written=time.time())
-    return _write(runs[0].storage.parent, f"report-{runs[0].name}-{others}.html", content.encode())
+    return f"report-{runs[0].name}-{others}"
 
 
 def _write(folder: Storage, name: str, content: bytes) -> str:

@@ -146,6 +146,11 @@ def picture(png: bytes, *, label: str) -> Markup:
     return _render("picture", base64.b64encode(png).decode(), label)
 
 
+def drawing(png: bytes, *, label: str) -> Markup:
+    """A picture with text in it: no larger than it is, scrolled where the page is too narrow to read it."""
+    return _render("drawing", base64.b64encode(png).decode(), label)
+
+
 def command_line(line: str) -> Markup:
     return _render("command_line", line)
 

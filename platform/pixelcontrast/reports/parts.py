@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, html
+from pixelcontrast.runs.pictures import read_pictures
 from pixelcontrast.runs.run_folder import read_confusion
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord
 from pixelcontrast.runs.storage import Storage
@@ -30,6 +31,16 @@ def overlays(run: Storage, name: str | None, *, label: str) -> Markup:
     if name is None or not run.exists(name):
         return html.NOTHING_TO_SHOW
     return html.picture(run.read(name), label=label)
+
+
+def pictures(folder: Storage) -> Markup:
+    """What ``pixelcontrast inspect`` drew into a folder; nothing where it has not."""
+    shown = [
+        html.heading(picture.title)
+        + html.drawing(folder.read(picture.file), label=f"{picture.title}. {picture.words}")
+        for picture in read_pictures(folder)
+    ]
+    return html.join(*shown)
 
 
 def confusion(run: Storage) -> Markup:

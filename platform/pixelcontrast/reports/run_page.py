@@ -3,6 +3,7 @@
 from markupsafe import Markup
 
 from pixelcontrast.reports import figures, health, html, lines, parts
+from pixelcontrast.runs import pictures
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.summary import started_at
 from pixelcontrast.words import NOTHING, count, duration, moment, percent
@@ -25,6 +26,7 @@ def run_page(run: RunRecord, *, written: float) -> str:
         html.Section("Classes", _classes(run)),
         html.Section("Predictions", parts.overlays(run.storage, run.summary.get("overlays"), label=label)),
         html.Section("Confusion", parts.confusion(run.storage)),
+        html.Section("Inspection", parts.pictures(run.storage / pictures.FOLDER)),
         html.Section("Cost", _cost(run)),
         html.Section("Configuration", parts.configuration(run.settings, title="All settings")),
         html.Section("Provenance", parts.provenance(run.attempts[-1] if run.attempts else {})),

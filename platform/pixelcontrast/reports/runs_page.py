@@ -8,11 +8,18 @@ from markupsafe import Markup
 from pixelcontrast.config import PLACEMENT
 from pixelcontrast.reports import figures, html, parts
 from pixelcontrast.runs.record import RunRecord
+from pixelcontrast.runs.storage import Storage
 from pixelcontrast.words import NOTHING, duration, moment, percent, points, setting
 
 
-def runs_page(runs: Sequence[RunRecord], *, written: float) -> str:
-    """The whole HTML file; ``runs`` are two or more."""
+def runs_page(runs: Sequence[RunRecord], *, inspected: Storage, written: float) -> str:
+    """The whole HTML file.
+
+    Args:
+        runs: two or more.
+        inspected: the folder with the pictures of these runs, if there are any.
+        written: when, in seconds since the epoch.
+    """
     names = _names(runs)
     lead = html.Lead(
         kicker="Comparison of runs",
@@ -27,6 +34,7 @@ def runs_page(runs: Sequence[RunRecord], *, written: float) -> str:
         html.Section("Curves", _curves(runs, names)),
         html.Section("Classes", _classes(runs, names)),
         html.Section("Predictions", _predictions(runs, names)),
+        html.Section("Inspection", parts.pictures(inspected)),
     ]
     return html.page(f"{lead.title}: report", lead=lead, sections=sections)
 

@@ -5,7 +5,7 @@ import shutil
 
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
-from pixelcontrast.models import check_model, check_model_weights
+from pixelcontrast.models import check_model, check_model_weights, trains_features
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
@@ -46,6 +46,18 @@ def _check_same_data(run: Storage, experiment: Experiment) -> None:
         check_same_data(experiment, attempts[-1]["data"], describe_data(*sets)["data"])
 
 
+def _check_contrast_trains(experiment: Experiment) -> None:
+    """Raise ``ValueError`` if the contrast would train nothing that is there at inference."""
+    model = experiment.model
+    if experiment.contrast.weight > 0 and not trains_features(model):
+        raise ValueError(
+            f"model.freeze_backbone: with model.decoder {model.decoder} the embedding is made of the frozen "
+            "backbone's features: the contrast would train its own head alone, which is dropped at "
+            "inference. Set contrast.weight to 0, or train the backbone, or take a plain Vision Transformer "
+            "with decoder hrnet, whose pyramid is trained"
+        )
+
+
 def check_compiler() -> None:
     """Raise ``ValueError`` where this machine has no C++ compiler, without which nothing is compiled."""
     wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
@@ -61,6 +73,7 @@ def check_inputs(experiment: Experiment) -> None:
     if experiment.run.compile:
         check_compiler()
     check_model(experiment.model)
+    _check_contrast_trains(experiment)
     check_data(experiment.data)
     names = build_dataset(experiment.data, "train").labels.names
     embedding = experiment.contrast.weight > 0

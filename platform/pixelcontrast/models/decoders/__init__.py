@@ -2,12 +2,15 @@
 
 from pixelcontrast.models.decoders.deeplabv3 import REFERENCE_LAYERS, DeepLabV3Decoder, DeepLabV3Layers
 from pixelcontrast.models.decoders.hrnet import HRNetDecoder
+from pixelcontrast.models.decoders.linear import LinearDecoder
 from pixelcontrast.models.decoders.ocr import HRNetOCRDecoder, OCRDecoder, ResNetOCRDecoder
 from pixelcontrast.models.decoders.parts import Decoded, resize
+from pixelcontrast.models.decoders.pyramid import FINEST, PyramidDecoder
 
-Decoder = HRNetDecoder | DeepLabV3Decoder | OCRDecoder
+Decoder = HRNetDecoder | DeepLabV3Decoder | LinearDecoder | OCRDecoder
 
 __all__ = [
+    "FINEST",
     "REFERENCE_LAYERS",
     "Decoded",
     "Decoder",
@@ -15,7 +18,9 @@ __all__ = [
     "DeepLabV3Layers",
     "HRNetDecoder",
     "HRNetOCRDecoder",
+    "LinearDecoder",
     "OCRDecoder",
+    "PyramidDecoder",
     "ResNetOCRDecoder",
     "resize",
 ]

@@ -1,0 +1,1 @@
+"""A look into trained networks: what they make of the pixels of a split, drawn as pictures."""
