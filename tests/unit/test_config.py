@@ -109,7 +109,7 @@ def others(value: Any) -> list[Any]:
         case int() | float():
             return [value + 1, value / 2, value / 2 + 0.1]
         case None:
-            return [1, 0.5, [1.0] * 19, "voc"]
+            return [1, 0.5, [1.0] * 19, [0.5] * 3, "voc", "yes", "keep"]
         case list():
             return [[number * 2 for number in value], [number / 2 for number in value]]
     return [f"{value}s"]

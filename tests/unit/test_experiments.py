@@ -13,7 +13,6 @@ import torch
 
 from pixelcontrast import Experiment, config, parse
 from pixelcontrast.models import build_model, check_model
-from pixelcontrast.models.backbone import build_backbone
 from pixelcontrast.search.settings import arms_of, check_space
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
@@ -76,9 +75,9 @@ def test_imagenet_weights_come_from_their_package(pretrained: Any, tmp_path: Pat
     whole: Any = timm.create_model("tf_efficientnet_lite0").eval().to(memory_format=torch.channels_last)
     package_of(list(whole.state_dict().values()), tmp_path)  # the real one's are not contiguous either
     pretrained["convert_weights"](pretrained["EXPERIMENT"])
-    backbone = build_backbone("tf_efficientnet_lite0", weights=pretrained["WEIGHTS"]).eval()
-    wanted = whole.state_dict()
-    assert all(torch.equal(value, wanted[key]) for key, value in backbone.state_dict().items())
+    model = build_model(pretrained["EXPERIMENT"].model, num_classes=3, embedding=False)
+    wanted, backbone = whole.state_dict(), model.backbone.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in backbone.items())
     check_model(pretrained["EXPERIMENT"].model)
 
 

@@ -69,6 +69,19 @@ def test_parameter_counts_with_the_auxiliary_head(backbone, decoder, of_backbone
 
 
 @pytest.mark.parametrize(
+    ("settings", "num_classes", "published", "biases"),
+    [
+        ({"backbone": "hrnet_w48", "decoder": "ocr", "operators": "hrnet"}, 19, 70_372_678, 9 * 256),
+        ({"backbone": "resnet101", "decoder": "deeplabv3", "operators": "torchvision"}, 21, 60_996_202, 256),
+    ],
+)
+def test_networks_of_other_sources_have_their_parameters_and_biases_before_batchnorm(
+    settings, num_classes, published, biases
+):
+    assert count(on_meta(num_classes=num_classes, **settings)) == published + biases
+
+
+@pytest.mark.parametrize(
     ("backbone", "decoder", "width"),
     [
         ("hrnet_w18_small", "hrnet", 240),

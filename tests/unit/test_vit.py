@@ -1,5 +1,6 @@
 """Plain Vision Transformers as backbones: any image size, pyramid or linear head, frozen or not."""
 
+import dataclasses
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -172,12 +173,15 @@ def test_timms_files_load_and_others_are_refused(tmp_path: Path) -> None:
     torch.manual_seed(1)
     whole = timm.create_model(TINY, num_classes=10)
     safetensors.torch.save_file(whole.state_dict(), tmp_path / "vit.safetensors")
-    backbone = build_backbone(TINY, weights=str(tmp_path / "vit.safetensors"))
+    model = Model(backbone=TINY, weights=str(tmp_path / "vit.safetensors"))
+    backbone: Any = build_model(model, num_classes=3, embedding=False).backbone
     assert all(
         torch.equal(tensor, whole.state_dict()[name]) for name, tensor in backbone.model.state_dict().items()
     )
     with pytest.raises(ValueError, match=r"vit\.safetensors: not weights of vit_tiny_patch16_224"):
-        check_model_weights(Model(backbone="vit_tiny_patch16_224", weights=str(tmp_path / "vit.safetensors")))
+        check_model_weights(
+            dataclasses.replace(model, backbone="vit_tiny_patch16_224"), num_classes=3, embedding=False
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,17 +193,18 @@ def test_the_licence_that_timm_names_is_told(
 ) -> None:
     monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: "/cache/model.safetensors")
     with caplog.at_level(logging.INFO, "pixelcontrast"):
-        check_model_weights(Model(backbone=name, weights="timm"))
+        check_model_weights(Model(backbone=name, weights="timm"), num_classes=3, embedding=False)
     assert f"licence of timm/{name}" in caplog.text
     assert f": {licence};" in caplog.text
 
 
 def test_a_start_shows_the_licence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: "/cache/model.safetensors")
     experiment = Experiment(
-        data=Data(layout="cityscapes", root=str(tmp_path / "absent")),
+        data=Data(layout="cityscapes", root=str(scenes)),
+        optim=Optim(class_weights=(1.0,)),  # refused after the weights were looked at
         model=Model(backbone="vit_small_patch16_dinov3", weights="timm"),
         run=Run(name="a", storage=str(tmp_path)),
     )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -53,22 +54,32 @@ FILES = {
 }
 
 
+def check_weights_of(backbone: str, path: Path) -> None:
+    check_model_weights(Model(backbone=backbone, weights=str(path)), num_classes=3, embedding=True)
+
+
+def load(backbone: str, path: Path) -> Any:
+    """The backbone with the file's weights."""
+    model = Model(backbone=backbone, weights=str(path))
+    return build_model(model, num_classes=3, embedding=False).backbone
+
+
 def test_weights_of_another_backbone_are_refused_before_anything_starts(
     state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / "plain.safetensors"
     safetensors.torch.save_file(state, path)
-    check_model_weights(Model(backbone=NAME, weights=str(path)))
+    check_weights_of(NAME, path)
     with pytest.raises(
         ValueError, match=r"plain\.safetensors: not weights of resnet18: .* missing; the file has"
     ):
-        check_model_weights(Model(backbone="resnet18", weights=str(path)))
+        check_weights_of("resnet18", path)
     wider = {key: torch.zeros(3) if key == "conv1.weight" else value for key, value in state.items()}
     safetensors.torch.save_file(wider, path)
     with pytest.raises(
         ValueError, match=r"not weights of hrnet_w18_small: other shapes in conv1\.weight: first"
     ):
-        check_model_weights(Model(backbone=NAME, weights=str(path)))
+        check_weights_of(NAME, path)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -88,7 +99,8 @@ def test_a_file_of_timm_s_own_network_gives_its_features(tmp_path, name):
     """``features_only`` renames the tensors of some families: stages_0.…, model.…"""
     whole: Any = timm.create_model(name).eval()
     safetensors.torch.save_file(whole.state_dict(), tmp_path / "timm.safetensors")
-    backbone = build_backbone(name, weights=str(tmp_path / "timm.safetensors")).eval()
+    backbone = load(name, tmp_path / "timm.safetensors").eval()
+    backbone.to(memory_format=torch.contiguous_format)  # in which timm's own is, for the same rounding
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         want = whole.forward_intermediates(images, intermediates_only=True)[-4:]
@@ -98,7 +110,7 @@ def test_a_file_of_timm_s_own_network_gives_its_features(tmp_path, name):
 
 def refusal(path: Path) -> str:
     with pytest.raises(ValueError) as error:
-        build_backbone(NAME, weights=str(path))
+        load(NAME, path)
     return str(error.value)
 
 
@@ -133,6 +145,22 @@ def test_a_damaged_file_is_named(state, tmp_path, file):
     save(state, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert f"{path}: cannot be read as weights: damaged" in refusal(path)
+
+
+def test_numbers_of_numpy_beside_the_weights_are_no_code(state, tmp_path):
+    """Trainers save their best score as NumPy's."""
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"best_mIoU": np.float64(0.8), "epoch": np.int64(3), "state_dict": state}, path)
+    loaded = load(NAME, path).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+def test_a_backbone_s_file_has_no_classifier_to_keep(state, tmp_path):
+    path = tmp_path / "backbone.pth"
+    torch.save(state, path)
+    model = Model(backbone=NAME, weights=str(path), classifier="keep")
+    with pytest.raises(ValueError, match=r"model\.classifier is keep, but .*backbone\.pth is not recognised"):
+        check_model_weights(model, num_classes=3, embedding=False)
 
 
 class Canary:
@@ -182,11 +210,17 @@ OFFLINE = """
 import sys, time
 import safetensors.torch, torch, timm
 from pathlib import Path
+from pixelcontrast.config import Model
+from pixelcontrast.models import build_model
 from pixelcontrast.models.backbone import build_backbone
+
+def build_pretrained():
+    model = Model(backbone="hrnet_w18_small", weights="timm")
+    return build_model(model, num_classes=3, embedding=False).backbone
 
 start = time.monotonic()
 try:
-    build_backbone("hrnet_w18_small", weights="timm")
+    build_pretrained()
 except ValueError as error:
     print(str(error).replace("\\n", "<newline>"))
 print(f"{time.monotonic() - start:.1f}")
@@ -200,7 +234,7 @@ cache = Path(sys.argv[1]) / "hub" / ("models--" + repository.replace("/", "--"))
 (cache / "refs" / "main").write_text(commit)
 state = build_backbone("hrnet_w18_small").state_dict()
 safetensors.torch.save_file(state, cache / "snapshots" / commit / "model.safetensors")
-loaded = build_backbone("hrnet_w18_small", weights="timm").state_dict()
+loaded = build_pretrained().state_dict()
 print(all(torch.equal(loaded[key], state[key]) for key in state))
 """
 

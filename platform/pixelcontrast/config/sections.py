@@ -35,6 +35,8 @@ Layout = Literal[
     "pascal-context-60",
 ]
 ClassOrder = Literal["alphabetical", "voc"]
+Operators = Literal["reference", "hrnet", "mmsegmentation", "torchvision"]
+"""Published code whose layers a network may have: the method's reference, HRNet's official repository, …"""
 STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """Types are not converted, unknown keys and numbers that are not finite refused."""
 Section = TypeVar("Section")
@@ -145,7 +147,11 @@ class Model:
     """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny, or
     of a plain Vision Transformer, such as vit_small_patch14_dinov2."""
     weights: Location = "none"
-    """The backbone's start: none (random), timm (its pretrained weights), or a file (.safetensors, .pth)."""
+    """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth) of
+    the backbone or of a published network (platform/README.md lists them)."""
+    classifier: Literal["keep", "new"] | None = None
+    """A published network's classifier: keep, if its classes are the data's in the same order, or new, a
+    random one. unset: new where the numbers of classes differ; where they agree, an error asks."""
     freeze_backbone: bool = False
     """Train the layers above the backbone only."""
     decoder: Literal["hrnet", "deeplabv3", "ocr", "linear"] = "hrnet"
@@ -154,6 +160,16 @@ class Model:
     on a HRNet; linear: one layer on the backbone's features."""
     decoder_kernel: Literal[1, 3] = 1
     """hrnet's first convolution: 1 as in the official code, 3 as in the method's reference; not of others."""
+    operators: Operators = "reference"
+    """Whose layers and operators the network has, where published code differs; a published network's weights
+    need their own."""
+    align_corners: Literal["yes", "no"] | None = None
+    """Whether bilinear upsampling aligns the centres of the corner pixels. unset: as the operators' source
+    (reference, hrnet: yes; mmsegmentation, torchvision: no)."""
+    mean: tuple[Share, Share, Share] | None = None
+    """Mean of red, green and blue in [0, 1], by which images are normalised; unset: the backbone's own."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """Their standard deviation; unset: the backbone's own."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the classifier; the reference has 0.1 with hrnet, 0.05 with ocr, none with deeplabv3."""
     embedding_dim: Count = 256

@@ -39,6 +39,7 @@ class TrainedModel(SegmentationModel):
             network.projection,
             stride=network.stride,
             multiple=network.multiple,
+            align_corners=network.align_corners,
             mean=metadata.mean,
             std=metadata.std,
         )

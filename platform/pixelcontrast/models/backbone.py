@@ -9,7 +9,6 @@ import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from pixelcontrast.models.vit import Patches, PlainViT, is_plain_vit, patches_of
-from pixelcontrast.models.weights import check_fits, check_weights, fetch_timm_weights, load_weights
 
 _RESNET = re.compile(r"(wide_)?resnet\d+([cdst]|_2)?")
 """Plain ResNets. Their relatives (ResNeXt, SE, anti-aliased, …) are used as timm builds them."""
@@ -158,44 +156,35 @@ def _channels_first(network: nn.Module, _: Any, levels: Sequence[Tensor]) -> lis
     return list(levels)
 
 
-def check_weights_file(name: str, path: Path, *, dilated: bool = False) -> None:
-    """Raise ``ValueError`` unless the file's tensors fit the backbone; reads it, but builds no weights."""
-    with torch.device("meta"):
-        backbone = _create(name, dilated=dilated)
-    check_fits(backbone, path, name=name)
-
-
-def build_backbone(name: str, *, weights: str = "none", dilated: bool = False) -> Any:
+def build_backbone(
+    name: str, *, dilated: bool = False, align_corners: bool = True, ceil_mode: bool = True
+) -> Any:
     """A network [B, 3, H, W] → list of its four levels [B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉], finest first.
 
     A plain Vision Transformer has one level, of the stride of its patches. H and W are multiples of
     ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give C_i and s_i: strides 4, 8,
-    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. A ResNet's maps are H/s + 1 high where 8 divides
-    H (its pooling rounds up).
+    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are drawn from torch's generator.
 
     Args:
         name: timm's name, with or without the tag of its weights.
-        weights: ``none`` (random, from torch's generator), ``timm`` (timm's pretrained), or a file.
         dilated: strides 4, 8, 8, 8, the last stages dilated instead.
+        align_corners: how a HRNet upsamples its branches.
+        ceil_mode: a ResNet's pooling rounds up: its maps are H/s + 1 high where 8 divides H.
 
     Raises:
-        ValueError: an unusable name, or weights that cannot be had or do not fit.
+        ValueError: an unusable name.
     """
     check_backbone(name, dilated=dilated)
-    check_weights(weights, backbone=name)
-    file = fetch_timm_weights(name) if weights == "timm" else Path(weights)
     architecture = name.partition(".")[0]
     backbone = _create(name, dilated=dilated)
     if is_hrnet(architecture):
         for module in backbone.modules():
             if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
-                module.mode, module.align_corners = "bilinear", True
+                module.mode, module.align_corners = "bilinear", align_corners
     elif _RESNET.fullmatch(architecture):
-        backbone.maxpool.ceil_mode = True
+        backbone.maxpool.ceil_mode = ceil_mode
     elif not is_plain_vit(architecture):
         backbone.register_forward_hook(_channels_first)
-    if weights != "none":
-        load_weights(backbone, file, name=name)
     return backbone
 
 

@@ -1,5 +1,6 @@
 """The whole network: backbone, decoder, and in contrastive training the projection head."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelcontrast import config
+from pixelcontrast import config, distributed
 from pixelcontrast.contrast import ProjectionHead
 from pixelcontrast.models.backbone import (
     build_backbone,
     check_backbone,
-    check_weights_file,
     is_hrnet,
     side_multiple,
 )
@@ -29,8 +29,12 @@ from pixelcontrast.models.decoders import (
     ResNetOCRDecoder,
     resize,
 )
+from pixelcontrast.models.operators import SourceOperators, check_operators, operators_of
+from pixelcontrast.models.published import Target
 from pixelcontrast.models.vit import is_plain_vit
-from pixelcontrast.models.weights import check_weights, fetch_timm_weights, tell_licence
+from pixelcontrast.models.weights import check_weights, fetch_timm_weights, starting_weights, tell_licence
+
+logger = logging.getLogger(__name__)
 
 
 class Output(NamedTuple):
@@ -57,6 +61,7 @@ class SegmentationModel(nn.Module):
     Args:
         stride: of the decoder's feature map against the image; 3.5 with patches of 14 pixels and a pyramid.
         multiple: what the sides of the backbone's input must be multiples of.
+        align_corners: how the logits are upsampled.
         mean: of red, green and blue in [0, 1], by which images are normalised.
         std: their standard deviation.
         frozen: the backbone stays in evaluation mode and gets no gradient.
@@ -70,6 +75,7 @@ class SegmentationModel(nn.Module):
         *,
         stride: float,
         multiple: int,
+        align_corners: bool = True,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         frozen: bool = False,
@@ -80,6 +86,7 @@ class SegmentationModel(nn.Module):
         self.projection = projection
         self.stride = stride
         self.multiple = multiple
+        self.align_corners = align_corners
         self.mean = mean
         self.std = std
         self.frozen = frozen
@@ -108,9 +115,9 @@ class SegmentationModel(nn.Module):
         valid = None if padded is images else self._cells(size)
         logits, features, auxiliary = self.decoder(self.backbone(padded), valid)
         return Output(
-            _upsample(logits, padded, size),
+            self._upsample(logits, padded, size),
             self._crop(features, size),
-            None if auxiliary is None else _upsample(auxiliary, padded, size),
+            None if auxiliary is None else self._upsample(auxiliary, padded, size),
             features,
         )
 
@@ -123,23 +130,23 @@ class SegmentationModel(nn.Module):
         rows, columns = self._cells(size)
         return features[..., :rows, :columns]
 
+    def _upsample(self, logits: Tensor, padded: Tensor, size: Sequence[int]) -> Tensor:
+        # In bfloat16 the backward of the upsampling would add up many gradients of one cell in 8 bits.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        upsampled = resize(logits, padded.shape[-2:], align_corners=self.align_corners)
+        return upsampled[..., : size[0], : size[1]]
+
 
 def _pad(images: Tensor, multiple: int) -> Tensor:
     below, right = -images.shape[-2] % multiple, -images.shape[-1] % multiple
     return F.pad(images, (0, right, 0, below)) if below or right else images
 
 
-def _upsample(logits: Tensor, padded: Tensor, size: Sequence[int]) -> Tensor:
-    # In bfloat16 the backward of the upsampling would add up many gradients of one cell in 8 bits.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return resize(logits, padded.shape[-2:])[..., : size[0], : size[1]]
-
-
 def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> SegmentationModel:
-    """The network that ``model`` describes; new layers are drawn from torch's generator.
+    """The network that ``model`` describes; what its weights do not give is drawn from torch's generator.
 
     Backbone and decoder are drawn before the projection head, so at one seed the baseline without contrast
-    starts from the same weights as the network with it.
+    starts from the same weights as the network with it. Rank 0 logs what of a file is left aside.
 
     Args:
         num_classes: of the logits.
@@ -150,39 +157,75 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
             or do not fit.
     """
     _check_decoder(model)
-    backbone = build_backbone(model.backbone, weights=model.weights, dilated=_dilated(model))
+    check_weights(model.weights, backbone=model.backbone)
+    network = _build_random(model, num_classes=num_classes, embedding=embedding)
+    if model.weights != "none":
+        path = fetch_timm_weights(model.backbone) if model.weights == "timm" else Path(model.weights)
+        start = starting_weights(path, _target(network, model))
+        network.load_state_dict(start.tensors, strict=False)
+        if distributed.rank() == 0:
+            for note in start.notes:
+                logger.warning("%s: %s", path, note)
+    # Convolutions are faster so on GPUs and on CPUs, and a loaded network gives the bits of the trained one.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _build_random(model: config.Model, *, num_classes: int, embedding: bool) -> SegmentationModel:
+    operators = operators_of(model)
+    backbone = build_backbone(
+        model.backbone,
+        dilated=_dilated(model),
+        align_corners=operators.align_corners,
+        ceil_mode=operators.ceil_mode,
+    )
     channels, strides = backbone.feature_info.channels(), backbone.feature_info.reduction()
-    decoder = _build_decoder(model, channels, num_classes)
+    decoder = _build_decoder(model, operators, channels, num_classes)
     width, dim = decoder.feature_channels, model.embedding_dim
     projection = ProjectionHead(width, dim, batchnorm=model.embedding_batchnorm) if embedding else None
-    network = SegmentationModel(
+    return SegmentationModel(
         backbone,
         decoder,
         projection,
         stride=strides[decoder.feature_level] / (FINEST if isinstance(decoder, PyramidDecoder) else 1),
         multiple=side_multiple(model.backbone, dilated=_dilated(model)),
-        mean=tuple(backbone.pretrained_cfg["mean"]),
-        std=tuple(backbone.pretrained_cfg["std"]),
+        align_corners=operators.align_corners,
+        mean=model.mean or tuple(backbone.pretrained_cfg["mean"]),
+        std=model.std or tuple(backbone.pretrained_cfg["std"]),
         frozen=model.freeze_backbone,
     )
-    # Convolutions are faster so on GPUs and on CPUs, and a loaded network gives the bits of the trained one.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _build_decoder(model: config.Model, channels: Sequence[int], num_classes: int) -> Decoder:
-    dropout, architecture = model.dropout, model.backbone.partition(".")[0]
+def _target(network: SegmentationModel, model: config.Model) -> Target:
+    return Target(model, network.state_dict(), network.mean, network.std)
+
+
+def _build_decoder(
+    model: config.Model, operators: SourceOperators, channels: Sequence[int], num_classes: int
+) -> Decoder:
+    dropout, align_corners = model.dropout, operators.align_corners
+    architecture = model.backbone.partition(".")[0]
     match model.decoder:
         case "linear":
-            return LinearDecoder(channels, num_classes, dropout=dropout)
+            return LinearDecoder(channels, num_classes, dropout=dropout, align_corners=align_corners)
         case "hrnet" if is_plain_vit(architecture):
             kernel = model.decoder_kernel
-            return PyramidDecoder(channels[0], num_classes, kernel=kernel, dropout=dropout)
+            return PyramidDecoder(
+                channels[0], num_classes, kernel=kernel, dropout=dropout, align_corners=align_corners
+            )
         case "hrnet":
-            return HRNetDecoder(channels, num_classes, kernel=model.decoder_kernel, dropout=dropout)
+            kernel = model.decoder_kernel
+            return HRNetDecoder(
+                channels, num_classes, kernel=kernel, dropout=dropout, align_corners=align_corners
+            )
         case "deeplabv3":
-            return DeepLabV3Decoder(channels, num_classes, dropout=dropout)
+            assert operators.deeplabv3 is not None
+            return DeepLabV3Decoder(channels, num_classes, dropout=dropout, layers=operators.deeplabv3)
         case "ocr" if is_hrnet(model.backbone):
-            return HRNetOCRDecoder(channels, num_classes, dropout=dropout)
+            assert operators.ocr_kernel is not None
+            kernel = operators.ocr_kernel
+            return HRNetOCRDecoder(
+                channels, num_classes, dropout=dropout, auxiliary_kernel=kernel, align_corners=align_corners
+            )
         case "ocr":
             return ResNetOCRDecoder(channels, num_classes, dropout=dropout)
 
@@ -199,17 +242,23 @@ def check_model(model: config.Model) -> None:
     check_weights(model.weights, backbone=model.backbone)
 
 
-def check_model_weights(model: config.Model) -> None:
+def check_model_weights(model: config.Model, *, num_classes: int, embedding: bool) -> None:
     """Look at the weights before anything starts, once ``check_model`` has passed; tell timm's licence.
 
+    Args:
+        num_classes: of the network that would be built.
+        embedding: whether it would have a projection head.
+
     Raises:
-        ValueError: a file that does not fit the backbone, or timm's weights that cannot be had.
+        ValueError: a file that does not fit the network, or timm's weights that cannot be had.
     """
     if model.weights == "timm":
         tell_licence(model.backbone)
         fetch_timm_weights(model.backbone)
     elif model.weights != "none":
-        check_weights_file(model.backbone, Path(model.weights), dilated=_dilated(model))
+        with torch.device("meta"):
+            network = _build_random(model, num_classes=num_classes, embedding=embedding)
+        starting_weights(Path(model.weights), _target(network, model))
 
 
 def trains_features(model: config.Model) -> bool:
@@ -224,6 +273,7 @@ def _dilated(model: config.Model) -> bool:
 
 
 def _check_decoder(model: config.Model) -> None:
+    check_operators(model, on_hrnet=is_hrnet(model.backbone))
     if model.decoder == "deeplabv3" and is_hrnet(model.backbone):
         raise ValueError(
             f"model.decoder: deeplabv3 is made for the last stage of a ResNet, and model.backbone is "

@@ -1,16 +1,16 @@
-"""A backbone's weights, from timm or from a local file. Reading a file never runs code that it may hold."""
+"""What a network starts from: timm's weights of its backbone, or a local file."""
 
 import difflib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import timm
-import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from torch import Tensor, nn
+from torch import Tensor
+
+from pixelcontrast.models.published import Start, Target, map_published, recognise
+from pixelcontrast.models.weights_file import WeightsFile, first, read_weights_file
 
 _SUFFIXES = ".safetensors, .pth, .pt"
 _HUB_FILE = "model.safetensors"
@@ -81,63 +81,55 @@ def fetch_timm_weights(backbone: str) -> Path:
         ) from error
 
 
-def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
-    """Copy a file's tensors into ``backbone``, in its dtype and on its device.
+def starting_weights(path: Path, target: Target) -> Start:
+    """What a file of the backbone, or of a published network, holds for the network.
 
-    The file holds a state dict, of timm's network, of the backbone alone or of a network that has it under
-    ``backbone.``, perhaps nested under ``state_dict``, perhaps written from DDP (``module.``). Every tensor
-    of the backbone must be there, except BatchNorm's step counters, which old files lack; further ones, such
-    as a classifier's, are left aside.
+    A backbone's file holds a state dict, of timm's network, of the backbone alone or of a network that has it
+    under ``backbone.``. Every tensor of the backbone must be there, except BatchNorm's step counters, which
+    old files lack; further ones, such as a classifier's, are left aside. A published network's file is mapped
+    as ``models.published`` says. Either may be nested under ``state_dict``, or be written from DDP.
 
     Raises:
-        ValueError: the file cannot be read safely, lacks a tensor, or has one of another shape.
+        ValueError: the file cannot be read safely, or does not fit the network.
     """
-    wanted = backbone.state_dict()
-    found = _read_fitting(path, wanted, name=name)
-    backbone.load_state_dict({key: found[key] for key in wanted if key in found}, strict=False)
+    file = read_weights_file(path)
+    layout = recognise(file)
+    if layout is not None:
+        return map_published(layout, file, target)
+    if target.settings.classifier == "keep":
+        raise ValueError(
+            f"model.classifier is keep, but {path} is not recognised as a published network's file, and only "
+            "its backbone would be taken; leave model.classifier out"
+        )
+    wanted = {
+        key.removeprefix("backbone."): value
+        for key, value in target.tensors.items()
+        if key.startswith("backbone.")
+    }
+    found = _fitting(file, wanted, name=target.settings.backbone)
+    return Start({f"backbone.{key}": found[key] for key in wanted if key in found}, [])
 
 
-def check_fits(backbone: nn.Module, path: Path, *, name: str) -> None:
-    """Raise ``ValueError`` where ``load_weights`` would; the backbone may be on the meta device."""
-    _read_fitting(path, backbone.state_dict(), name=name)
-
-
-def _read_fitting(path: Path, wanted: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
+def _fitting(file: WeightsFile, wanted: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
     """The file's tensors, also under timm's other names, all wanted ones among them in their shapes."""
-    in_file = _strip_prefixes(_read(path))
+    in_file = _of_backbone(file.tensors)
     found = _with_wrapped_names(in_file)
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
-        there = _first(list(in_file))
-        raise ValueError(f"{path}: not weights of {name}: {_first(missing)} missing; the file has {there}")
+        there = first(list(in_file))
+        raise ValueError(
+            f"{file.path}: not weights of {name}: {first(missing)} missing; the file has {there}"
+        )
     wrong = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
     if wrong:
         there, here = list(found[wrong[0]].shape), list(wanted[wrong[0]].shape)
         raise ValueError(
-            f"{path}: not weights of {name}: other shapes in {_first(wrong)}: first {there}, not {here}"
+            f"{file.path}: not weights of {name}: other shapes in {first(wrong)}: first {there}, not {here}"
         )
     return found
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(
-            f"{path}: cannot be read as weights: damaged, or a pickle of more than tensors, which could run "
-            f"code and is refused; save the state dict alone, best as .safetensors ({_line(error)})"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
     inside = {
         key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")
     }
@@ -158,8 +150,3 @@ def _with_wrapped_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def _first(keys: list[str]) -> str:
-    shown = ", ".join(keys[:3]) or "no tensors"
-    return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"

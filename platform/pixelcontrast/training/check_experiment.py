@@ -74,9 +74,11 @@ def check_inputs(experiment: Experiment) -> None:
         check_compiler()
     check_model(experiment.model)
     _check_contrast_trains(experiment)
-    check_model_weights(experiment.model)
     check_data(experiment.data)
-    weights, names = experiment.optim.class_weights, build_dataset(experiment.data, "train").labels.names
+    names = build_dataset(experiment.data, "train").labels.names
+    embedding = experiment.contrast.weight > 0
+    check_model_weights(experiment.model, num_classes=len(names), embedding=embedding)
+    weights = experiment.optim.class_weights
     if weights is not None and len(weights) != len(names):
         raise ValueError(
             f"optim.class_weights: {len(weights)} numbers for {len(names)} classes: {', '.join(names)}"

@@ -1,6 +1,6 @@
 """From a backbone's levels to logits: one decoder per file, the parts they share in ``parts``."""
 
-from pixelcontrast.models.decoders.deeplabv3 import DeepLabV3Decoder
+from pixelcontrast.models.decoders.deeplabv3 import REFERENCE_LAYERS, DeepLabV3Decoder, DeepLabV3Layers
 from pixelcontrast.models.decoders.hrnet import HRNetDecoder
 from pixelcontrast.models.decoders.linear import LinearDecoder
 from pixelcontrast.models.decoders.ocr import HRNetOCRDecoder, OCRDecoder, ResNetOCRDecoder
@@ -11,9 +11,11 @@ Decoder = HRNetDecoder | DeepLabV3Decoder | LinearDecoder | OCRDecoder
 
 __all__ = [
     "FINEST",
+    "REFERENCE_LAYERS",
     "Decoded",
     "Decoder",
     "DeepLabV3Decoder",
+    "DeepLabV3Layers",
     "HRNetDecoder",
     "HRNetOCRDecoder",
     "LinearDecoder",

@@ -15,13 +15,23 @@ class HRNetDecoder(nn.Module):
 
     Args:
         channels: of the levels, finest first.
+        align_corners: how the levels are upsampled.
     """
 
     auxiliary = None
     feature_level = 0
 
-    def __init__(self, channels: Sequence[int], num_classes: int, *, kernel: int, dropout: float):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        kernel: int,
+        dropout: float,
+        align_corners: bool = True,
+    ):
         super().__init__()
+        self.align_corners = align_corners
         self.feature_channels = sum(channels)
         """C of ``Decoded.features``, the concatenated levels."""
         width = self.feature_channels
@@ -34,6 +44,6 @@ class HRNetDecoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], _valid: Sequence[int] | None = None) -> Decoded:
         """Levels [B, C_i, h_i, w_i], finest first → logits and features at h_0 × w_0."""
-        features = concatenate(levels)
+        features = concatenate(levels, align_corners=self.align_corners)
         hidden = self.dropout(self.act(self.bn(self.conv(features))))
         return Decoded(self.classifier(hidden), features, None)

@@ -20,8 +20,11 @@ class LinearDecoder(nn.Module):
     auxiliary = None
     feature_level = 0
 
-    def __init__(self, channels: Sequence[int], num_classes: int, *, dropout: float):
+    def __init__(
+        self, channels: Sequence[int], num_classes: int, *, dropout: float, align_corners: bool = True
+    ):
         super().__init__()
+        self.align_corners = align_corners
         self.feature_channels = sum(channels)
         """C of ``Decoded.features``, the concatenated levels."""
         self.bn = nn.BatchNorm2d(self.feature_channels)
@@ -31,5 +34,5 @@ class LinearDecoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], _valid: Sequence[int] | None = None) -> Decoded:
         """Levels [B, C_i, h_i, w_i], finest first → logits and features at h_0 × w_0."""
-        features = concatenate(levels)
+        features = concatenate(levels, align_corners=self.align_corners)
         return Decoded(self.classifier(self.dropout(self.bn(features))), features, None)

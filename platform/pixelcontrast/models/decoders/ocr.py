@@ -67,16 +67,29 @@ class HRNetOCRDecoder(OCRDecoder):
 
     Args:
         channels: of the levels, finest first.
+        auxiliary_kernel: of the auxiliary head's first convolution; 3 in the reference, 1 in the official
+            code.
+        align_corners: how the branches are upsampled.
     """
 
     feature_level = 0
 
-    def __init__(self, channels: Sequence[int], num_classes: int, *, dropout: float):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        dropout: float,
+        auxiliary_kernel: int = 3,
+        align_corners: bool = True,
+    ):
         width = sum(channels)
-        super().__init__(width, AuxiliaryHead(width, width, num_classes), num_classes, dropout=dropout)
+        auxiliary = AuxiliaryHead(width, width, num_classes, kernel=auxiliary_kernel)
+        super().__init__(width, auxiliary, num_classes, dropout=dropout)
+        self.align_corners = align_corners
 
     def _inputs(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        features = concatenate(levels)
+        features = concatenate(levels, align_corners=self.align_corners)
         return features, features
 
 

@@ -19,17 +19,21 @@ class Decoded(NamedTuple):
     """[B, num_classes, h', w'], at the size of the auxiliary head's level; in training only."""
 
 
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, C, h, w] → [B, C, *size], bilinear, the corner pixels' centres aligned, as the reference does."""
+def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
+    """[B, C, h, w] → [B, C, *size], bilinear.
+
+    Args:
+        align_corners: the centres of the corner pixels stay where they are, as in the reference.
+    """
     if maps.shape[-2:] == torch.Size(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def concatenate(levels: Sequence[Tensor]) -> Tensor:
+def concatenate(levels: Sequence[Tensor], *, align_corners: bool) -> Tensor:
     """Levels [B, C_i, h_i, w_i], finest first → [B, sum of C_i, h_0, w_0] (HRNetV2)."""
     size = levels[0].shape[-2:]
-    return torch.cat([resize(level, size) for level in levels], dim=1)
+    return torch.cat([resize(level, size, align_corners=align_corners) for level in levels], dim=1)
 
 
 def conv_bn_relu(channels: int, width: int, kernel: int, *, bias: bool, dilation: int = 1) -> nn.Sequential:
@@ -42,9 +46,9 @@ def conv_bn_relu(channels: int, width: int, kernel: int, *, bias: bool, dilation
 class AuxiliaryHead(nn.Module):
     """A second classifier, of a level [B, channels, h, w], trained by a loss of its own: → logits."""
 
-    def __init__(self, channels: int, width: int, num_classes: int):
+    def __init__(self, channels: int, width: int, num_classes: int, *, kernel: int = 3):
         super().__init__()
-        self.hidden = conv_bn_relu(channels, width, 3, bias=True)
+        self.hidden = conv_bn_relu(channels, width, kernel, bias=True)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, level: Tensor) -> Tensor:

@@ -53,8 +53,11 @@ class PyramidDecoder(HRNetDecoder):
         channels: of the one map; the others as of ``HRNetDecoder``.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, kernel: int, dropout: float):
-        super().__init__([_WIDTH] * 4, num_classes, kernel=kernel, dropout=dropout)
+    def __init__(
+        self, channels: int, num_classes: int, *, kernel: int, dropout: float, align_corners: bool = True
+    ):
+        levels = [_WIDTH] * 4
+        super().__init__(levels, num_classes, kernel=kernel, dropout=dropout, align_corners=align_corners)
         self.pyramid = SimpleFeaturePyramid(channels)
         initialise(self.pyramid)
 
