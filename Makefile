@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 
 .PHONY: demo test test-slow check clean
 
-demo: $(INSTALLED)  ## Train two workers on generated street scenes, four to six minutes on two cores
+demo: $(INSTALLED)  ## Train two workers on generated street scenes, four to five minutes on two cores
 	$(BIN)/python experiments/streets.py
 	@echo
 	@echo "What to try next:"

@@ -43,7 +43,7 @@ def said(root: Path, caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_a_class_that_no_label_has_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert "no label to train on has tram: nothing is learnt of it" in said(root, caplog)
+    assert "without a pixel in the training labels, so never learnt: tram" in said(root, caplog)
     (root / "dataset.toml").write_text(TOML.replace('[[classes]]\nname = "tram"\n', ""))
     caplog.clear()
     assert said(root, caplog) == ""

@@ -109,7 +109,7 @@ class SegmentationSet:
         if nothing:
             logger.warning("of the %d labels looked at, all pixels are ignored", num_labels)
         elif absent and is_all:
-            logger.warning("no label to train on has %s: nothing is learnt of it", ", ".join(absent))
+            logger.warning("without a pixel in the training labels, so never learnt: %s", ", ".join(absent))
 
     def _spread(self, seconds: float) -> Iterator[Pair]:
         """Every pair once, until the time is over; any first part of them is spread evenly."""
