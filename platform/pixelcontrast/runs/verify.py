@@ -259,11 +259,13 @@ def _check_picture(content: bytes) -> str:
 
 
 def _read_lines(content: bytes) -> list[Row]:
-    rows = []
-    for number, line in enumerate(content.splitlines(), start=1):
+    rows, lines = [], content.splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
+            if number == len(lines):
+                raise ValueError(f"line {number}, the last, is cut off; resuming the run drops it") from error
             raise ValueError(f"line {number} is no JSON: {error}") from error
     return rows
 
