@@ -201,6 +201,7 @@ def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> 
     ("change", "text"),
     [
         (lambda lines: [lines[0], lines[1][:-20], *lines[2:]], "line 2 is no JSON"),
+        (lambda lines: [*lines[:3], lines[3][:-20] + "\n"], "line 4 is no JSON"),
         (
             lambda lines: [*lines[:3], lines[3][:-20]],
             "line 4, the last, is cut off; resuming the run drops it",

@@ -264,7 +264,7 @@ def _read_lines(content: bytes) -> list[Row]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and not content.endswith(b"\n"):  # as ``read_rows`` tells it
                 raise ValueError(f"line {number}, the last, is cut off; resuming the run drops it") from error
             raise ValueError(f"line {number} is no JSON: {error}") from error
     return rows
