@@ -1,4 +1,7 @@
-"""Tiny training loops for the tests of the launcher: they all-reduce and report, as the real one does."""
+"""Tiny training loops for the tests of the launcher: they all-reduce and report, as the real one does.
+
+What goes wrong goes wrong on the last worker, which may be the only one.
+"""
 
 import logging
 import os
@@ -9,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
+from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 
 Report = Callable[[dict], None]
@@ -33,31 +36,31 @@ def counting(experiment: Experiment, /, *, device: torch.device, report: Report,
 
 
 def killed_then_buggy(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
-    """Rank 1 is killed in the first attempt, and raises something that cannot be pickled in the second."""
+    """The last worker is killed in the first attempt, and in the second raises what cannot be pickled."""
     del device, stop
     attempt = _attempt(experiment)
     for step in (1, 2):
         report({"kind": "train", "step": step, "attempt": attempt, "sum": _ranks()})
     # Rank 0 has handed over its second row when it comes here.
-    dist.barrier()
-    if dist.get_rank() == 1 and attempt == 1:
+    distributed.barrier()
+    if _last() and attempt == 1:
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
-    if dist.get_rank() == 1:
+    if _last():
         raise _UnpicklableError(threading.Lock())
-    dist.barrier()
+    distributed.barrier()
 
 
 def bad_file(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
-    """Rank 1 finds a broken file, the others wait for it."""
+    """The last worker finds a broken file, the others wait for it."""
     del device, stop
     attempt = _attempt(experiment)
     report({"kind": "train", "step": attempt})
-    if dist.get_rank() == 0:
+    if distributed.rank() == 0:
         logging.getLogger("pixelcontrast.training").warning("a warning for the user")
-    if dist.get_rank() == 1:
+    if _last():
         raise ValueError("frames/17.png: not an image")
-    dist.barrier()
+    distributed.barrier()
 
 
 def endless(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
@@ -72,20 +75,20 @@ def endless(experiment: Experiment, /, *, device: torch.device, report: Report, 
 
 
 def always_buggy(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
-    """Rank 1 fails in every attempt, each time with another message."""
+    """The last worker fails in every attempt, each time with another message."""
     del device, report, stop
     attempt = _attempt(experiment)
-    if dist.get_rank() == 1:
+    if _last():
         raise RuntimeError(f"attempt {attempt} went wrong")
-    dist.barrier()
+    distributed.barrier()
 
 
 def frozen_once(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
-    """In the first attempt, rank 1's process is stopped as by SIGSTOP or a dead machine."""
+    """In the first attempt, the last worker's process is stopped as by SIGSTOP or a dead machine."""
     del device, stop
     attempt = _attempt(experiment)
     report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})
-    if dist.get_rank() == 1 and attempt == 1:
+    if _last() and attempt == 1:
         time.sleep(3)
         os.kill(os.getpid(), signal.SIGSTOP)
         _go_astray()  # in the moment until all threads have stopped
@@ -93,10 +96,10 @@ def frozen_once(experiment: Experiment, /, *, device: torch.device, report: Repo
 
 
 def astray_once(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
-    """In the first attempt, rank 1 leaves the others alone in a collective."""
+    """In the first attempt, the last worker leaves the others alone in a collective."""
     del device, stop
     attempt = _attempt(experiment)
-    if dist.get_rank() == 1 and attempt == 1:
+    if _last() and attempt == 1:
         _go_astray()
     report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})
 
@@ -111,15 +114,17 @@ class _UnpicklableError(RuntimeError):
 
 
 def _ranks() -> float:
-    total = torch.tensor(float(dist.get_rank() + 1))
-    dist.all_reduce(total)
-    return total.item()
+    return distributed.all_reduce(torch.tensor(float(distributed.rank() + 1))).item()
+
+
+def _last() -> bool:
+    return distributed.rank() == distributed.world_size() - 1
 
 
 def _attempt(experiment: Experiment) -> int:
     """Which attempt this is, from 1, the same on every rank."""
     marks = Path(experiment.data.root)
-    if dist.get_rank() == 0:
+    if distributed.rank() == 0:
         (marks / f"attempt-{time.time_ns()}").touch()
-    dist.barrier()
+    distributed.barrier()
     return len(list(marks.glob("attempt-*")))

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
-from pixelcontrast.config import Data, Experiment, Run, Workers, to_json
+from pixelcontrast.config import Data, Experiment, Run, Workers, replace, to_json
 
 PATHS = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
@@ -65,6 +65,20 @@ def experiment(tmp_path: Path) -> Experiment:
     )
 
 
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["one", "two"])
+def alone_or_not(experiment: Experiment, request: pytest.FixtureRequest) -> Experiment:
+    """The experiment on one worker, which Ray's trainer has no part in, and on two."""
+    return replace(experiment, {"run.workers": Workers(request.param)})
+
+
+def last_worker(experiment: Experiment) -> str:
+    return f"worker {experiment.run.workers.max - 1}"
+
+
+def workers_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [found for found in processes if re.search("RayTrainWorker|LoneWorker", found.name())]
+
+
 def listening() -> list[tuple[str, str]]:
     """Address and process name of every listening TCP socket of this process's children."""
     sockets = []
@@ -101,6 +115,27 @@ def test_two_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
     assert (Path(experiment.run.storage) / "tiny" / ".ray").is_dir()
 
 
+def test_one_worker_is_one_process_beside_the_driver_s(cluster, experiment, monkeypatch):
+    rows, processes, workers = [], [], []
+    monkeypatch.setenv("PIXELCONTRAST_COMMIT", "0123abc")
+
+    def on_row(row: dict) -> None:
+        rows.append(row)
+        if row["step"] == 1:
+            processes.extend(psutil.Process().children(recursive=True))
+            workers.extend(workers_of(processes))
+
+    alone = replace(experiment, {"run.workers": Workers(1)})
+    launch(alone, on_row=on_row, loop=cluster_loops.counting)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert {row["sum"] for row in rows} == {1.0}
+    seen = ("threads", "omp", "address", "commit", "device")
+    assert tuple(rows[0][name] for name in seen) == (1, "1", cluster.address, "0123abc", "cpu")
+    assert len(workers) == 1
+    assert not [process for process in processes if "TrainController" in process.name()]
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
 def test_ray_s_own_files_lie_in_the_instance_s_folder(cluster):
     from pixelcontrast.cluster.nodes import session_folder
 
@@ -113,60 +148,61 @@ def test_the_token_is_for_the_owner_alone(cluster):
     assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_named(
-    cluster, experiment, caplog
+    cluster, alone_or_not, caplog
 ):
     rows = []
     with pytest.raises(LaunchError) as caught:
-        launch(experiment, on_row=rows.append, loop=cluster_loops.killed_then_buggy)
+        launch(alone_or_not, on_row=rows.append, loop=cluster_loops.killed_then_buggy)
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert "worker 1 died: its process was killed" in caplog.text
-    assert "retry 1 of 1" in caplog.text
-    assert str(caught.value).startswith("worker 1 died: its process was killed")
-    assert "(of 2 attempts the first; the last: worker 1 failed: _UnpicklableError: " in str(caught.value)
+    worker = last_worker(alone_or_not)
+    assert f"{worker} died: its process was killed" in caplog.text
+    assert caplog.text.count("retry 1 of 1") == 1
+    assert str(caught.value).startswith(f"{worker} died: its process was killed")
+    assert f"(of 2 attempts the first; the last: {worker} failed: _UnpicklableError: " in str(caught.value)
     assert "_UnpicklableError" in (caught.value.worker_traceback or "")
     assert cluster.folder.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_shown(experiment):
+def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_shown(alone_or_not):
     with pytest.raises(LaunchError) as caught:
-        launch(experiment, on_row=print, loop=cluster_loops.always_buggy)
-    first, last = (f"worker 1 failed: RuntimeError: attempt {attempt} went wrong" for attempt in (1, 2))
+        launch(alone_or_not, on_row=print, loop=cluster_loops.always_buggy)
+    worker = last_worker(alone_or_not)
+    first, last = (f"{worker} failed: RuntimeError: attempt {attempt} went wrong" for attempt in (1, 2))
     assert str(caught.value) == f"{first} (of 2 attempts the first; the last: {last})"
     assert "attempt 1 went wrong" in (caught.value.worker_traceback or "")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_stopped_worker_is_named_and_ended_and_all_start_again(experiment, caplog):
+def test_a_stopped_worker_is_named_and_ended_and_all_start_again(alone_or_not, caplog):
     rows = []
     bounds = Bounds(silent_s=12)
-    launch(experiment, on_row=rows.append, loop=cluster_loops.frozen_once, bounds=bounds)
+    launch(alone_or_not, on_row=rows.append, loop=cluster_loops.frozen_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(1, 1), (2, 1), (2, 2)]
-    assert re.search(
-        r"worker 1 gave no sign of life for 1\d seconds; it was at .*; retry 1 of 1", caplog.text
-    )
+    silent = f"{last_worker(alone_or_not)} gave no sign of life for 1\\d seconds; it was at .*; retry 1 of 1"
+    assert re.search(silent, caplog.text)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_worker_that_leaves_the_others_waiting_is_named_with_its_place(experiment, caplog):
+def test_a_worker_that_stands_still_is_named_with_its_place(alone_or_not, caplog):
     rows = []
     bounds = Bounds(still_s=8)
-    launch(experiment, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
+    launch(alone_or_not, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(2, 1)]
-    assert re.search(r"worker 1 is at .*for \d+ seconds; worker 0 waits at .*; retry 1 of 1", caplog.text)
+    others = "; worker 0 waits at .*" if alone_or_not.run.workers.max > 1 else ""
+    still = f"{last_worker(alone_or_not)} is at .*for \\d+ seconds{others}; retry 1 of 1"
+    assert re.search(still, caplog.text)
 
 
-@pytest.mark.slow
-def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, caplog):
+def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, alone_or_not, caplog):
     rows = []
     with pytest.raises(LaunchError) as caught:
-        launch(experiment, on_row=rows.append, loop=cluster_loops.bad_file)
-    assert str(caught.value) == "worker 1 failed: ValueError: frames/17.png: not an image"
+        launch(alone_or_not, on_row=rows.append, loop=cluster_loops.bad_file)
+    assert str(caught.value) == f"{last_worker(alone_or_not)} failed: ValueError: frames/17.png: not an image"
     assert [row["step"] for row in rows] == [1]
     assert (caught.value.worker_traceback or "").count("Traceback") == 1
     assert "bad_file" in (caught.value.worker_traceback or "")
@@ -175,24 +211,22 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, experiment, c
     assert cluster.folder.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_workers_that_do_not_stop_when_asked_are_ended(experiment):
+def test_workers_that_do_not_stop_when_asked_are_ended(alone_or_not):
     workers = []
 
     def on_row(row: dict) -> None:
         if row["step"] == 2:
-            trainers = psutil.Process().children(recursive=True)
-            workers.extend(process for process in trainers if "RayTrainWorker" in process.name())
+            workers.extend(workers_of(psutil.Process().children(recursive=True)))
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt) as caught:
-        launch(experiment, on_row=on_row, loop=cluster_loops.endless, bounds=Bounds(stop_s=5))
+        launch(alone_or_not, on_row=on_row, loop=cluster_loops.endless, bounds=Bounds(stop_s=5))
     assert isinstance(caught.value, Interrupted)
     assert caught.value.signal == signal.SIGTERM
     assert caught.value.message == " without a new checkpoint: it took more than 5 seconds"
-    assert len(workers) == 2
+    assert len(workers) == alone_or_not.run.workers.max
     assert not psutil.wait_procs(workers, timeout=5)[1]
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -222,19 +256,21 @@ def test_a_memory_that_does_not_fit_is_refused_before_any_worker_starts(experime
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_workers_without_a_place_end_in_bounded_time(experiment):
+def test_workers_without_a_place_end_in_bounded_time(alone_or_not):
     import ray
 
     class Occupant:
         def ready(self) -> None: ...
 
     actor: Any = ray.remote(Occupant)
-    occupant = actor.options(num_cpus=int(ray.cluster_resources()["CPU"]) - 1).remote()
+    left = alone_or_not.run.workers.max - 1
+    occupant = actor.options(num_cpus=int(ray.cluster_resources()["CPU"]) - left).remote()
     ray.get(occupant.ready.remote())
     try:
-        with pytest.raises(LaunchError, match=r"run.workers is 2.*no place in 6 seconds.*has 1 CPUs free"):
+        asked = rf"run.workers is {left + 1}.*no place in 6 seconds.*has {left} CPUs free"
+        with pytest.raises(LaunchError, match=asked):
             launch(
-                experiment,
+                alone_or_not,
                 on_row=print,
                 loop=cluster_loops.counting,
                 bounds=Bounds(placement_s=6, placement_attempt_s=6),
@@ -300,18 +336,17 @@ def _freeze(driver: int, name: str) -> None:
     raise AssertionError(f"{name} was never started")
 
 
-@pytest.mark.slow
-def test_a_killed_driver_leaves_nothing_behind(experiment, monkeypatch):
+def test_a_killed_driver_leaves_nothing_behind(alone_or_not, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONPATH", PATHS)
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, to_json(experiment)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", DRIVER, to_json(alone_or_not)], stdout=subprocess.PIPE, text=True
     ) as driver:
         assert driver.stdout is not None
         folder = Path(driver.stdout.readline().strip())
         assert (folder / "token").exists()
         processes = psutil.Process(driver.pid).children(recursive=True)
-        assert any("RayTrainWorker" in process.name() for process in processes)
+        assert workers_of(processes)
         driver.kill()
     assert not psutil.wait_procs(processes, timeout=20)[1]
     assert not folder.exists()

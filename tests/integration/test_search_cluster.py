@@ -20,8 +20,6 @@ from pixelcontrast.cluster.tune.search import run_search
 from pixelcontrast.search.trials import Proposal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-OF_THE_CLUSTER = {"TrainStateActor", "_AutoscalingCoordinatorActor"}
-"""Actors that Ray keeps once per cluster, from its first training on."""
 
 
 class Recorder:
@@ -61,9 +59,9 @@ def left_behind() -> dict[str, Any]:
     actors: Any = list_actors(filters=[("state", "=", "ALIVE")])
     return {
         "groups": [group for group in groups.values() if group["state"] != "REMOVED"],
-        "actors": sorted({actor.class_name for actor in actors} - OF_THE_CLUSTER),
+        "actors": sorted({actor.class_name for actor in actors}),
         "resources": {key: total[key] - free.get(key, 0) for key in ("CPU", "memory")},
-        "workers": [name for name in names if "RayTrainWorker" in name or "ImplicitFunc" in name],
+        "workers": [name for name in names if "LoneWorker" in name or "ImplicitFunc" in name],
     }
 
 
@@ -125,7 +123,7 @@ def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end
     places = {"data.root": str(scenes), "run.storage": str(tmp_path), "run.max_failures": 0}
     known = ({}, {"optim.lr": 1e30}, {"optim.lr": 0.02})
     search = dataclasses.replace(SEARCH, known=known, trials=3, early_stopping="none", max_concurrent=1)
-    listener = Saboteur({"trial-0000": "RayTrainWorker", "trial-0002": "ImplicitFunc"})
+    listener = Saboteur({"trial-0000": "LoneWorker", "trial-0002": "ImplicitFunc"})
     with connect(min_cpus=2):
         folder = run_search(config.replace(EXPERIMENT, places), search, listener=listener)
     trials = folder.trials()

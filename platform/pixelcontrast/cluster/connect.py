@@ -36,7 +36,7 @@ class Connection:
 
 
 @contextmanager
-def connect(*, min_cpus: int = 1) -> Iterator[Connection]:
+def connect(*, min_cpus: int = 1, state_api: bool = True) -> Iterator[Connection]:
     """Connect to the cluster in RAY_ADDRESS, or start a local instance and stop it at the end.
 
     A process that is connected already keeps its connection. Nothing of a cluster is ever stopped. The local
@@ -45,6 +45,7 @@ def connect(*, min_cpus: int = 1) -> Iterator[Connection]:
 
     Args:
         min_cpus: logical CPUs that a local instance offers at least, even if there are fewer cores.
+        state_api: a local instance has Ray's State API and dashboard (``local_instance``).
 
     Raises:
         LaunchError: no cluster answers at RAY_ADDRESS, or it refuses the token.
@@ -56,7 +57,7 @@ def connect(*, min_cpus: int = 1) -> Iterator[Connection]:
         with _joined(address) as connection:
             yield connection
     else:
-        with local_instance(min_cpus) as (folder, dashboard_url):
+        with local_instance(min_cpus, state_api=state_api) as (folder, dashboard_url):
             yield Connection(address=_address(), folder=folder, dashboard_url=dashboard_url)
 
 

@@ -26,13 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def local_instance(min_cpus: int) -> Iterator[tuple[Path, str | None]]:
+def local_instance(min_cpus: int, *, state_api: bool = True) -> Iterator[tuple[Path, str | None]]:
     """Start an instance and stop it at the end; yields its folder and its dashboard's URL.
 
     It listens on 127.0.0.1 only, and dies with this process, whatever ends it.
 
     Args:
         min_cpus: logical CPUs that it offers at least, even if there are fewer cores.
+        state_api: with Ray's State API, which Ray Train needs. It is part of Ray's dashboard, whose ten
+            processes take a third of a core as long as they run.
 
     Raises:
         LaunchError: it did not start.
@@ -43,7 +45,7 @@ def local_instance(min_cpus: int) -> Iterator[tuple[Path, str | None]]:
         stack.enter_context(environment(_variables(folder)))
         stack.callback(_stop)
         try:
-            url = _start(folder, max(min_cpus, os.cpu_count() or 1))
+            url = _start(folder, max(min_cpus, os.cpu_count() or 1), dashboard=state_api)
         except Exception as error:  # a plain Exception when the machine is too busy
             raise _not_started(error) from error
         stack.enter_context(_watched(folder))
@@ -96,9 +98,10 @@ def _variables(folder: Path) -> dict[str, str | None]:
         "RAY_AUTH_TOKEN": None,
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         # Nothing drains a local instance, so its watcher would only cost a process.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        # Workers before anyone asks for one: ours have an environment of their own, which these lack.
+        "RAY_prestart_worker_first_driver": "0",
         # A busy machine takes longer than Ray's 60 seconds.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         # Silences a note of Ray's about a coming change of defaults.
@@ -106,7 +109,7 @@ def _variables(folder: Path) -> dict[str, str | None]:
     }
 
 
-def _start(folder: Path, num_cpus: int) -> str | None:
+def _start(folder: Path, num_cpus: int, *, dashboard: bool) -> str | None:
     ray_internals.forget_settings()
     with (
         ray_internals.loopback_address(),
@@ -118,8 +121,7 @@ def _start(folder: Path, num_cpus: int) -> str | None:
             address="local",
             num_cpus=num_cpus,
             object_store_memory=_OBJECT_STORE_BYTES,
-            # The State API, which Train's cleaner of placement groups asks, is part of the dashboard.
-            include_dashboard=True,
+            include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             dashboard_port=_free_port(),
             log_to_driver=False,

@@ -2,10 +2,8 @@
 
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -13,12 +11,12 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
-from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.errors import LaunchError, first_cause
 from pixelcontrast.cluster.placement import describe_request, workers_in
 from pixelcontrast.cluster.ray_internals import draining_nodes
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
 from pixelcontrast.cluster.train import events
-from pixelcontrast.cluster.train.launcher import Launcher, Plan
+from pixelcontrast.cluster.train.launcher import Launcher, LoneWorker, Plan
 from pixelcontrast.cluster.train.watch import Bounds, Watch
 from pixelcontrast.config import COMMIT_VARIABLE
 from pixelcontrast.words import count
@@ -61,61 +59,72 @@ class Driver:
         """
         if (number := self._stopped_by()) is not None:
             raise Interrupted(number)  # before the seconds that a launcher takes to start
-        self._launcher = _start_launcher(self._bounds)
+        self._failures: list[LaunchError] = []
+        self._launcher = self._start_launcher()
         try:
             with signals_noted() as noted:
                 while not self._fit(noted):
                     pass
         except RayError as error:
-            raise LaunchError(f"the process that runs Ray's trainer failed: {error}") from error
+            raise LaunchError(f"the process that runs the training failed: {error}") from error
         finally:
             ray.kill(self._launcher)
             _wait_for_end(self._handles)
 
     def _fit(self, noted: Noted) -> bool:
-        """Run one trainer of Ray's; False if its workers were stopped, with a checkpoint, to be restarted."""
-        self._failures: list[LaunchError] = []
-        self._stopped_at: int | None = None
+        """One start of the workers by this driver; False if they are to be started again."""
+        self._failed, self._stopped_at = False, None
+        self._answer: Any = None
+        """What ``take`` will return, as long as it has not."""
         self._wait_for_workers()
-        # Ray would resume a name that it knows; resuming is ours.
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        fit = self._launcher.fit.remote(self._plan, name)
-        while self._handle_all(self._take(noted)):
-            if (number := noted.signal or self._stopped_by()) is not None:
-                self._stop_for(number)
-            if self._waiting_since is not None:
-                self._check_waiting(self._waiting_since)
-            else:
-                self._end_hanging()
-                self._look_for_change()
-            # Fails, instead of sending a last event, if the process lacks what the plan is made of.
-            if ray.wait([fit], timeout=0)[0]:
-                ray.get(fit, timeout=_ANSWER_TIMEOUT_S)
+        fit = self._launcher.fit.remote(self._plan)
+        try:
+            while self._handle_all(self._take()):
+                if (number := noted.signal or self._stopped_by()) is not None:
+                    self._stop_for(number)
+                if self._waiting_since is not None:
+                    self._check_waiting(self._waiting_since)
+                else:
+                    self._end_hanging()
+                    self._look_for_change()
+                # Fails, instead of sending a last event, if the process lacks what the plan is made of.
+                if ray.wait([fit], timeout=0)[0]:
+                    ray.get(fit, timeout=_ANSWER_TIMEOUT_S)
+        except RayActorError as error:
+            if not self._plan.alone:
+                raise
+            self._fail(first_cause({0: error}))
+        if self._failed:
+            self._start_anew()
+            return False
         if self._stopped_at is None:
             return True
         if (number := noted.signal or self._stopped_by()) is not None:
             raise Interrupted(number, f" with a checkpoint at step {self._stopped_at}")
         logger.warning("%s: checkpoint at step %d, restarting", self._stop_reason, self._stopped_at)
+        self._failures = []
         return False
 
-    def _take(self, noted: Noted) -> list[events.Event]:
-        """The launcher's next events; a signal is heeded also while it starts, or does not answer."""
-        answer, asked_at = self._launcher.take.remote(_POLL_S), time.monotonic()
-        while not ray.wait([answer], timeout=2 * _POLL_S)[0]:
-            if (number := noted.signal or self._stopped_by()) is not None:
-                self._stop_for(number)
-            if time.monotonic() - asked_at > _ANSWER_TIMEOUT_S:
-                raise LaunchError(
-                    f"the process that runs Ray's trainer has not answered for {_ANSWER_TIMEOUT_S:g} seconds"
-                )
-        return ray.get(answer, timeout=_ANSWER_TIMEOUT_S)
+    def _take(self) -> list[events.Event]:
+        """The launcher's next events; none while it starts, or is too busy to answer."""
+        if self._answer is None:
+            self._answer, self._asked_at = self._launcher.take.remote(_POLL_S), time.monotonic()
+        if ray.wait([self._answer], timeout=2 * _POLL_S)[0]:
+            answer, self._answer = self._answer, None
+            return ray.get(answer, timeout=_ANSWER_TIMEOUT_S)
+        placing = self._plan.alone and self._waiting_since is not None
+        if not placing and time.monotonic() - self._asked_at > _ANSWER_TIMEOUT_S:
+            raise LaunchError(
+                f"the process that runs the training has not answered for {_ANSWER_TIMEOUT_S:g} seconds"
+            )
+        return []
 
     def _handle_all(self, heard: list[events.Event]) -> bool:
         """Handle events in order; False after the last one of the training."""
         for event in heard:
             if isinstance(event, events.Finished):
                 if event.failure is not None:
-                    raise self._final(event.failure)
+                    self._fail(event.failure)
                 return False
             self._handle(event)
         return True
@@ -135,7 +144,8 @@ class Driver:
             case events.Message():
                 logging.getLogger(event.logger).log(event.level, "worker %d: %s", event.rank, event.text)
             case events.Retry(cause):
-                self._retry(cause)
+                self._note(cause)
+                self._wait_for_workers()
             case events.Stopped(step):
                 self._stopped_at = step
 
@@ -165,13 +175,23 @@ class Driver:
         """Whether the worker belongs to this start: the last events of an earlier one may come late."""
         return rank in self._workers and self._workers[rank].worker == worker
 
-    def _retry(self, cause: LaunchError) -> None:
+    def _note(self, cause: LaunchError) -> None:
         """Note the cause of a failure; if a worker was ended here, the reason for that."""
         self._failures.append(LaunchError("; ".join(self._ended)) if self._ended else cause)
         attempt, most = len(self._failures), self._run.max_failures
         if attempt <= most:
             logger.warning("%s; retry %d of %d", self._failures[-1], attempt, most)
-        self._wait_for_workers()
+
+    def _fail(self, failure: LaunchError) -> None:
+        """The launcher has given up: raise why, unless it is a lone worker that may be started again.
+
+        Ray's trainer has done its retries by itself.
+        """
+        if self._plan.alone and not failure.final:
+            self._note(failure)
+            self._failed = len(self._failures) <= self._run.max_failures
+        if not self._failed:
+            raise self._final(failure)
 
     def _final(self, failure: LaunchError) -> LaunchError:
         """The error to raise in the end: the first failure of all, and the last one if it is different."""
@@ -213,7 +233,7 @@ class Driver:
             )
 
     def _end_hanging(self) -> None:
-        """End the workers that keep the others waiting; Ray then restarts all, as after a death."""
+        """End the workers that keep the others waiting; all then start again, as after a death."""
         if self._ended:
             return
         for rank, reason in self._watch.hanging(time.monotonic()).items():
@@ -240,25 +260,37 @@ class Driver:
                 self._size = len(self._workers)
                 self._ask_to_stop(f"there is room for {count(room, 'more worker')}")
 
-
-def _start_launcher(bounds: Bounds) -> Any:
-    """The actor, on this machine, with the environment that its children inherit."""
-    context = ray.get_runtime_context()
-    environment = {
-        "RAY_ADDRESS": context.gcs_address,
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{bounds.placement_attempt_s:g}",
-    }
-    if COMMIT_VARIABLE in os.environ:
-        environment[COMMIT_VARIABLE] = os.environ[COMMIT_VARIABLE]
-    actor: Any = ray.remote(Launcher)
-    return actor.options(
-        num_cpus=0,
+    def _start_launcher(self) -> Any:
+        """The actor, with the environment that its children inherit; it may have to wait for resources."""
+        context = ray.get_runtime_context()
+        environment = {"RAY_ADDRESS": context.gcs_address}
+        if COMMIT_VARIABLE in os.environ:
+            environment[COMMIT_VARIABLE] = os.environ[COMMIT_VARIABLE]
         # fit and take hold a thread each, the workers' calls need one for a moment.
-        max_concurrency=8,
-        runtime_env={"env_vars": environment},
-        scheduling_strategy=NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False),
-    ).remote()
+        options: dict[str, Any] = {"max_concurrency": 8, "num_cpus": 0}
+        if self._plan.alone:
+            environment |= self._plan.environment
+            resources = self._plan.resources
+            options |= {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+            launcher: type[Launcher] = LoneWorker
+        else:
+            from pixelcontrast.cluster.train.trainer import RayTrainer
+
+            seconds = self._bounds.placement_attempt_s
+            environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{seconds:g}"
+            if not self._plan.loopback:  # the pages of a local instance end with it: nobody looks at them
+                environment["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"
+            here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
+            options["scheduling_strategy"], launcher = here, RayTrainer
+        options["runtime_env"] = {"env_vars": environment}
+        actor: Any = ray.remote(launcher)
+        return actor.options(**options).remote()
+
+    def _start_anew(self) -> None:
+        """End the lone worker for certain, as there must be one only, and make another."""
+        ray.kill(self._launcher)
+        _wait_for_end(self._handles)
+        self._launcher = self._start_launcher()
 
 
 def _wait_for_end(workers: list[Any]) -> None:

@@ -79,7 +79,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Retry:
-    """Workers failed, and Ray starts all of them again."""
+    """Workers failed, and Ray's trainer starts all of them again."""
 
     cause: LaunchError
 
@@ -93,7 +93,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Finished:
-    """Ray's trainer has returned: the last event. ``failure`` is None if the training reached its end."""
+    """The last event of a launcher; ``failure`` is None if the training reached its end."""
 
     failure: LaunchError | None
 

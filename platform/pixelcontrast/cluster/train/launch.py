@@ -77,7 +77,7 @@ def launch(
     with (
         sigterm_interrupts(),
         held(open_storage(experiment), what=f"run {run.name}"),
-        connect(min_cpus=run.workers.max * run.cpus_per_worker),
+        connect(min_cpus=run.workers.max * run.cpus_per_worker, state_api=run.workers.max > 1),
         sigterm_interrupts(),  # again: ray.init has put its own handler in place of ours
     ):
         from pixelcontrast.cluster.train.driver import Driver

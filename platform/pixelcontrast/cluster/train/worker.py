@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Report = Callable[[Row], None]
+_FLUSH_TIMEOUT_S = 10.0
 
 _LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of a full or read-only disk, which a retry meets again until somebody has made room."""
@@ -52,13 +53,34 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     Raises:
         WorkerError: whatever the loop raised, as text.
     """
-    import ray
     import ray.train
     import ray.train.torch
+
+    run_loop(
+        from_json(config["experiment"]),
+        loop,
+        launcher=launcher,
+        rank=ray.train.get_context().get_world_rank(),
+        find_device=ray.train.torch.get_device,
+    )
+
+
+def run_loop(
+    experiment: Experiment,
+    loop: Loop,
+    *,
+    launcher: Any,
+    rank: int,
+    find_device: "Callable[[], torch.device]",
+) -> None:
+    """Run the loop in this process, an actor of Ray's; its events go to the launcher.
+
+    Raises:
+        WorkerError: whatever the loop raised, as text.
+    """
+    import ray
     import torch
 
-    experiment = from_json(config["experiment"])
-    rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(experiment.run.cpus_per_worker)
     context = ray.get_runtime_context()
     actor = context.get_actor_id() or ""
@@ -70,8 +92,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
     platform_logger.setLevel(logging.INFO)
     try:
         with Heartbeat(launcher, rank=rank, worker=actor) as heart:
-            device = ray.train.torch.get_device()
-            stopped_at = loop(experiment, device=device, report=rows, stop=lambda: heart.stop)
+            stopped_at = loop(experiment, device=find_device(), report=rows, stop=lambda: heart.stop)
         rows.flush()
         if rank == 0 and stopped_at is not None:
             ray.get(launcher.put.remote(Stopped(stopped_at)))
@@ -82,6 +103,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
         raise WorkerError(rank, reason, traceback.format_exc(), time.time(), final) from error
     finally:
         platform_logger.removeHandler(messages)
+        messages.flush()
 
 
 class _Rows:
@@ -115,7 +137,16 @@ class _Messages(logging.Handler):
     def __init__(self, launcher: Any, rank: int):
         super().__init__(logging.INFO)
         self._launcher, self._rank = launcher, rank
+        self._sent: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        self._launcher.put.remote(Message(self._rank, record.name, record.levelno, text))
+        message = Message(self._rank, record.name, record.levelno, record.getMessage())
+        self._sent.append(self._launcher.put.remote(message))
+
+    def flush(self) -> None:
+        """Wait until all messages have arrived, but not for a launcher that does not answer."""
+        import ray
+
+        if self._sent:
+            ray.wait(self._sent, num_returns=len(self._sent), timeout=_FLUSH_TIMEOUT_S)
+            self._sent = []

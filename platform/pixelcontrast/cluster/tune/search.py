@@ -50,7 +50,8 @@ def run_search(
         trials = Trials(search, experiment, name=folder.name, storage=storage, arms=arms)
         if trials.remaining:
             running = RunningTrials(experiment, search, folder, trials, listener)
-            with connect(min_cpus=run.workers.max * run.cpus_per_worker) as cluster:
+            cpus, state_api = run.workers.max * run.cpus_per_worker, run.workers.max > 1
+            with connect(min_cpus=cpus, state_api=state_api) as cluster:
                 from pixelcontrast.cluster.nodes import cluster_resources
 
                 concurrent = concurrency(run, *cluster_resources())
