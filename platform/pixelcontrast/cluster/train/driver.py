@@ -268,11 +268,13 @@ class Driver:
             environment[COMMIT_VARIABLE] = os.environ[COMMIT_VARIABLE]
         # fit and take hold a thread each, the workers' calls need one for a moment.
         options: dict[str, Any] = {"max_concurrency": 8, "num_cpus": 0}
+        launcher: type[Launcher]
         if self._plan.alone:
             environment |= self._plan.environment
             resources = self._plan.resources
             options |= {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
-            launcher: type[Launcher] = LoneWorker
+            # Anywhere: Ray's own default in a trial is the trial's placement group, which has no CPU.
+            options["scheduling_strategy"], launcher = "DEFAULT", LoneWorker
         else:
             from pixelcontrast.cluster.train.trainer import RayTrainer
 
