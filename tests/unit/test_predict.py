@@ -51,6 +51,7 @@ def test_a_folder_of_all_sizes_and_kinds_with_bad_files(
     told = capsys.readouterr()
     assert f"3 of 5 images: {out}" in told.out
     assert f"{images}/broken.jpg: cannot be read as PNG or JPEG" in told.err
+    assert told.err.count("; copy or download") == 1
     assert "/nowhere/c.png: cannot be read" in told.err
     written = {str(path.relative_to(out)) for path in out.rglob("*.png")}
     names = {"a.png", "deep/b.png", "grey.png"}

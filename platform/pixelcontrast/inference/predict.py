@@ -80,7 +80,7 @@ def predict_pictures(
         try:
             image = _read(picture.file)
         except FileError as error:
-            failures.append(f"{error}; {error.remedy}")
+            failures.append(str(error))
         else:
             found = classify(model, image)
             for kind, content in _draw(image, found, model).items():
