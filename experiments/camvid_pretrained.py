@@ -8,8 +8,8 @@ The data are those of `camvid.py`; `CAMVID_ROOT` names their folder. The weights
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --run.name ce --contrast.weight 0
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py compare --seeds 0 1 2
 
-Measured 2026-11-28 on an AMD EPYC, one thread, 800 steps, seeds 0 to 2 at commit 81ffc7f in bfloat16, seed 3
-at cb8d9cd in float32: mIoU 61.6 ± 0.6 % by cross-entropy, 64.3 ± 0.7 % with in-batch contrast (the default).
+Measured 2026-11-28 on an AMD EPYC, one thread, 800 steps, seeds 0 to 2 at commit 81ffc7f in bfloat16, 3 and 4
+at cb8d9cd in float32: mIoU 61.4 ± 0.8 % by cross-entropy, 64.4 ± 0.7 % with in-batch contrast (the default).
 README.md has more.
 """
 

@@ -4,7 +4,7 @@ from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Search,
 
 EXPERIMENT = Experiment(
     data=Data(layout="cityscapes", root="scenes", crop_size=(64, 64)),
-    model=Model(backbone="hrnet_w18_small", embedding_dim=16),
+    model=Model(backbone="test_resnet", embedding_dim=16),
     contrast=Contrast(memory="both", pixel_queue_size=20, num_positives=15, num_negatives=60),
     optim=Optim(steps=12, batch_size=2, lr=0.05),
     run=Run(
