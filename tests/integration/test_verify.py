@@ -54,6 +54,23 @@ def test_a_finished_run_is_sound_and_stays_as_it_is(finished: Path) -> None:
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_of_a_version_with_fewer_settings_is_sound_also_resumed_under_this_one(run: Path) -> None:
+    now = config.fingerprint(config.from_json((run / "experiment.json").read_bytes()))
+    tree, result = (json.loads((run / name).read_text()) for name in ("experiment.json", "result.json"))
+    assert result["provenance"]["configuration"] == now
+    del tree["contrast"]["negative_margin"]
+    older = config.recorded_fingerprint(json.dumps(tree))
+    assert older != now
+    (run / "experiment.json").write_text(json.dumps(tree))
+    for recorded in (older, now):
+        result["provenance"]["configuration"] = recorded
+        (run / "result.json").write_text(json.dumps(result))
+        assert found(run) == {}
+    result["provenance"]["configuration"] = "0" * 64
+    (run / "result.json").write_text(json.dumps(result))
+    assert found(run) == {"result.json": "is of another configuration than experiment.json"}
+
+
 def test_every_damaged_file_of_a_checkpoint_is_named(run: Path) -> None:
     flip(run / LAST / "memory-0-of-1.safetensors", at=2000)
     truncate(run / LAST / "optimizer.pt")

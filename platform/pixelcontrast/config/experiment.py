@@ -155,8 +155,15 @@ def from_json(text: str | bytes) -> Experiment:
 
 def flatten(experiment: Experiment) -> dict[str, Any]:
     """Dotted key → JSON value, in the order of definition."""
-    tree = json.loads(to_json(experiment))
-    return {f"{section}.{key}": value for section, fields in tree.items() for key, value in fields.items()}
+    return _flat(to_json(experiment))
+
+
+def _flat(text: str | bytes) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, fields in json.loads(text).items()
+        for key, value in fields.items()
+    }
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
@@ -169,7 +176,12 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
 
 def fingerprint(experiment: Experiment) -> str:
     """Identifies what is trained: sha256 of every value but those of ``PLACEMENT``."""
-    deciding = {key: value for key, value in flatten(experiment).items() if key not in PLACEMENT}
+    return recorded_fingerprint(to_json(experiment))
+
+
+def recorded_fingerprint(text: str | bytes) -> str:
+    """The ``fingerprint`` that the version had which wrote this JSON, with the settings that there were."""
+    deciding = {key: value for key, value in _flat(text).items() if key not in PLACEMENT}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
