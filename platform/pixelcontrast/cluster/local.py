@@ -102,6 +102,8 @@ def _variables(folder: Path) -> dict[str, str | None]:
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         # Workers before anyone asks for one: ours have an environment of their own, which these lack.
         "RAY_prestart_worker_first_driver": "0",
+        # By default workers have 15, and beside any other program a thirtieth of a core's time.
+        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
         # A busy machine takes longer than Ray's 60 seconds.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         # Silences a note of Ray's about a coming change of defaults.
