@@ -21,6 +21,7 @@ from pixelcontrast.cluster.signals import sigterm_interrupts
 _PREFIX = "pixelcontrast-"
 _OBJECT_STORE_BYTES = 128 * 2**20
 _STOP_TIMEOUT_S = 10.0
+_NICENESS = "RAY_worker_niceness"
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _variables(folder: Path) -> dict[str, str | None]:
         # Workers before anyone asks for one: ours have an environment of their own, which these lack.
         "RAY_prestart_worker_first_driver": "0",
         # By default workers have 15, and beside any other program a thirtieth of a core's time.
-        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
+        _NICENESS: os.environ.get(_NICENESS, "0"),
         # A busy machine takes longer than Ray's 60 seconds.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         # Silences a note of Ray's about a coming change of defaults.
