@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from object_store import ObjectStore
 from pixelcontrast import Data, Model, load_model
 from pixelcontrast.cli.evaluate import evaluate as command
 from pixelcontrast.datasets.official import result_ids, result_name
+from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.evaluation import Protocol, result_file
 from pixelcontrast.inference import export_model
@@ -89,6 +91,19 @@ def test_two_processes_and_an_exported_file_count_the_same(
     assert torch.equal(again.confusion.matrix, found.confusion.matrix)
     assert torch.equal(again.boundary.counts, found.boundary.counts)
     assert progress == [(done, 5) for done in range(1, 6)]
+
+
+def test_a_pack_gives_the_scores_and_result_files_of_its_folder(
+    found: Evaluation, run: str, streets: Data, tmp_path: Path
+) -> None:
+    pack(streets, str(tmp_path / "packed"), processes=1)
+    packed = replace(streets, root=str(tmp_path / "packed"))
+    again = evaluate(Job(location=run, data=packed, results=str(tmp_path / "results")))
+    assert torch.equal(again.confusion.matrix, found.confusion.matrix)
+    assert torch.equal(again.boundary.counts, found.boundary.counts)
+    files, results = sorted((tmp_path / "results").iterdir()), Path(str(found.job.results))
+    assert [file.name for file in files] == sorted(file.name for file in results.iterdir())
+    assert all(file.read_bytes() == (results / file.name).read_bytes() for file in files)
 
 
 def test_a_protocol_is_followed_and_named(found: Evaluation, run: str, streets: Data) -> None:
