@@ -29,7 +29,7 @@ from pixelcontrast.dashboard.servers import Server, choose_port
 from pixelcontrast.search.artifacts import attach_report
 from pixelcontrast.search.folder import SearchFolder, open_study_storage
 from pixelcontrast.storage import Storage
-from searches import SPACE, experiment, run_search
+from searches import ARMS, SPACE, experiment, run_search
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEARCH = Search(space=SPACE, trials=4, early_stopping="none")
@@ -267,6 +267,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_arms_have_no_importances_and_the_page_no_error_for_it(scenes, tmp_path):
+    arms = Search(arms=ARMS, seeds=(0,), name="arms")
+    folder = run_search(experiment(scenes, tmp_path), arms, arms=True, limit=2)
+    with serve(folder.storage.location) as pages:
+        assert json.loads(get(f"{api(pages)}/param_importances")) == {"param_importances": [[]]}
+        with pytest.raises(HTTPError, match="404"):
+            get(f"{api(pages)[:-1]}7/param_importances")
+
+
 def test_a_study_in_a_database(scenes, tmp_path):
     database = f"sqlite:///{tmp_path}/study.db"
     settings, search = experiment(scenes, tmp_path), Search(space=SPACE, trials=1, study=database)

@@ -17,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 _REFUSAL = b'{"reason": "This page only shows the study: it belongs to the process that runs the search."}'
 _CURVES_RELOAD_S = 5
+_IMPORTANCES = re.compile(r"/api/studies/(\d+)/param_importances")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")
 _EDITING = ("Add", "AddBox", "Delete", "DriveFileRenameOutline", "Edit", "Save", "UploadFile")
 """Icons of optuna-dashboard's buttons that would change the study."""
@@ -42,7 +43,7 @@ def serve_study(settings: dict[str, Any]) -> None:
     database = settings["database"]
     storage = RDBStorage(database) if database else JournalStorage(JournalFileBackend(settings["journal"]))
     shown = wsgi(storage, artifact_store=FileSystemArtifactStore(settings["artifacts"]))
-    app = _read_only(_readable(shown, settings["curves"]))
+    app = _read_only(_readable(_forgiving(shown, storage), settings["curves"]))
     make_server(
         settings["host"], settings["port"], app, server_class=_Threaded, handler_class=_Quiet
     ).serve_forever()
@@ -80,6 +81,26 @@ def _read_only(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[by
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "application/json")])
         return [_REFUSAL]
+
+    return answer
+
+
+def _forgiving(app: Callable[..., Iterable[bytes]], storage: Any) -> Callable[..., Iterable[bytes]]:
+    """With no importances where optuna-dashboard fails to find them, as for arms, which search nothing.
+
+    It would show an error over the page, again with each refresh.
+    """
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        asked = _IMPORTANCES.fullmatch(environ["PATH_INFO"])
+        begun: list[Any] = []
+        body = app(environ, lambda *status, **_: begun.extend(status))
+        if asked and not begun[0].startswith(("200", "404")):
+            objectives = len(storage.get_study_directions(int(asked[1])))
+            body = [json.dumps({"param_importances": [[]] * objectives}).encode()]
+            begun = ["200 OK", [("Content-Type", "application/json")]]
+        start_response(*begun)
+        return body
 
     return answer
 
