@@ -22,7 +22,11 @@ _LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")
 _EDITING = ("Add", "AddBox", "Delete", "DriveFileRenameOutline", "Edit", "Save", "UploadFile")
 """Icons of optuna-dashboard's buttons that would change the study."""
 _HIDDEN = ", ".join(f'button:has([data-testid="{icon}Icon"])' for icon in _EDITING)
-_STYLE = f"<style>{_HIDDEN} {{ display: none !important }}</style></head>"
+_STYLE = (
+    f"<style>{_HIDDEN} {{ display: none !important }} "
+    # A note's links are a browser's dark blue, also on the dark page.
+    "a:not([class]) { color: inherit }</style></head>"
+)
 
 
 def main() -> None:
