@@ -64,18 +64,14 @@ def start(checkout: Path, workers: int, scenes: Path) -> tuple[float, dict[str, 
         places = {"data.root": str(scenes), "run.storage": runs, "run.workers": f"{workers}"}
         options = [text for key, value in (OPTIONS | places).items() for text in (f"--{key}", value)]
         command = [sys.executable, str(checkout / "experiments" / "streets.py"), *options]
+        out = Path(runs) / "out"
         began, cpu = time.perf_counter(), {}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            assert process.stdout is not None
-            os.set_blocking(process.stdout.fileno(), False)
-            shown = ""
-            while "step 1/" not in shown:
+        with out.open("w") as file, subprocess.Popen(command, stdout=file, env=environment) as process:
+            while "step 1/" not in out.read_text():
                 assert process.poll() is None, f"{' '.join(command)} ended with {process.returncode}"
-                shown += process.stdout.read() or ""
                 cpu |= _cpu_seconds(process.pid)
                 time.sleep(0.2)
             took = time.perf_counter() - began
-            process.communicate()
     by_name: dict[str, float] = defaultdict(float)
     for name, seconds in cpu.values():
         by_name[name] += seconds
