@@ -76,8 +76,14 @@ def last_worker(experiment: Experiment) -> str:
     return f"worker {experiment.run.workers.max - 1}"
 
 
+def names_of(processes: Iterable[psutil.Process]) -> Iterator[str]:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield process.name()
+
+
 def workers_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [found for found in processes if WORKER.search(found.name())]
+    return [found for found in processes if any(map(WORKER.search, names_of([found])))]
 
 
 def listening() -> list[tuple[str, str]]:
@@ -97,14 +103,16 @@ def listening() -> list[tuple[str, str]]:
 def test_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
     cluster, experiment, monkeypatch, workers
 ):
-    rows, sockets, processes = [], [], []
+    rows, sockets, names, started = [], [], [], []
     monkeypatch.setenv("PIXELCONTRAST_COMMIT", "0123abc")  # after Ray's start: the driver hands it on
 
     def on_row(row: dict) -> None:
         rows.append(row)
         if row["step"] == 1:
             sockets.extend(listening())
-            processes.extend(psutil.Process().children(recursive=True))
+            processes = psutil.Process().children(recursive=True)
+            names.extend(names_of(processes))
+            started.extend(workers_of(processes))
 
     experiment = replace(experiment, {"run.workers": Workers(workers)})
     launch(experiment, on_row=on_row, loop=cluster_loops.counting)
@@ -116,8 +124,8 @@ def test_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
     assert rows[0]["root"] == experiment.data.root
     assert len([name for _, name in sockets if WORKER.search(name)]) >= workers
     assert {address.removeprefix("::ffff:") for address, _ in sockets} == {"127.0.0.1"}
-    assert any("TrainController" in process.name() for process in processes) == (workers > 1)
-    assert not psutil.wait_procs(workers_of(processes), timeout=5)[1]
+    assert any("TrainController" in name for name in names) == (workers > 1)
+    assert not psutil.wait_procs(started, timeout=5)[1]
     assert (Path(experiment.run.storage) / "tiny").is_dir()
 
 
