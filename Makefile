@@ -16,10 +16,9 @@ demo: $(INSTALLED)  ## Train two workers on generated street scenes, four to fiv
 	@echo "  $(BIN)/pixelcontrast report runs/streets                                # one HTML file"
 	@echo "  $(BIN)/python experiments/streets.py --help                             # every setting"
 
-# A file's tests share what they make, so each file stays in one process; those of whole runs come first. These
-# mostly wait for processes that start, so there is one process more than two cores.
-test: $(INSTALLED)  ## All tests but the slow ones, in three processes
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A file's tests share what they make, so each file stays in one process; those of whole runs come first.
+test: $(INSTALLED)  ## All tests but the slow ones, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each
 	$(BIN)/python -m pytest -m slow

@@ -204,6 +204,7 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, alone_or_not,
     assert cluster.folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_do_not_stop_when_asked_are_ended(alone_or_not):
     workers = []
@@ -329,6 +330,7 @@ def _freeze(driver: int, name: str) -> None:
     raise AssertionError(f"{name} was never started")
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_behind(alone_or_not, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONPATH", PATHS)
