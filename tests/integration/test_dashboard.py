@@ -266,7 +266,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
             pass
 
 
-@pytest.mark.slow
 def test_arms_have_no_importances_and_the_page_no_error_for_it(scenes, tmp_path):
     arms = Search(arms=ARMS, seeds=(0,), name="arms")
     folder = run_search(experiment(scenes, tmp_path), arms, arms=True, limit=2)
@@ -276,6 +275,7 @@ def test_arms_have_no_importances_and_the_page_no_error_for_it(scenes, tmp_path)
             get(f"{api(pages)[:-1]}7/param_importances")
 
 
+@pytest.mark.slow
 def test_a_study_in_a_database(scenes, tmp_path):
     database = f"sqlite:///{tmp_path}/study.db"
     settings, search = experiment(scenes, tmp_path), Search(space=SPACE, trials=1, study=database)
