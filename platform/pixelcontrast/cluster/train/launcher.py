@@ -44,8 +44,8 @@ class Plan:
 
     @property
     def alone(self) -> bool:
-        """Whether there is one worker, ever: ``LoneWorker`` runs it. Ray's trainer, with the seven processes
-        that it starts, would take longer to begin than the network to load."""
+        """Whether there is one worker, ever: ``LoneWorker`` runs it. Ray's trainer would start
+        half a dozen processes beside it."""
         return self.experiment.run.workers.max == 1
 
     @property
