@@ -95,13 +95,15 @@ def test_a_packing_killed_before_any_of_its_calls_resumes_to_the_same_pack(tmp_p
 
 PACKING = """
 import sys
+from functools import partial
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.files import read_image
 from pixelcontrast.datasets.packing import write
+from pixelcontrast.datasets.parallel import in_processes
 if __name__ == "__main__":
     write.SAMPLES_PER_SHARD = 4
     root, dest = sys.argv[1:]
-    write.pack(Data(layout="folder", root=root), dest, processes=2)
+    write.pack(Data(layout="folder", root=root), dest, mapped=partial(in_processes, processes=2))
 """
 
 

@@ -96,7 +96,7 @@ def test_two_processes_and_an_exported_file_count_the_same(
 def test_a_pack_gives_the_scores_and_result_files_of_its_folder(
     found: Evaluation, run: str, streets: Data, tmp_path: Path
 ) -> None:
-    pack(streets, str(tmp_path / "packed"), processes=1)
+    pack(streets, str(tmp_path / "packed"))
     packed = replace(streets, root=str(tmp_path / "packed"))
     again = evaluate(Job(location=run, data=packed, results=str(tmp_path / "results")))
     assert torch.equal(again.confusion.matrix, found.confusion.matrix)

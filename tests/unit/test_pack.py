@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pixelcontrast.datasets.packing import staging, write
 from pixelcontrast.datasets.packing.manifest import Encoding
 from pixelcontrast.datasets.packing.staging import stage_files, stage_pack
 from pixelcontrast.datasets.packing.write import pack
+from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.segmentation import build_dataset, check_data, list_split
 from pixelcontrast.storage import Storage
 from processes import FORKING
@@ -102,7 +104,7 @@ def test_pixels_come_from_the_map_and_writing_to_them_leaves_the_file(packed: Da
 
 
 def test_processes_and_repetition_change_nothing(data: Data, packed: Data, tmp_path: Path) -> None:
-    pack(data, str(tmp_path / "again"), processes=2)
+    pack(data, str(tmp_path / "again"), mapped=partial(in_processes, processes=2))
     files = sorted(path.relative_to(packed.root) for path in Path(packed.root).rglob("*") if path.is_file())
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (Path(packed.root) / file).read_bytes()

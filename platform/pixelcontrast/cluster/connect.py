@@ -35,6 +35,11 @@ class Connection:
     dashboard_url: str | None = None
 
 
+def names_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster, which commands then use instead of this machine."""
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
 @contextmanager
 def connect(*, min_cpus: int = 1, state_api: bool = True) -> Iterator[Connection]:
     """Connect to the cluster in RAY_ADDRESS, or start a local instance and stop it at the end.
@@ -50,11 +55,10 @@ def connect(*, min_cpus: int = 1, state_api: bool = True) -> Iterator[Connection
     Raises:
         LaunchError: no cluster answers at RAY_ADDRESS, or it refuses the token.
     """
-    address = os.environ.get("RAY_ADDRESS", "")
     if _connected():
         yield Connection(address=_address())
-    elif address not in ("", "local"):
-        with _joined(address) as connection:
+    elif names_cluster():
+        with _joined(os.environ["RAY_ADDRESS"]) as connection:
             yield connection
     else:
         with local_instance(min_cpus, state_api=state_api) as (folder, dashboard_url):

@@ -1,13 +1,12 @@
 """Check that this machine, or every node of a cluster, has what a run needs."""
 
-import os
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from pixelcontrast.cluster.connect import connect
+from pixelcontrast.cluster.connect import connect, names_cluster
 from pixelcontrast.cluster.doctor import findings
 from pixelcontrast.cluster.doctor.findings import Finding
 from pixelcontrast.cluster.doctor.probe import Facts, Probe
@@ -54,7 +53,7 @@ def diagnose(wanted: Wanted) -> list[Finding]:
     check_job_path("storage", storage or "/", "a URI (s3://bucket/runs) or an absolute path")
     check_job_path("data", data or "/", "an absolute path")
     wanted = replace(wanted, storage=storage and absolute_path(storage), data=data and absolute_path(data))
-    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+    if not names_cluster():
         return _diagnose_machine(wanted)
     try:
         with connect():

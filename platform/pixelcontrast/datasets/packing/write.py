@@ -9,11 +9,11 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -36,7 +36,6 @@ from pixelcontrast.datasets.packing.manifest import (
     to_json,
 )
 from pixelcontrast.datasets.packing.shards import Stored, digest, encode, file_sha256, write_shard
-from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.report import class_counts
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.datasets.segmentation_set import SegmentationSet
@@ -64,12 +63,18 @@ class _Job:
         return f"{UNFINISHED}/{self.file.replace('/', '-')}.json"
 
 
+class InParallel(Protocol):
+    """``map``, or what does the same in many processes: ``in_processes``, ``in_tasks``."""
+
+    def __call__(self, work: Callable[[_Job], Shard], items: Iterable[_Job], /) -> Iterator[Shard]: ...
+
+
 def pack(
     data: Data,
     destination: str,
     *,
     encoding: Encoding = "raw",
-    processes: int = 1,
+    mapped: InParallel = map,
     on_progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Manifest:
     """Decode every training and validation image once and store them for reading.
@@ -80,7 +85,8 @@ def pack(
         data: the data set: layout, root and class order are used.
         destination: an empty or new folder, or a URI that pyarrow writes.
         encoding: raw or source, see ``Encoding``.
-        processes: that decode at the same time, each a shard.
+        mapped: applies a function to every shard. Processes of other machines must see the data set and the
+            destination under the same names.
         on_progress: called with the samples stored and their number.
 
     Raises:
@@ -97,7 +103,7 @@ def pack(
         with _sole_writer(storage):
             if (finished := _begin(storage, plan, jobs)) is not None:
                 return finished
-            shards = _write_all(jobs, processes, on_progress)
+            shards = _write_all(jobs, mapped, on_progress)
             return _commit(storage, plan, jobs, shards)
     except OSError as error:
         raise ValueError(f"{destination}: cannot be written: {error}") from error
@@ -175,10 +181,10 @@ def _begin(storage: Storage, plan: Plan, jobs: list[_Job]) -> Manifest | None:
 
 
 def _write_all(
-    jobs: list[_Job], processes: int, on_progress: Callable[[int, int], object]
+    jobs: list[_Job], mapped: InParallel, on_progress: Callable[[int, int], object]
 ) -> dict[str, Shard]:
     total, done, found = sum(len(job.dataset) for job in jobs), 0, {}
-    for shard in in_processes(_write_or_keep, jobs, processes=min(processes, len(jobs))):
+    for shard in mapped(_write_or_keep, jobs):
         found[shard.file] = shard
         done += len(shard.samples)
         on_progress(done, total)
@@ -219,6 +225,11 @@ def _delete_others(storage: Storage, shards: dict[str, Shard]) -> None:
 def _write_or_keep(job: _Job) -> Shard:
     """Write a shard, in any process, unless it is there."""
     storage, sources = Storage(job.destination, option="DEST"), _sources(job.dataset)
+    if not storage.exists(PLAN):
+        raise ValueError(
+            f"{job.destination}: the pack that was begun there is not seen from here; allowed is a folder "
+            "that all nodes share, or the URI of an object store"
+        )
     if storage.exists(job.record):
         kept = _parsed(_shard, storage.read(job.record))
         if kept is not None and kept.sources == sources and _is_whole(storage, kept):
