@@ -113,6 +113,15 @@ def test_training_evaluation_and_overlays_normalise_as_the_backbone_expects(
     assert (crops == 0).all(dim=1).float().mean() > 0.4  # around the images, which are half a crop high
 
 
+def test_float32_products_are_as_precise_as_the_run_asks_for(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    fit(experiment(scenes, tmp_path, contrast__weight=0.0, optim__steps=1, run__matmul_precision="high"))
+    assert asked == ["high"]
+
+
 def test_baseline_has_neither_head_nor_memory(scenes: Path, tmp_path: Path) -> None:
     settings = experiment(scenes, tmp_path, contrast__weight=0.0, optim__steps=2)
     rows = fit(settings)

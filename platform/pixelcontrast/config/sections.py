@@ -249,6 +249,10 @@ class Run:
     """GPU that a worker reserves where it gets one; a part, for small networks, only of a single worker."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in the network; losses and the contrast stay in float32."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How a GPU multiplies float32 matrices (``torch.set_float32_matmul_precision``), those of the contrast
+    included: highest: in float32; high: rounded to TF32, faster, by which a cosine of two embeddings errs by
+    at most 0.001; medium: rounded to bfloat16, at most 0.008. Convolutions take TF32 in any case."""
     compile: bool = False
     """Compile the network with torch.compile."""
     report_interval: Count = 20

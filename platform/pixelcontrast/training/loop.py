@@ -35,7 +35,8 @@ def fit(
 ) -> int | None:
     """Train to the last step, from the newest valid checkpoint of the run where there is one.
 
-    Called in every process of the default process group, or in a single process without one.
+    Called in every process of the default process group, or in a single process without one. The process
+    keeps ``run.matmul_precision``.
 
     Args:
         device: this process's device.
@@ -52,6 +53,7 @@ def fit(
     """
     run = open_storage(experiment)
     check_resumable(run, experiment)
+    torch.set_float32_matmul_precision(experiment.run.matmul_precision)
     data = stage_pack(experiment.data)
     train_set, val_set = build_dataset(data, "train"), build_dataset(data, "val")
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
