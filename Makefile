@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow gpu-check check clean
 
 demo: $(INSTALLED)  ## Train two workers on generated street scenes, four to five minutes on two cores
 	$(BIN)/python experiments/streets.py
@@ -22,6 +22,10 @@ test: $(INSTALLED)  ## All tests but the slow ones, in two processes
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+gpu-check: $(INSTALLED)  ## On a machine with a GPU, eight minutes: the tests that need one, and what it costs there (gpu.json)
+	$(BIN)/python -m pytest -m cuda
+	$(BIN)/python experiments/benchmarks/gpu.py --out gpu.json
 
 check: $(INSTALLED)  ## Lint, format and types
 	$(BIN)/ruff check

@@ -1,0 +1,113 @@
+"""What the contrast costs on a GPU: against its own products, and in a training step of HRNet-W48.
+
+    python experiments/benchmarks/gpu.py --out gpu.json
+
+The step is that of two images of 512×1024 in bfloat16, with cross-entropy alone and with the contrast, in the
+batch and with a memory; forms take turns. The profile counts what the term's forward pass launches and how
+often the host waits for it. ``make gpu-check`` runs this after the tests that need a GPU. Not measured yet.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from contrast import bank_loss, mining
+from inputs import NUM_CLASSES, embedding_maps, label_maps, logit_maps
+from measure import Form, Row, command, row, seconds
+
+from pixelcontrast.config import Model, Optim
+from pixelcontrast.contrast import MemoryConfig, PixelContrast
+from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.models import build_model
+from pixelcontrast.training.optim import build_optimizer
+from pixelcontrast.training.step import train_step
+
+_DIM, _IMAGES = 256, 2
+_MEMORY = MemoryConfig(memory="pixel", pixel_queue_size=5_000)
+_FORMS: dict[str, MemoryConfig | None] = {
+    "cross-entropy": None,
+    "in-batch": MemoryConfig(),
+    "memory": _MEMORY,
+}
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def measured(quick: bool) -> Iterator[Row]:
+    """Nothing without a GPU, which is said."""
+    if not torch.cuda.is_available():
+        print("CUDA: none here")
+        return
+    yield from bank_loss(quick, "cuda")
+    yield from mining(quick, "cuda")
+    yield from training_step(quick)
+    yield from profile()
+
+
+def training_step(quick: bool) -> Iterator[Row]:
+    """Seconds, images per second, peak memory, and the contrast's share of a step."""
+    height, width = (128, 256) if quick else (512, 1024)
+    taken: dict[str, float] = {}
+    for name, form in _steps(height, width).items():  # not in turn: two networks would share the memory
+        for _ in range(3):
+            form()
+        torch.cuda.reset_peak_memory_stats()
+        taken |= seconds({name: form}, rounds=3 if quick else 20, device="cuda")
+        where = f"HRNet-W48 step, {_IMAGES}×{height}×{width}, bfloat16, {name}"
+        yield row(where, taken[name], "s", device="cuda")
+        yield row(f"{where}: images per second", _IMAGES / taken[name], "1/s", device="cuda")
+        peak = torch.cuda.max_memory_allocated()
+        yield row(f"{where}: peak memory", peak / 2**20, "MiB", device="cuda")
+    for name in ("in-batch", "memory"):
+        ratio = taken[name] / taken["cross-entropy"]
+        yield row(f"HRNet-W48 step: {name} / cross-entropy", ratio, "×", at_most=1.1, device="cuda")
+
+
+def _steps(height: int, width: int) -> dict[str, Form]:
+    return {name: partial(_step, memory, height, width, {}) for name, memory in _FORMS.items()}
+
+
+def _step(memory: MemoryConfig | None, height: int, width: int, made: dict[str, Form]) -> None:
+    """A step of one form; its network is made by the first call."""
+    if not made:
+        torch.cuda.empty_cache()
+        torch.manual_seed(0)
+        settings = Model(backbone="hrnet_w48")
+        model = build_model(settings, num_classes=NUM_CLASSES, embedding=memory is not None).cuda()
+        contrast = None if memory is None else _contrast(memory)
+        labels = label_maps(_IMAGES, height, width, block=16)
+        images, order = torch.randn(_IMAGES, 3, height, width), torch.arange(_IMAGES)
+        batch = Batch(*(tensor.cuda() for tensor in (images, labels, order, order)))
+        optimizer = build_optimizer(model, Optim(lr=1e-4))
+        made["step"] = partial(
+            train_step, model, contrast, optimizer, batch, contrast_weight=1.0, autocast=torch.bfloat16
+        )
+    made["step"]()
+
+
+def _contrast(memory: MemoryConfig) -> PixelContrast:
+    return PixelContrast(num_classes=NUM_CLASSES, embedding_dim=_DIM, memory=memory).cuda()
+
+
+def profile() -> Iterator[Row]:
+    """Launches and waits of the term's forward pass, with and without a memory, in its third step."""
+    labels = label_maps(_IMAGES, 128, 256, block=8)
+    logits, maps = logit_maps(labels), embedding_maps(labels)
+    moved = [tensor.detach().cuda() for tensor in (maps, labels, logits)]
+    for name in ("in-batch", "memory"):
+        memory = _FORMS[name]
+        assert memory is not None
+        contrast = _contrast(memory)
+        for _ in range(2):
+            contrast(*moved)
+        torch.cuda.synchronize()
+        with torch.profiler.profile() as seen:
+            contrast(*moved)
+        count = {event.key: event.count for event in seen.key_averages()}
+        waits = sum(count.get(key, 0) for key in _WAITS) - 1  # the profile ends with one of its own
+        where = f"the term's forward, {name}"
+        yield row(f"{where}: kernels launched", count.get("cudaLaunchKernel", 0), "", device="cuda")
+        yield row(f"{where}: waits of the host", waits, "", at_most=3, device="cuda")
+
+
+if __name__ == "__main__":
+    command(__doc__, measured)
