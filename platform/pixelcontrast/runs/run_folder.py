@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -178,6 +179,12 @@ def scalars(row: Row) -> dict[str, Any]:
     return flat
 
 
+@cache
+def _warn_of_cut_line(where: str, number: int) -> None:
+    """Once in a process, however often it reads the file."""
+    logger.warning("%s: the last line, %d, is cut off and was left out", where, number)
+
+
 def _read_lines(run: Storage, name: str) -> list[Row]:
     lines = run.read(name).splitlines(keepends=True) if run.exists(name) else []
     rows = []
@@ -187,7 +194,7 @@ def _read_lines(run: Storage, name: str) -> list[Row]:
         except (ValueError, TypeError) as error:
             where = (run / name).location
             if number == len(lines) and not line.endswith(b"\n"):
-                logger.warning("%s: the last line, %d, is cut off and was left out", where, number)
+                _warn_of_cut_line(where, number)
                 break
             raise ValueError(
                 f"{where} is damaged: line {number} is no valid JSON. Restore the file, or delete the line"

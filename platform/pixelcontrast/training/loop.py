@@ -35,8 +35,7 @@ def fit(
 ) -> int | None:
     """Train to the last step, from the newest valid checkpoint of the run where there is one.
 
-    Called in every process of the default process group, or in a single process without one. The process
-    keeps ``run.matmul_precision``.
+    Called in every process of the default process group, or in a single process without one.
 
     Args:
         device: this process's device.
@@ -53,7 +52,6 @@ def fit(
     """
     run = open_storage(experiment)
     check_resumable(run, experiment)
-    torch.set_float32_matmul_precision(experiment.run.matmul_precision)
     data = stage_pack(experiment.data)
     train_set, val_set = build_dataset(data, "train"), build_dataset(data, "val")
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
@@ -136,7 +134,9 @@ class _StepSettings(TypedDict):
 
 
 def _step_settings(experiment: Experiment, device: torch.device) -> _StepSettings:
+    """What a step needs to know; the process's products of matrices are from now on as the run wants them."""
     warn_of_emulated_precision(experiment, device)
+    torch.set_float32_matmul_precision(experiment.run.matmul_precision)
     optim = experiment.optim
     return {
         "contrast_weight": experiment.contrast.weight,
