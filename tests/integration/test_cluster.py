@@ -159,6 +159,30 @@ def test_a_killed_worker_is_started_again_and_the_failure_that_ends_the_run_is_n
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("killed", "finding"),
+    [
+        ("TrainController", "Ray's controller of the workers ended"),
+        ("RayTrainer", "the process that runs the training ended"),
+    ],
+)
+def test_what_runs_the_workers_is_killed_and_the_run_ends_with_one_line(killed, finding, experiment):
+    def on_row(row: dict) -> None:
+        if row["step"] == 3:
+            processes = psutil.Process().children(recursive=True)
+            [found] = [process for process in processes if killed in "".join(names_of([process]))]
+            found.kill()
+
+    with pytest.raises(LaunchError) as caught:
+        launch(experiment, on_row=on_row, loop=cluster_loops.endless)
+    assert str(caught.value) == (
+        f"{finding}: its process was killed (the kernel does so when memory runs out) or crashed. "
+        "Rerun the command to resume."
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_worker_that_always_fails_is_tried_so_often_and_the_first_error_is_shown(alone_or_not):
     with pytest.raises(LaunchError) as caught:
         launch(alone_or_not, on_row=print, loop=cluster_loops.always_buggy)

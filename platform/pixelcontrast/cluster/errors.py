@@ -2,6 +2,9 @@
 
 from pixelcontrast.cluster.ray_internals import cause_of_death
 
+RERUN = "Rerun the command to resume."
+"""The remedy where nothing was wrong with the run itself."""
+
 
 class LaunchError(RuntimeError):
     """A training that could not start or resume; as text, one paragraph for the user.

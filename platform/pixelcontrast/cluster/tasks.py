@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.errors import RERUN, LaunchError
+from pixelcontrast.cluster.ray_internals import cause_of_death
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ def in_tasks(
                 raise ValueError(str(error.cause)) from error
             raise
         except RayError as error:
-            raise LaunchError(f"a task of Ray's failed: {error}", "Rerun the command to resume.") from error
+            raise LaunchError(f"a task of Ray's ended: {cause_of_death(error)}", RERUN) from error
         running.extend(remote.remote(work, item) for item in islice(todo, 1))
         yield result
 

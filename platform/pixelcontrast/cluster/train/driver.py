@@ -11,9 +11,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
-from pixelcontrast.cluster.errors import LaunchError, first_cause
+from pixelcontrast.cluster.errors import RERUN, LaunchError, first_cause
 from pixelcontrast.cluster.placement import describe_request, workers_in
-from pixelcontrast.cluster.ray_internals import draining_nodes
+from pixelcontrast.cluster.ray_internals import cause_of_death, draining_nodes
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
 from pixelcontrast.cluster.train import events
 from pixelcontrast.cluster.train.launcher import Launcher, LoneWorker, Plan
@@ -66,7 +66,8 @@ class Driver:
                 while not self._fit(noted):
                     pass
         except RayError as error:
-            raise LaunchError(f"the process that runs the training failed: {error}") from error
+            reason = f"the process that runs the training ended: {cause_of_death(error)}"
+            raise LaunchError(reason, RERUN) from error
         finally:
             ray.kill(self._launcher)
             _wait_for_end(self._handles)

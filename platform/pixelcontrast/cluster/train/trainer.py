@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -18,8 +19,8 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
-from pixelcontrast.cluster.ray_internals import loopback_backend
+from pixelcontrast.cluster.errors import RERUN, LaunchError, WorkerError, first_cause
+from pixelcontrast.cluster.ray_internals import cause_of_death, loopback_backend
 from pixelcontrast.cluster.train.events import Finished, Retry
 from pixelcontrast.cluster.train.launcher import Launcher, Plan
 from pixelcontrast.cluster.train.worker import run_worker
@@ -41,6 +42,12 @@ class RayTrainer(Launcher):
             build_trainer(plan, name, ray.get_runtime_context().current_actor).fit()
         except TrainingFailedError as error:
             self.put(Finished(_failure(error)))
+        except RayError as error:
+            self.put(
+                Finished(
+                    LaunchError(f"Ray's controller of the workers ended: {cause_of_death(error)}", RERUN)
+                )
+            )
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             self.put(Finished(LaunchError(f"Ray could not start the training: {reason}")))
