@@ -39,7 +39,7 @@ def experiment(scenes: Path, storage: Path) -> Experiment:
     """Four steps on generated scenes, evaluated twice; under a second."""
     return Experiment(
         data=Data(layout="cityscapes", root=str(scenes), crop_size=(64, 64)),
-        model=Model(backbone="hrnet_w18_small", embedding_dim=16),
+        model=Model(backbone="test_resnet", embedding_dim=16),
         contrast=Contrast(memory="both"),
         optim=Optim(steps=4, batch_size=2),
         run=Run(name="small", storage=str(storage), report_interval=2, eval_interval=2, device="cpu"),

@@ -14,6 +14,8 @@ from pixelcontrast.contrast.mining import ClassSums, Miner
 from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes, classes_of
 
 ANCHOR, OTHER = 0, 1
+TRIALS = 1000
+"""Draws whose frequencies are compared with probabilities, within five standard deviations."""
 LADDER = [0.1, 0.5, 0.3, 0.9, 0.7, -0.2]
 
 
@@ -195,7 +197,7 @@ def test_an_anchor_without_positives_in_the_batch_is_not_filtered() -> None:
     assert filtered(stored, batch, labels, margin=-9.0) == [[0.1, 0.3, 0.9], [], []]
 
 
-def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = 4000) -> Tensor:
+def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = TRIALS) -> Tensor:
     """How often each of n examples is chosen as a negative of each of the anchors."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.zeros(2, n, 1)
@@ -226,12 +228,12 @@ def test_free_draws_are_uniform_in_their_pool(mining: Any, pools: list[range]) -
         p = 3 / len(pool)
         assert row.sum() == pytest.approx(3)
         assert row[list(pool)].sum() == pytest.approx(3)
-        assert (row[list(pool)] - p).abs().max() <= 5 * (p * (1 - p) / 4000) ** 0.5
+        assert (row[list(pool)] - p).abs().max() <= 5 * (p * (1 - p) / TRIALS) ** 0.5
 
 
 def test_a_subset_s_hardest_have_the_stated_distribution_near_to_the_exact_one() -> None:
     """Rank j is in with the probability m/n · P(fewer than ⌈share · m⌉ of the harder ones are drawn)."""
-    n, num, share, trials = 60, 6, 0.3, 4000
+    n, num, share, trials = 60, 6, 0.3, 2000
     subset = draw_often(Miner("semi-hard-subset", num, share), torch.ones(1, 1), n=n, trials=trials)[0].flip(
         0
     )
@@ -251,15 +253,15 @@ def test_a_subset_s_hardest_have_the_stated_distribution_near_to_the_exact_one()
 
 def test_shards_choose_a_draw_stratified_by_shards() -> None:
     """Two halves choose K/2 each among their own hardest: 4 of 10 here; no shard's row has another chance."""
-    n, trials = 20, 4000
+    n = 20
     halves = [list(range(0, n, 2)), list(range(1, n, 2))]
-    times = draw_often(Miner("semi-hard", 2, 0.4), torch.ones(1, 1), n=n // 2, trials=trials)[0]
+    times = draw_often(Miner("semi-hard", 2, 0.4), torch.ones(1, 1), n=n // 2)[0]
     union = torch.zeros(n)
     for half in halves:
         union[half] = times
     want = torch.zeros(n)
     want[12:] = 4 / 8  # the pool of both halves is that of the whole here, as their ranks alternate
-    assert (union - want).abs().max() <= 5 * (0.25 / trials) ** 0.5
+    assert (union - want).abs().max() <= 5 * (0.25 / TRIALS) ** 0.5
 
 
 def test_kth_smallest_of_each_row() -> None:
