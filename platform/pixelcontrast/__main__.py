@@ -11,8 +11,6 @@ def command() -> None:
         cli = import_platform("pixelcontrast.cli", what="the command pixelcontrast")
     except ImportError as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:  # before the command itself can handle it
-        sys.exit(130)
     cli.command()
 
 

@@ -1,6 +1,7 @@
 """What needs more than torch and numpy, which come with the package: the extra ``platform``."""
 
 import importlib
+import sys
 from types import ModuleType
 
 
@@ -13,6 +14,8 @@ def import_platform(module: str, *, what: str) -> ModuleType:
 
     Raises:
         ImportError: a package of the extra is not installed; one line with the command that installs it.
+        SystemExit: on Ctrl-C, with status 130, but not in an interactive shell. These imports take the first
+            seconds of every experiment's file, before ``main`` can handle it.
     """
     try:
         return importlib.import_module(module)
@@ -22,3 +25,8 @@ def import_platform(module: str, *, what: str) -> ModuleType:
         raise ImportError(
             f'{what} needs {error.name}, which is not installed: pip install "pixelcontrast[platform]"'
         ) from error
+    except KeyboardInterrupt:
+        if hasattr(sys, "ps1") or "IPython" in sys.modules:
+            raise
+        print("Stopped before anything was started.", file=sys.stderr)
+        raise SystemExit(130) from None

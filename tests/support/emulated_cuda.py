@@ -12,7 +12,7 @@ What an operation of torch does inside is not seen: one sort counts as one opera
 a real device, so a backward pass is counted while it runs on the CPU (``on_cpu``).
 """
 
-import traceback
+import sys
 from collections import Counter
 from contextlib import suppress
 from types import TracebackType
@@ -169,7 +169,10 @@ class EmulatedCuda(TorchDispatchMode):
 
 def _place() -> str:
     """Where in the package an operation was called."""
-    for frame in reversed(traceback.extract_stack(limit=40)):
-        if "/pixelcontrast/" in frame.filename:
-            return f"{frame.filename.split('/pixelcontrast/')[-1]}:{frame.lineno}"
+    frame = sys._getframe()
+    while frame is not None:
+        _, found, file = frame.f_code.co_filename.rpartition("/pixelcontrast/")
+        if found:
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
     return "outside of the package"
