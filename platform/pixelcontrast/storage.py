@@ -154,7 +154,9 @@ class Storage:
             self._write(probe, b"probe")
             self.delete(probe)
         except OSError as error:
-            raise ValueError(f"{self._option}: {self.location} cannot be written: {error}") from error
+            raise ValueError(
+                f"{self._option}: {self.location} cannot be written: {one_line(error)}"
+            ) from error
 
     def staging(self, folder: str) -> str:
         """The folder to write a new folder's files into; several processes may.
@@ -202,6 +204,18 @@ class Storage:
     def upload(self, folder: str | Path, name: str) -> None:
         """Copy a local folder's files into ``name``."""
         fs.copy_files(str(folder), self.path(name), destination_filesystem=self.fs)
+
+
+def one_line(error: OSError) -> str:
+    """The file, what is wrong with it, and what to do where that is known."""
+    reason = str(error).partition("\n")[0]
+    if error.filename is not None and error.strerror is not None:
+        reason = f"{error.filename}: {error.strerror}"
+    if isinstance(error, PermissionError):
+        return f"{reason}; ask its owner for access (ls -ld shows who that is), or run as that user"
+    if error.errno == errno.ENOSPC:
+        return f"{reason}; free some space (df -h shows where), then rerun the command"
+    return reason
 
 
 def _write_synced(path: Path, content: bytes) -> None:

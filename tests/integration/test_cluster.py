@@ -5,16 +5,14 @@ import os
 import re
 import signal
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cluster_loops
 import psutil
 import pytest
+from cluster_processes import PATHS, WORKER, names_of, tiny_experiment, workers_of
 
 from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.errors import LaunchError
@@ -22,10 +20,8 @@ from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
-from pixelcontrast.config import Data, Experiment, Run, Workers, replace, to_json
+from pixelcontrast.config import Experiment, Workers, replace
 
-PATHS = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-WORKER = re.compile("RayTrainWorker|LoneWorker")
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
 
 
@@ -57,13 +53,7 @@ def cluster() -> Iterator[Connection]:
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    (tmp_path / "data").mkdir()
-    return Experiment(
-        data=Data(layout="camvid", root=str(tmp_path / "data")),
-        run=Run(
-            name="tiny", storage=str(tmp_path / "runs"), workers=Workers(2), device="cpu", max_failures=1
-        ),
-    )
+    return tiny_experiment(tmp_path, workers=2)
 
 
 @pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["one", "two"])
@@ -74,16 +64,6 @@ def alone_or_not(experiment: Experiment, request: pytest.FixtureRequest) -> Expe
 
 def last_worker(experiment: Experiment) -> str:
     return f"worker {experiment.run.workers.max - 1}"
-
-
-def names_of(processes: Iterable[psutil.Process]) -> Iterator[str]:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            yield process.name()
-
-
-def workers_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [found for found in processes if any(map(WORKER.search, names_of([found])))]
 
 
 def listening() -> list[tuple[str, str]]:
@@ -295,77 +275,3 @@ def test_workers_without_a_place_end_in_bounded_time(alone_or_not):
             )
     finally:
         ray.kill(occupant)
-
-
-DRIVER = """
-import sys
-import cluster_loops
-from pixelcontrast.cluster.train.launch import launch
-from pixelcontrast.config import from_json
-
-def on_row(row):
-    print(row["folder"], flush=True)
-
-
-launch(from_json(sys.argv[1]), on_row=on_row, loop=cluster_loops.endless)
-"""
-
-
-SLOW_DASHBOARD = """
-from ray._private import ray_constants
-ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 3
-
-from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.cluster.local import local_instance
-
-try:
-    with local_instance(1):
-        pass
-except LaunchError as error:
-    print(error)
-"""
-
-
-@pytest.mark.slow
-def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_nothing(monkeypatch):
-    """Under a frozen dashboard, as on a machine that has no time for it."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    before = set(Path("/tmp").glob("pixelcontrast-*"))
-    command = [sys.executable, "-c", SLOW_DASHBOARD]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        _freeze(process.pid, "dashboard.py")
-        printed, _ = process.communicate(timeout=150)
-    *_, line = printed.splitlines()
-    assert line.startswith(
-        "Ray did not start on this machine: its dashboard did not answer in time. A machine"
-    )
-    assert set(Path("/tmp").glob("pixelcontrast-*")) <= before
-
-
-def _freeze(driver: int, name: str) -> None:
-    """SIGSTOP to the driver's process of that name, as soon as there is one."""
-    for _ in range(600):
-        for process in psutil.Process(driver).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if any(part.endswith(name) for part in process.cmdline()):
-                    process.suspend()
-                    return
-        time.sleep(0.1)
-    raise AssertionError(f"{name} was never started")
-
-
-@pytest.mark.slow
-def test_a_killed_driver_leaves_nothing_behind(alone_or_not, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", PATHS)
-    with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, to_json(alone_or_not)], stdout=subprocess.PIPE, text=True
-    ) as driver:
-        assert driver.stdout is not None
-        folder = Path(driver.stdout.readline().strip())
-        assert (folder / "token").exists()
-        processes = psutil.Process(driver.pid).children(recursive=True)
-        assert workers_of(processes)
-        driver.kill()
-    assert not psutil.wait_procs(processes, timeout=20)[1]
-    assert not folder.exists()

@@ -13,6 +13,7 @@ from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.datasets.loading import eval_loader, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.reading import read
 from pixelcontrast.search.settings import Search
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.check_experiment import check_compiler
@@ -107,6 +108,17 @@ def test_a_file_that_the_system_refuses_ends_a_command_in_one_line(error: OSErro
         raise error
     assert str(stop.value.code).startswith(text)
     assert "\n" not in str(stop.value.code)
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, f"Failed stat()ing path '{tmp_path}/search.json'")
+
+    monkeypatch.setattr(Storage, "exists", refuse)
+    with pytest.raises(ValueError, match=rf"^{tmp_path} cannot be read: .*search.json'; ask its owner"):
+        read(str(tmp_path))
 
 
 def test_a_home_that_cannot_be_made_is_named(

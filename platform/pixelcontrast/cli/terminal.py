@@ -1,6 +1,5 @@
 """How every command ends at the terminal, and how it shows messages."""
 
-import errno
 import logging
 import signal
 import sys
@@ -10,6 +9,7 @@ from typing import NoReturn
 
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.signals import Interrupted
+from pixelcontrast.storage import one_line
 
 
 def refuse(message: str) -> NoReturn:
@@ -33,23 +33,11 @@ def failures_told(resume: str) -> Iterator[None]:
     except LaunchError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(_describe(error))
+        sys.exit(one_line(error))
     except KeyboardInterrupt as stop:
         where, number = (stop.message, stop.signal) if isinstance(stop, Interrupted) else ("", signal.SIGINT)
         print(f"Stopped{where}. {resume}", file=sys.stderr)
         sys.exit(128 + number)  # as a shell reports a process that a signal ended
-
-
-def _describe(error: OSError) -> str:
-    """One line: the file, what is wrong, and what to do where that is known."""
-    reason = str(error).partition("\n")[0]
-    if error.filename is not None and error.strerror is not None:
-        reason = f"{error.filename}: {error.strerror}"
-    if isinstance(error, PermissionError):
-        return f"{reason}; ask its owner for access (ls -ld shows who that is), or run as that user"
-    if error.errno == errno.ENOSPC:
-        return f"{reason}; free some space (df -h shows where), then rerun the command"
-    return reason
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import read_experiment, read_result, read_rows
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 _WEIGHTS, _PROVENANCE = "model.safetensors", "provenance.json"
 _STEP = re.compile(r"step-(\d+)")
@@ -51,7 +51,7 @@ def find_checkpoint(storage: Storage, step: int | None) -> Found:
         run, base, name = _locate(folder, step)
         class_names = _class_names(run)
     except OSError as error:
-        raise ValueError(f"{folder.location} cannot be read: {error}") from error
+        raise ValueError(f"{folder.location} cannot be read: {one_line(error)}") from error
     try:
         parts = checkpoint.load(base, name, only=[_WEIGHTS, _PROVENANCE])
     except ValueError as error:

@@ -12,7 +12,7 @@ from pixelcontrast.runs import pictures
 from pixelcontrast.runs.record import RunRecord
 from pixelcontrast.runs.search_record import SearchRecord
 from pixelcontrast.search.reading import read
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 __all__ = ["ArmsComparison", "compare_arms", "pictures_folder", "write_comparison", "write_report"]
 
@@ -103,7 +103,7 @@ def _write(folder: Storage, name: str, content: bytes) -> str:
     try:
         folder.write(name, content)
     except OSError as error:
-        raise ValueError(f"{folder.location} cannot be written: {error}") from error
+        raise ValueError(f"{folder.location} cannot be written: {one_line(error)}") from error
     return folder.path(name) if folder.is_local else (folder / name).location
 
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 LOCK, CLAIMS = ".lock", ".claims"
 _PATIENCE_S = 5.0
@@ -55,7 +55,9 @@ def held(folder: Storage, *, what: str) -> Iterator[None]:
         try:
             _enter(stack, folder, what)
         except OSError as error:
-            raise ValueError(f"run.storage: {folder.location} cannot be written: {error}") from error
+            raise ValueError(
+                f"run.storage: {folder.location} cannot be written: {one_line(error)}"
+            ) from error
         yield
 
 

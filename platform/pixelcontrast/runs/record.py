@@ -17,7 +17,7 @@ from pixelcontrast.runs.run_folder import (
     read_rows,
 )
 from pixelcontrast.runs.summary import summarize
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 SEARCH = "search.json"
 """The file that makes a folder a search's."""
@@ -104,7 +104,7 @@ def kind_of(folder: Storage) -> Literal["run", "search"]:
         if folder.exists(EXPERIMENT):
             return "run"
     except OSError as error:
-        raise ValueError(f"{folder.location} cannot be read: {error}") from error
+        raise ValueError(f"{folder.location} cannot be read: {one_line(error)}") from error
     raise ValueError(
         f"{folder.location} is neither a run's folder, which has {EXPERIMENT}, nor a search's, which has "
         f"{SEARCH}"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 EXPERIMENT, RESULT = "experiment.json", "result.json"
 CONFUSION = "confusion.json"
@@ -76,7 +76,7 @@ def read_experiment_file(location: str) -> Experiment:
     try:
         content = file.parent.read(file.name)
     except OSError as error:
-        raise ValueError(f"{location} cannot be read: {error}") from error
+        raise ValueError(f"{location} cannot be read: {one_line(error)}") from error
     return parse_experiment(content, where=location)
 
 

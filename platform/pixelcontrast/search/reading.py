@@ -15,7 +15,7 @@ from pixelcontrast.runs.run_folder import EXPERIMENT
 from pixelcontrast.runs.search_record import SearchRecord, TrialRecord, read_description
 from pixelcontrast.search.folder import JOURNAL, local_folder, open_study_storage
 from pixelcontrast.search.trials import handed_out
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 _NOTED = frozenset({"run", "overrides", "arm", "seed", "error", "baseline"})
 """Attributes of a trial that are no part of its run's summary."""
@@ -31,7 +31,7 @@ def read(location: str) -> RunRecord | SearchRecord:
     try:
         return read_search(folder) if kind_of(folder) == "search" else read_run(folder)
     except OSError as error:
-        raise ValueError(f"{location} cannot be read: {error}") from error
+        raise ValueError(f"{location} cannot be read: {one_line(error)}") from error
 
 
 def read_search(search: Storage) -> SearchRecord:

@@ -9,7 +9,7 @@ from pixelcontrast.models import check_model, check_model_weights, trains_featur
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 from pixelcontrast.training.origin import check_same_data, describe_data
 
 
@@ -29,7 +29,7 @@ def check(experiment: Experiment) -> Row | None:
         check_resumable(run, experiment)
         result = read_result(run)
     except OSError as error:
-        raise ValueError(f"run.storage: {run.location} cannot be read: {error}") from error
+        raise ValueError(f"run.storage: {run.location} cannot be read: {one_line(error)}") from error
     if result is not None:
         return result
     check_inputs(experiment)

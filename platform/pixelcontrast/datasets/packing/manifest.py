@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from pixelcontrast.config import ClassOrder, Data, Layout, explain
 from pixelcontrast.datasets.labels import Color, LabelSpace
 from pixelcontrast.datasets.listing import Split
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 MANIFEST, UNFINISHED = "manifest.json", ".packing"
 PLAN = f"{UNFINISHED}/plan.json"
@@ -106,7 +106,7 @@ def find_pack(location: str) -> Manifest | None:
     try:
         return _find(Storage(location, option="data.root"))
     except OSError as error:
-        raise ValueError(f"data.root {location}: cannot be read: {error}") from error
+        raise ValueError(f"data.root {location}: cannot be read: {one_line(error)}") from error
 
 
 def layout_of(location: str) -> Layout:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.packing.manifest import MANIFEST, read_manifest
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 _CONNECTIONS = 8
 _BLOCK = 1 << 24
@@ -74,7 +74,7 @@ def _failures_named(location: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{location}: cannot be copied to this machine: {error}") from error
+        raise ValueError(f"{location}: cannot be copied to this machine: {one_line(error)}") from error
 
 
 def _folder(location: str, content: bytes) -> Path:

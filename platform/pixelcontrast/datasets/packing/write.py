@@ -39,7 +39,7 @@ from pixelcontrast.datasets.packing.shards import Stored, digest, encode, file_s
 from pixelcontrast.datasets.report import class_counts
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.datasets.segmentation_set import SegmentationSet
-from pixelcontrast.storage import Storage
+from pixelcontrast.storage import Storage, one_line
 
 SAMPLES_PER_SHARD = 64
 """Half a gigabyte of Cityscapes."""
@@ -106,7 +106,7 @@ def pack(
             shards = _write_all(jobs, mapped, on_progress)
             return _commit(storage, plan, jobs, shards)
     except OSError as error:
-        raise ValueError(f"{destination}: cannot be written: {error}") from error
+        raise ValueError(f"{destination}: cannot be written: {one_line(error)}") from error
 
 
 def _plan_of(data: Data, dataset: SegmentationSet, encoding: Encoding) -> Plan:
