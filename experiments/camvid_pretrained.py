@@ -63,7 +63,6 @@ SEARCH = Search(
         "memory": MEMORY,
         "paper": PAPER,
         "no-warmup": {"contrast.warmup": 0.0},
-        "ramp": {"contrast.ramp": 0.3},
         "random-anchors": {"contrast.hard_share": 0.0},
         "filtered": {**MEMORY, "contrast.negative_mining": "filtered"},
         "only-correct": {**MEMORY, "contrast.only_correct": True},

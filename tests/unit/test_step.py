@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, distributed
+from pixelcontrast import Model, Optim, distributed
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import Output, build_model
-from pixelcontrast.training.loop import ContrastSchedule, contrast_schedule
 from pixelcontrast.training.optim import build_optimizer, set_rate
 from pixelcontrast.training.step import cross_entropy, train_step
 from processes import run_ranks
@@ -133,18 +132,6 @@ def test_a_gradient_that_overflows_under_a_finite_loss_is_seen(skip: bool) -> No
     assert losses.kept is not skip
     assert all(p.isfinite().all() for p in model.parameters()) is skip
     assert bool(optimizer.state) is not skip
-
-
-def small(**sections: Any) -> Experiment:
-    return Experiment(data=Data(layout="camvid", root="camvid"), run=Run(name="a"), **sections)
-
-
-def test_warmup_reaches_the_network_with_nothing_and_then_with_all() -> None:
-    settings = small(contrast=Contrast(warmup=0.1), optim=Optim(steps=100))
-    gradients = [contrast_schedule(settings, step).gradient for step in (0, 9, 10, 99)]
-    assert gradients == [0.0, 0.0, 1.0, 1.0]
-    without = small(contrast=Contrast(warmup=0.0), optim=Optim(steps=100))
-    assert contrast_schedule(without, 0) == ContrastSchedule(1.0, starts=False), "nothing to forget"
 
 
 @pytest.mark.parametrize("decoder", ["hrnet", "ocr"])

@@ -1,4 +1,4 @@
-"""The contrast's warm-up, its ramp, and what is measured of its gradient, in the real training step."""
+"""The contrast's warm-up, and what is measured of its gradient, in the real training step."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import SegmentationModel, build_model
-from pixelcontrast.training.loop import contrast_schedule
+from pixelcontrast.training.loop import ContrastSchedule, contrast_schedule
 from pixelcontrast.training.optim import build_optimizer
-from pixelcontrast.training.step import Losses, scale_gradient, train_step
+from pixelcontrast.training.step import Losses, train_step
 
 CLASSES, WEIGHT = 3, 0.7
 
@@ -55,7 +55,7 @@ def gradients(model: SegmentationModel, *, of_head: bool) -> dict[str, Tensor]:
 def test_defect_13_warmup_trains_the_head_and_leaves_the_rest_to_cross_entropy(head: Any) -> None:
     plain, warming, trained = (model_of(**head) for _ in range(3))
     step(plain, None)
-    losses = step(warming, term(), contrast_gradient=0.0, measure_gradients=True)
+    losses = step(warming, term(), head_only=True, measure_gradients=True)
     step(trained, term())
     assert losses.contrast is not None
     assert losses.contrast > 0
@@ -81,22 +81,14 @@ def moved(model: SegmentationModel, *, of_head: bool) -> dict[str, Tensor]:
     return {name: value for name, value in state if name.startswith("projection.") == of_head}
 
 
-def schedule(steps: int, **settings: Any) -> list[tuple[float, bool]]:
+def schedule(steps: int, **settings: Any) -> list[ContrastSchedule]:
     experiment = Experiment(
         data=Data(layout="camvid", root="camvid"),
         contrast=Contrast(**settings),
         optim=Optim(steps=steps),
         run=Run(name="a"),
     )
-    rows = [contrast_schedule(experiment, step) for step in range(steps)]
-    return [(row.gradient, row.starts) for row in rows]
-
-
-def test_the_ramp_grows_from_the_first_step_after_the_warmup_to_one() -> None:
-    factors = [gradient for gradient, _ in schedule(20, warmup=0.1, ramp=0.2)]
-    assert factors == pytest.approx([0, 0, 0.25, 0.5, 0.75] + [1] * 15)
-    assert [gradient for gradient, _ in schedule(10, warmup=0.0, ramp=0.05)] == [1.0] * 10
-    assert [gradient for gradient, _ in schedule(4, warmup=0.0, ramp=0.5)] == [0.5, 1.0, 1.0, 1.0]
+    return [contrast_schedule(experiment, step) for step in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -106,26 +98,16 @@ def test_the_memory_is_emptied_in_the_first_step_after_the_warmup_alone(
     steps: int, warmup: float, first: int
 ) -> None:
     rows = schedule(steps, warmup=warmup)
-    assert [step for step, (_, starts) in enumerate(rows) if starts] == [first]
-    assert [step for step, (gradient, _) in enumerate(rows) if gradient == 0] == list(range(first))
+    assert [step for step, row in enumerate(rows) if row.starts] == [first]
+    assert [step for step, row in enumerate(rows) if row.head_only] == list(range(first))
 
 
 def test_without_a_warmup_nothing_is_emptied() -> None:
-    assert not any(starts for _, starts in schedule(5, warmup=0.0))
+    assert not any(row.starts for row in schedule(5, warmup=0.0))
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
-def test_a_scaled_gradient_leaves_the_value_alone(factor: float) -> None:
-    tensor = torch.randn(3, requires_grad=True)
-    scaled = scale_gradient(tensor, factor)
-    assert torch.equal(scaled, tensor)
-    (scaled.square().sum() + tensor.sum()).backward()
-    assert tensor.grad is not None
-    torch.testing.assert_close(tensor.grad, 1 + factor * 2 * tensor.detach())
-
-
-@pytest.mark.parametrize(("factor", "size"), [(0.25, 32), (1.0, 40)])
-def test_feature_gradients_are_those_of_either_loss_alone(factor: float, size: int) -> None:
+@pytest.mark.parametrize("size", [32, 40])
+def test_feature_gradients_are_those_of_either_loss_alone(size: int) -> None:
     """Images of 40×40 are padded to 64×64: the contrast sees the part of the features that shows them."""
     model, given = model_of(), batch(size)
     features: list[Tensor] = []
@@ -137,10 +119,10 @@ def test_feature_gradients_are_those_of_either_loss_alone(factor: float, size: i
     ce = F.cross_entropy(output.logits, given.labels)
     contrast = term()(output.features, given.labels, output.logits, project=model.projection.rows)
     parts = [torch.autograd.grad(loss, features[0], retain_graph=True)[0] for loss in (contrast, ce)]
-    ours, others = WEIGHT * factor * parts[0].flatten(), parts[1].flatten()
+    ours, others = WEIGHT * parts[0].flatten(), parts[1].flatten()
     want = torch.stack([ours @ ours, others @ others, ours @ others])
     assert want.abs().min() > 0
-    losses = step(model_of(), term(), size, contrast_gradient=factor, measure_gradients=True)
+    losses = step(model_of(), term(), size, measure_gradients=True)
     assert losses.feature_gradients is not None
     torch.testing.assert_close(losses.feature_gradients, want, rtol=1e-9, atol=0)
     assert step(model_of(), term()).feature_gradients is None, "only where asked for"

@@ -72,7 +72,6 @@ class Experiment:
 PAPER: dict[str, Any] = {
     "contrast.weight": 1.0,
     "contrast.temperature": 0.1,
-    "contrast.ramp": 0.0,
     "contrast.anchors_per_class": 50,
     "contrast.hard_share": 0.5,
     "contrast.memory": "both",
@@ -90,7 +89,7 @@ PAPER: dict[str, Any] = {
 }
 """The paper's settings of the contrast (Wang et al., ICCV 2021), for ``replace`` or as an arm of a study.
 
-From random weights they collapse (experiments/README.md); the authors used them on ImageNet's."""
+The embedding collapses with them, from random weights and from ImageNet's (experiments/README.md)."""
 
 PLACEMENT = frozenset(
     {"data.root", "data.loader_processes", "data.on_bad_sample", "run.storage", "run.name"}

@@ -191,8 +191,6 @@ class Contrast(Mining, MemoryConfig, AnchorSampling, InfoNCE):
     """λ, the term's weight in the loss; 0 trains the plain network, without head, sampling or bank."""
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the steps in which the term trains the projection head alone; then the memory is emptied."""
-    ramp: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the steps after the warm-up over which the term's gradient into the network grows."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

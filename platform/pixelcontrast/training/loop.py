@@ -78,7 +78,7 @@ def fit(
                 state.contrast,
                 state.optimizer,
                 batch,
-                contrast_gradient=schedule.gradient,
+                head_only=schedule.head_only,
                 measure_gradients=_reports(experiment, state.step + 1),
                 **settings,
             )
@@ -105,21 +105,16 @@ def warn_of_emulated_precision(experiment: Experiment, device: torch.device) -> 
 class ContrastSchedule(NamedTuple):
     """How the contrastive term acts in one step."""
 
-    gradient: float
-    """The part of its gradient that reaches the network beyond the projection head: 0 to 1."""
+    head_only: bool
+    """Whether it trains the projection head alone."""
     starts: bool
-    """Whether it is the first step in which any does, so that the memory holds an untrained head's rows."""
+    """Whether it is the first step after those, so that the memory holds an untrained head's rows."""
 
 
 def contrast_schedule(experiment: Experiment, step: int) -> ContrastSchedule:
-    """At a step counted from 0: through warm-up the head alone is trained; then the gradient ramps up."""
-    settings, steps = experiment.contrast, experiment.optim.steps
-    begin = math.ceil(round(settings.warmup * steps, 6))
-    if step < begin:
-        return ContrastSchedule(0.0, False)
-    ramp = settings.ramp * steps
-    gradient = 1.0 if ramp == 0 else min((step - begin + 1) / ramp, 1.0)
-    return ContrastSchedule(gradient, step == begin > 0)
+    """At a step counted from 0: through warm-up the head alone is trained."""
+    begin = math.ceil(round(experiment.contrast.warmup * experiment.optim.steps, 6))
+    return ContrastSchedule(head_only=step < begin, starts=step == begin > 0)
 
 
 class _StepSettings(TypedDict):

@@ -1,7 +1,7 @@
 """One optimiser step. Every mean is over the global batch, so W workers train what one would."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ def train_step(
     batch: Batch,
     *,
     contrast_weight: float,
-    contrast_gradient: float = 1.0,
+    head_only: bool = False,
     auxiliary_weight: float = 0.4,
     class_weights: Tensor | None = None,
     clip_norm: float | None = None,
@@ -56,8 +56,7 @@ def train_step(
         contrast: None for the cross-entropy baseline.
         batch: this rank's slice of the global batch.
         contrast_weight: λ.
-        contrast_gradient: the part of the contrast's gradient that reaches the network beyond the projection
-            head; 0 trains the head alone, on detached features.
+        head_only: the contrast trains the projection head alone, on detached features.
         auxiliary_weight: of the auxiliary head's cross-entropy, where the network has such a head.
         class_weights: [C] for the cross-entropies.
         autocast: dtype of the network's operators; the losses stay in float32.
@@ -72,7 +71,7 @@ def train_step(
         contrast,
         batch,
         contrast_weight=contrast_weight,
-        contrast_gradient=contrast_gradient,
+        head_only=head_only,
         auxiliary_weight=auxiliary_weight,
         class_weights=class_weights,
         autocast=autocast,
@@ -117,7 +116,7 @@ def compute_terms(
     batch: Batch,
     *,
     contrast_weight: float,
-    contrast_gradient: float,
+    head_only: bool,
     auxiliary_weight: float,
     class_weights: Tensor | None,
     autocast: torch.dtype | None,
@@ -136,10 +135,11 @@ def compute_terms(
         total = total + auxiliary_weight * auxiliary
     if contrast is not None:
         assert output.features is not None
-        features = scale_gradient(output.features, contrast_gradient)
+        # A view of its own, to tell what the contrast sends back from what the classifier does.
+        features = output.features.detach() if head_only else output.features.view_as(output.features)
         if measure_gradients and features.requires_grad:
             assert output.uncropped is not None
-            gradients = _FeatureGradients(output.uncropped, features, contrast_gradient)
+            gradients = _FeatureGradients(output.uncropped, features)
         with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
             term = _contrast(network, contrast, batch, features, output.logits)
         total = total + contrast_weight * term
@@ -182,41 +182,22 @@ def autocast_dtype(run: Run) -> torch.dtype | None:
     return torch.bfloat16 if run.precision == "bfloat16" else None
 
 
-def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
-    """The same tensor, whose gradient is multiplied by ``factor`` on its way back."""
-    if factor == 0:
-        return tensor.detach()
-    return _ScaledGradient.apply(tensor, factor)  # type: ignore[return-value]
-
-
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad * ctx.factor, None
-
-
 class _FeatureGradients:
     """Records, in the backward pass, the gradients that the losses have on the features.
 
     Args:
         uncropped: [B, C, H, W], what the decoder and the contrast are made of.
-        scaled: its part [B, C, h, w] behind ``scale_gradient``, which the contrast is made of.
-        factor: of the scaling.
+        features: a view of its part [B, C, h, w] that the contrast alone is made of.
     """
 
-    def __init__(self, uncropped: Tensor, scaled: Tensor, factor: float):
-        self._factor, self._grads = factor, dict[str, Tensor]()
+    def __init__(self, uncropped: Tensor, features: Tensor):
+        self._grads: dict[str, Tensor] = {}
         uncropped.register_hook(partial(self._grads.__setitem__, "all"))
-        scaled.register_hook(partial(self._grads.__setitem__, "contrast"))
+        features.register_hook(partial(self._grads.__setitem__, "contrast"))
 
     def products(self) -> Tensor:
         """``Losses.feature_gradients``, after backward."""
-        contrast, every = self._grads["contrast"].double() * self._factor, self._grads["all"].double()
+        contrast, every = self._grads["contrast"].double(), self._grads["all"].double()
         padding = (0, every.shape[3] - contrast.shape[3], 0, every.shape[2] - contrast.shape[2])
         contrast = F.pad(contrast, padding).flatten()
         others = every.flatten() - contrast
