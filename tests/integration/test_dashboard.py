@@ -222,6 +222,7 @@ def test_a_run_has_only_curves(folder):
         assert "study" not in describe(pages)
 
 
+@pytest.mark.slow
 def test_a_search_that_has_just_been_started_and_one_that_was_moved(folder, tmp_path):
     (tmp_path / "new").mkdir()
     shutil.copy(folder.local / "search.json", tmp_path / "new")

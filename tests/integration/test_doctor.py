@@ -27,6 +27,7 @@ def other_node(cluster: str, tmp_path: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @raylets.needs_namespaces
 @pytest.mark.usefixtures("other_node")
 def test_what_one_of_two_nodes_lacks_is_named(scenes: Path, tmp_path: Path) -> None:

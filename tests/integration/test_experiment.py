@@ -207,6 +207,7 @@ def is_alive(cluster: Connection) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_timm_weights_that_cannot_be_had_are_said_before_anything_starts(
     scenes: Path, tmp_path: Path
 ) -> None:

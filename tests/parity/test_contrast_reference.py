@@ -20,6 +20,8 @@ CLASSES, DIM, IMAGES = 4, 6, 4
 NUM_IMAGES = 5
 """In the training set: an image comes back in the next batch."""
 IGNORE = 255
+THREE = pytest.param(3, marks=pytest.mark.slow)
+"""Ranks; half a minute for all scenarios."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def ours(world_size: int) -> list[dict[str, list[Any]]]:
     return [run_ours(0, 1)] if world_size == 1 else run_ranks(world_size, run_ours)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, THREE])
 @pytest.mark.parametrize("group", GROUPS)
 def test_defects_9_and_12_any_number_of_ranks_equals_the_reference(group: str, world_size: int) -> None:
     """Each miner × memory × anchor rule, also those that the published code lacks."""
@@ -286,7 +288,7 @@ def test_the_reference_is_put_to_work() -> None:
             )
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, THREE])
 def test_defect_10_all_copies_of_the_queue_are_those_of_one_process(world_size: int) -> None:
     for name in scenarios(world_size):
         one = ours(1)[0][name][-1]
