@@ -79,7 +79,7 @@ def listening() -> list[tuple[str, str]]:
     return sockets
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
     cluster, experiment, monkeypatch, workers
 ):

@@ -244,6 +244,7 @@ def two_free_ports() -> int:
     raise AssertionError("no two free ports")
 
 
+@pytest.mark.slow
 def test_ports_can_be_chosen_and_the_servers_end_with_the_block(folder):
     first, others = two_free_ports(), servers()
     with serve(folder.storage.location, port=first) as pages:

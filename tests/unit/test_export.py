@@ -129,7 +129,11 @@ def session(content: bytes) -> Any:
 
 @pytest.mark.parametrize(
     ("backbone", "decoder"),
-    [("hrnet_w18_small", "hrnet"), ("hrnet_w18_small", "ocr"), ("efficientnet_b0", "deeplabv3")],
+    [
+        ("hrnet_w18_small", "hrnet"),
+        ("hrnet_w18_small", "ocr"),
+        pytest.param("efficientnet_b0", "deeplabv3", marks=pytest.mark.slow),
+    ],
 )
 def test_onnx_gives_the_network_s_logits_at_any_batch_and_size(
     backbone: str, decoder: Any, tmp_path: Path

@@ -286,8 +286,8 @@ def test_dropout_acts_in_training_only():
     [
         ("hrnet_w18_small", "hrnet"),
         ("hrnet_w18_small", "ocr"),
-        ("resnet50", "deeplabv3"),
-        ("resnet50", "ocr"),
+        pytest.param("resnet50", "deeplabv3", marks=pytest.mark.slow),
+        pytest.param("resnet50", "ocr", marks=pytest.mark.slow),
     ],
 )
 def test_ddp_steps_use_every_parameter_and_give_the_named_outputs(backbone, decoder, tmp_path):
