@@ -116,7 +116,7 @@ def test_under_ray_a_full_disk_is_not_tried_again_and_said_in_one_line(
         launch(settings, on_row=lambda _: None)
     assert caught.value.final
     assert said.startswith("worker 0 failed: OSError: rank 0: ")
-    assert said.endswith("cannot be written: [Errno 28] No space left on device")
+    assert "cannot be written: [Errno 28] No space left on device; free some space (df -h shows" in said
     assert "\n" not in said
     assert len(read_attempts(open_storage(settings))) == 2
     assert_same_run(settings, finished)

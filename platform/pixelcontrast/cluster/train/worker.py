@@ -11,6 +11,7 @@ from pixelcontrast.cluster.errors import WorkerError
 from pixelcontrast.cluster.train.events import Message, Metrics, Row, Started, Stopped
 from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
+from pixelcontrast.storage import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +99,7 @@ def run_loop(
             ray.get(launcher.put.remote(Stopped(stopped_at)))
     except Exception as error:
         rows.flush()
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {one_line(error) if isinstance(error, OSError) else error}"
         final = isinstance(error, ValueError) or getattr(error, "errno", None) in _LASTING
         raise WorkerError(rank, reason, traceback.format_exc(), time.time(), final) from error
     finally:
