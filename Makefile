@@ -23,7 +23,7 @@ test: $(INSTALLED)  ## All tests but the slow ones, in two processes
 test-slow: $(INSTALLED)  ## The tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
-gpu-check: $(INSTALLED)  ## On a machine with a GPU, eight minutes: the tests that need one, and what it costs there (gpu.json)
+gpu-check: $(INSTALLED)  ## On a machine with a GPU: the tests that need one, and what it costs there (gpu.json)
 	$(BIN)/python -m pytest -m cuda
 	$(BIN)/python experiments/benchmarks/gpu.py --out gpu.json
 
