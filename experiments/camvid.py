@@ -44,7 +44,7 @@ SEARCH = Search(
         "contrast.hard_share": uniform(0.0, 1.0),
         "contrast.memory": choice("none", "pixel"),
         "contrast.memory_weight": loguniform(0.1, 2.0),
-        "contrast.negative_mining": choice("random", "filtered", "semi-hard"),
+        "contrast.negative_mining": choice("random", "semi-hard"),
     },
     known=({},),
     arms={

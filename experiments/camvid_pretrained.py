@@ -54,7 +54,7 @@ SEARCH = Search(
         "contrast.hard_share": uniform(0.0, 1.0),
         "contrast.memory": choice("none", "pixel"),
         "contrast.memory_weight": loguniform(0.1, 2.0),
-        "contrast.negative_mining": choice("random", "filtered", "semi-hard"),
+        "contrast.negative_mining": choice("random", "semi-hard"),
     },
     known=({},),
     arms={
@@ -64,8 +64,6 @@ SEARCH = Search(
         "paper": PAPER,
         "no-warmup": {"contrast.warmup": 0.0},
         "random-anchors": {"contrast.hard_share": 0.0},
-        "filtered": {**MEMORY, "contrast.negative_mining": "filtered"},
-        "only-correct": {**MEMORY, "contrast.only_correct": True},
         "joint": {**MEMORY, "contrast.memory_term": "joint"},
     },
 )

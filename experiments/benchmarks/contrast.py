@@ -35,7 +35,7 @@ from ranks import Measured, Setting, measure
 
 from pixelcontrast.config import Model, Optim
 from pixelcontrast.contrast import MemoryConfig, Mining, PixelContrast
-from pixelcontrast.contrast.hyperparameters import PositiveMining
+from pixelcontrast.contrast.hyperparameters import ExampleMining
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import build_model
 from pixelcontrast.training.optim import build_optimizer
@@ -124,7 +124,7 @@ def mining(quick: bool, device: str = "cpu") -> Iterator[Row]:
     given = problem(num_anchors=950, bank_rows=bank_rows, device=device)
     plain = partial(sorted_loss, num=_NUM_NEGATIVES, share=_SHARE)
     forms = {"sorted": partial(given.with_gradient, plain)}
-    modes: tuple[PositiveMining, ...] = ("semi-hard", "semi-hard-subset")
+    modes: tuple[ExampleMining, ...] = ("semi-hard", "semi-hard-subset")
     for mode in modes:
         ours = partial(streaming_loss, negatives=mode, positives=None, num=_NUM_NEGATIVES)
         forms[mode] = partial(given.with_gradient, ours)
@@ -153,7 +153,7 @@ def enqueue(quick: bool) -> Iterator[Row]:
 def training_step(quick: bool, device: str = "cpu") -> Iterator[Row]:
     """hrnet_w18_small, 2 images of 256×512, bank 500 pixels and 500 regions per class, head included."""
     height, width = (128, 256) if quick else (256, 512)
-    modes: tuple[PositiveMining, ...] = ("all", "random", "semi-hard", "semi-hard-subset")
+    modes: tuple[ExampleMining, ...] = ("all", "random", "semi-hard", "semi-hard-subset")
     forms = {"cross-entropy": _step_form(None, height, width, device)}
     forms |= {mode: _step_form(mode, height, width, device) for mode in modes}
     taken = seconds(forms, rounds=1 if quick else 9, device=device)
@@ -165,7 +165,7 @@ def training_step(quick: bool, device: str = "cpu") -> Iterator[Row]:
         yield row(f"training step: {mode} / cross-entropy", ratio, "×", at_most=target, device=device)
 
 
-def _step_form(mode: PositiveMining | None, height: int, width: int, device: str) -> Form:
+def _step_form(mode: ExampleMining | None, height: int, width: int, device: str) -> Form:
     torch.manual_seed(0)
     settings = Model(backbone="hrnet_w18_small")
     model = build_model(settings, num_classes=NUM_CLASSES, embedding=mode is not None).to(device)
@@ -177,7 +177,7 @@ def _step_form(mode: PositiveMining | None, height: int, width: int, device: str
     return partial(train_step, model, contrast, optimizer, batch, contrast_weight=1.0)
 
 
-def _contrast(mode: PositiveMining) -> PixelContrast:
+def _contrast(mode: ExampleMining) -> PixelContrast:
     contrast = PixelContrast(
         num_classes=NUM_CLASSES,
         embedding_dim=DIM,

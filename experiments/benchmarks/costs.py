@@ -55,8 +55,8 @@ def _collectives(sizes: Sizes) -> list[tuple[str, int]]:
     """Kind and payload of each."""
     row = sizes.dim * _FLOAT
     sent = [
-        # class, pixel, hard, two keys and image of a proposal; four counts
-        ("gather", (sizes.proposals * 6 + 4) * _INTEGER),
+        # class, pixel, hard and two keys of a proposal; the first position, labels out of range, entries
+        ("gather", (sizes.proposals * 5 + 3) * _INTEGER),
         ("gather", sizes.most_anchors * row),
         ("reduce", sizes.anchors * row),  # the gather's backward
         ("gather", sizes.most_entries * (row + _INTEGER)),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcontrast.contrast.banks import Queue, Shard
-from pixelcontrast.contrast.hyperparameters import NegativeMining, PositiveMining
+from pixelcontrast.contrast.hyperparameters import ExampleMining
 from pixelcontrast.contrast.info_nce import Comparison, info_nce
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.mining import Miner
@@ -88,7 +88,7 @@ def unit_rows(labels: Tensor, *, seed: int) -> Tensor:
 
 
 def streaming_loss(
-    problem: Problem, *, negatives: NegativeMining | None, positives: PositiveMining | None, num: int = 1
+    problem: Problem, *, negatives: ExampleMining | None, positives: ExampleMining | None, num: int = 1
 ) -> Tensor:
     """Ours: the mean of Eq. 3 over the anchors, against each other and the memory as it is mined.
 

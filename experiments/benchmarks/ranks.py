@@ -111,13 +111,12 @@ def _sizes(world_size: int, setting: Setting, labels: Tensor, logits: Tensor, po
     keys = sampling.pixel_keys(labels.shape, positions, 0, sampling.HARD, sampling.ANY)
     chosen, _ = sampling.choose_anchors(
         sampling.Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
-        positions,
         budgets=sampling.equal_budgets(_PER_CLASS, 0.5),
         num_classes=NUM_CLASSES,
         note=torch.zeros(1, dtype=torch.int64),
         group=None,
     )
-    anchors = chosen.anchors(sampling.to_host(chosen.look(None)), wrong, None)
+    anchors = chosen.anchors(chosen.look(None).tolist(), wrong, None)
     pixels = torch.stack([torch.bincount(image.flatten(), minlength=256)[:NUM_CLASSES] for image in labels])
     most_entries = pixels.clamp(max=_PER_IMAGE).sum()
     dist.all_reduce(most_entries, dist.ReduceOp.MAX)

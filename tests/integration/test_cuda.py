@@ -33,7 +33,6 @@ MODES: dict[str, dict[str, Any]] = {
     "in-batch": {},
     "random": MEMORY,
     "joint": MEMORY | {"memory_term": "joint"},
-    "filtered": MEMORY | {"negative_mining": "filtered"},
     "all": MEMORY | {"positive_mining": "all", "negative_mining": "all"},
     "hardest": MEMORY | {"positive_mining": "hardest", "negative_mining": "hardest"},
     "semi-hard": MEMORY | {"positive_mining": "semi-hard", "negative_mining": "semi-hard"},

@@ -58,7 +58,7 @@ def test_a_run_of_a_version_with_fewer_settings_is_sound_also_resumed_under_this
     now = config.fingerprint(config.from_json((run / "experiment.json").read_bytes()))
     tree, result = (json.loads((run / name).read_text()) for name in ("experiment.json", "result.json"))
     assert result["provenance"]["configuration"] == now
-    del tree["contrast"]["negative_margin"]
+    del tree["contrast"]["semi_hard_share"]
     older = config.recorded_fingerprint(json.dumps(tree))
     assert older != now
     (run / "experiment.json").write_text(json.dumps(tree))

@@ -45,13 +45,11 @@ class Reference:
     memory_term: str = "separate"
     memory_weight: float = 1.0
     memory_max_age: int | None = None
-    only_correct: bool = False
     positive_mining: str = "random"
     negative_mining: str = "random"
     num_positives: int = 1024
     num_negatives: int = 2048
     semi_hard_share: float = 0.1
-    negative_margin: float = 0.0
     seed: int = 0
     now: int = 0
     """The number of the step."""
@@ -75,7 +73,7 @@ class Reference:
         anchors = self._anchors(labels, wrong, positions)
         embeddings = embeddings / embeddings.square().sum(dim=1, keepdim=True).sqrt()
         memory = self._memory()
-        keys = self._example_keys(memory, min((int(positions[b]) for b, _, _ in anchors), default=0))
+        keys = self._example_keys(memory, int(positions.min()))
         batch_losses, memory_losses, joint_losses = [], [], []
         for anchor in anchors:
             vector, label = embeddings[anchor[0], :, anchor[1], anchor[2]], int(labels[anchor])
@@ -87,9 +85,6 @@ class Reference:
             rest = [entry for entry in memory if entry.label != label]
             stored_positives = self._mined(vector, same, keys, hard_is_near=False)
             stored_negatives = self._mined(vector, rest, keys, hard_is_near=True)
-            if self.negative_mining == "filtered" and positives:
-                limit = (torch.stack(positives) @ vector).mean() + self.negative_margin
-                stored_negatives = [row for row in stored_negatives if row @ vector < limit]
             if positives:
                 batch_losses.append(self._eq3(vector, positives, negatives))
             if stored_positives:
@@ -97,8 +92,7 @@ class Reference:
             if positives + stored_positives:
                 rows_of_both = positives + stored_positives, negatives + stored_negatives
                 joint_losses.append(self._eq3(vector, *rows_of_both))
-        known = torch.where(wrong, self.num_classes, labels) if self.only_correct else labels
-        self._enqueue(embeddings.detach(), known, positions, image_ids)
+        self._enqueue(embeddings.detach(), labels, positions, image_ids)
         self.now += 1
         nothing = 0.0 * embeddings.sum()
         if self.memory_term == "joint":
@@ -127,7 +121,7 @@ class Reference:
             candidates = [candidates[i] for i in order]
         if mining == "semi-hard":
             candidates = candidates[: math.ceil(self.semi_hard_share * len(candidates))]
-        if mining in ("random", "filtered", "semi-hard"):
+        if mining in ("random", "semi-hard"):
             candidates = sorted(candidates, key=lambda entry: keys[entry.slot])
         return [entry.row for entry in (candidates if mining == "all" else candidates[:num])]
 

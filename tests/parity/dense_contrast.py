@@ -12,13 +12,10 @@ from pixelcontrast.contrast.sampling import Anchors
 
 
 class DenseContrast(PixelContrast):
-    """``PixelContrast`` in one process, anchors class by class, every example chosen by a full sort.
-
-    Not filtered; tests/parity/contrast_reference.py has that.
-    """
+    """``PixelContrast`` in one process, anchors class by class, every example chosen by a full sort."""
 
     def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
-        examples = self.memory.examples(seed=self.seed, key=anchors.key, step=int(self.steps))
+        examples = self.memory.examples(seed=self.seed, key=self._batch_key, step=int(self.steps))
         numbers = torch.arange(len(examples))
         rows, place = examples.rows(numbers).to(own.dtype), torch.argsort(examples.order)
         in_batch, in_memory, joint = [], [], []
@@ -70,8 +67,6 @@ def _mined(miner: Miner, anchor: Tensor, rows: Tensor, place: Tensor, *, hardest
             return similarity[by_hardness[: miner.num]]
         case "semi-hard-subset":
             return similarity[by_hardness[: math.ceil(round(miner.share * len(order), 6))]]
-        case "filtered":
-            raise ValueError("not here: see contrast_reference.py")
         case "semi-hard":
             pool = by_hardness[: math.ceil(round(miner.share * len(order), 6))]
             return similarity[pool[torch.argsort(place[pool])][: miner.num]]

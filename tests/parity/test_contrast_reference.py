@@ -87,15 +87,12 @@ SPECIAL = {
     "one class only": scenario("one class", **MEMORIES["both"]),
 }
 RANDOM: dict[str, Any] = {"positive_mining": "random", "negative_mining": "random"}
-FILTERED = {"positive_mining": "random", "negative_mining": "filtered", "num_negatives": 8}
 YOUNG: dict[str, Any] = {"pixel_queue_size": 20, "memory_max_age": 2}
 """At most eight rows of a class enter in a step: the young ones go across the ring's end."""
 YOUNG_REGIONS: dict[str, Any] = {"region_memory_size": 7, "num_images": NUM_IMAGES, "memory_max_age": 1}
 """Regions are a queue then, though there would be a slot for every image."""
 REMEDY: dict[str, Any] = {"memory_term": "separate", "memory_weight": 0.7}
-EVERY: dict[str, Any] = (
-    FILTERED | YOUNG | YOUNG_REGIONS | REMEDY | {"only_correct": True, "memory_max_age": 2}
-)
+EVERY: dict[str, Any] = RANDOM | YOUNG | YOUNG_REGIONS | REMEDY | {"num_negatives": 8, "memory_max_age": 2}
 REMEDIES = {
     "plain": scenario(**RANDOM),
     "separate terms": scenario(memory_term="separate", memory_weight=0.7, **RANDOM),
@@ -107,10 +104,6 @@ REMEDIES = {
     "young rows of a queue that one batch overflows": scenario(
         pixel_queue_size=3, pixels_per_image=4, memory_max_age=1, **ALL
     ),
-    "only correct": scenario(only_correct=True, **MEMORIES["both"], **ALL),
-    "filtered": scenario(negative_margin=0.1, **FILTERED),
-    "filtered strictly": scenario(negative_margin=-0.2, **FILTERED),
-    "filtered to nothing": scenario(negative_margin=-3.0, memory_term="separate", **FILTERED),
     "every remedy": scenario(**EVERY),
     "every remedy, very unequal void": scenario("unequal", **EVERY),
     "every remedy, last images all void": scenario("last", **EVERY),
@@ -310,6 +303,5 @@ def test_defect_9_every_miner_makes_its_own_difference() -> None:
 
 def test_every_remedy_makes_its_own_difference() -> None:
     last = {name: float(expected()[name][-1][0]) for name in REMEDIES}
-    assert last.pop("filtered to nothing") == last["separate terms, no memory"]
     assert last.pop("every remedy, one class only") == last.pop("every remedy, all void") == 0
     assert len({round(loss, 9) for loss in last.values()}) == len(last)

@@ -12,7 +12,7 @@ from torch import Tensor
 from contrasts import pixel_contrast
 from pixelcontrast import Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.hyperparameters import PositiveMining, Term
+from pixelcontrast.contrast.hyperparameters import ExampleMining, Term
 from pixelcontrast.contrast.maps import labels_at
 from pixelcontrast.datasets.loading import train_loader
 from pixelcontrast.datasets.segmentation import build_dataset
@@ -80,7 +80,7 @@ def without_lone_pixels(labels: Tensor) -> Tensor:
 def replay(
     form: type[PixelContrast],
     recorded: tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, Any]],
-    mining: PositiveMining,
+    mining: ExampleMining,
     term: Term,
     dtype: torch.dtype,
     steps: int,
@@ -115,7 +115,7 @@ def replay(
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_recorded_steps_agree_with_the_obvious_form(
-    mining: PositiveMining, term: Term, steps: int, dtype: torch.dtype, tolerance: float, recorded: Any
+    mining: ExampleMining, term: Term, steps: int, dtype: torch.dtype, tolerance: float, recorded: Any
 ) -> None:
     assert (recorded[0]["memory.pixel.written"] >= 0).sum() > 10_000
     ours, want = (

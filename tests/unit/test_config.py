@@ -167,7 +167,7 @@ def test_command_line_sets_values() -> None:
         ("--run.workers many", "such as 2 or 1:4, not"),
         ("--contrast.temperatur 1", "--contrast.temperatur"),
         ("--contrast.memory all", "'none', 'pixel', 'region'"),
-        ("--contrast.negative-mining easy", "'all', 'random', 'filtered'"),
+        ("--contrast.negative-mining easy", "'all', 'random', 'hardest'"),
     ],
 )
 def test_command_line_mistakes_end_with_status_2(

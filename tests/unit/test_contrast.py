@@ -174,7 +174,7 @@ def test_wrong_settings_are_named(name: str, value: float) -> None:
 
 
 def test_unknown_mining_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ValueError, match="negative_mining is 'semihard'; there are all, random, filtered, "):
+    with pytest.raises(ValueError, match="negative_mining is 'semihard'; there are all, random, hardest, "):
         small_contrast(negative_mining="semihard")
-    with pytest.raises(ValueError, match="positive_mining is 'filtered'; there are all, random, hardest, "):
-        small_contrast(positive_mining="filtered")
+    with pytest.raises(ValueError, match="positive_mining is 'semihard'; there are all, random, hardest, "):
+        small_contrast(positive_mining="semihard")

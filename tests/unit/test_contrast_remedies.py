@@ -63,61 +63,6 @@ def test_separate_terms_are_the_batch_s_loss_plus_the_weighted_memory_s() -> Non
     torch.testing.assert_close(more[1] - batch_only[1], 2.5 * (once[1] - batch_only[1]))
 
 
-def test_only_correct_lets_right_pixels_in_and_no_wrong_one() -> None:
-    """A pixel's embedding names its column; classes 0 and 1 are right in one column each, class 2 in none."""
-    labels = torch.tensor([[[0, 0, 1, 1, 2]]])
-    predicted = torch.tensor([[[0, 1, 1, 0, 0]]])
-    codes = torch.eye(5).T[None, :, None]
-    settings = {"embedding_dim": 5, "only_correct": True, "region_memory_size": 3}
-    contrast = small_contrast(**settings)
-    assert contrast(codes, labels, logits_for(predicted)) > 0, "wrong pixels are anchors all the same"
-    for rows in (queued, region_rows):
-        assert [rows(contrast, label).tolist() for label in range(CLASSES)] == [
-            [codes[0, :, 0, 0].tolist()],
-            [codes[0, :, 0, 2].tolist()],
-            [],
-        ]
-
-
-def test_a_boundary_to_a_wrong_pixel_is_a_boundary_where_only_right_pixels_enter() -> None:
-    """With columns 0 0 0 1 1 1, of which the first 1 is taken for a 0, column 2 lies at the boundary."""
-    labels, predicted = torch.tensor([[[0, 0, 0, 1, 1, 1]]]), torch.tensor([[[0, 0, 0, 0, 1, 1]]])
-    contrast = small_contrast(embedding_dim=6, only_correct=True, boundary_share=1.0, pixels_per_image=1)
-    for _ in range(5):
-        contrast(torch.eye(6)[None, :, None], labels, logits_for(predicted))
-    assert queued(contrast, 0).argmax(dim=1).tolist() == [2] * 5
-
-
-@pytest.mark.parametrize("term", ["separate", "joint"])
-def test_negatives_that_are_all_filtered_leave_a_finite_loss(term: Any) -> None:
-    labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(2)]
-    steps[1].requires_grad_()
-    contrast = small_contrast(negative_mining="filtered", negative_margin=-3.0, memory_term=term)
-    loss = losses_of(contrast, labels, *steps)[1]
-    loss.backward()
-    assert loss.isfinite()
-    assert steps[1].grad is not None
-    assert steps[1].grad.isfinite().all()
-    batch_only = losses_of(small_contrast(pixel_queue_size=0), labels, steps[1])[0]
-    if term == "separate":
-        torch.testing.assert_close(loss, batch_only, msg="positives alone teach nothing")
-
-
-def test_a_lone_anchor_has_all_negatives_of_the_memory() -> None:
-    """It has no positive in the batch, so no similarity to filter by."""
-    labels = torch.tensor([[[0, 0, 1]]])
-    lone = torch.tensor([[[0, 255, 255]]])
-    filtered, drawn = (
-        small_contrast(negative_mining=mining, negative_margin=-3.0) for mining in ("filtered", "random")
-    )
-    steps = [maps(1, DIM, 1, 3, seed=seed) for seed in range(2)]
-    for contrast in (filtered, drawn):
-        losses_of(contrast, labels, steps[0])
-    loss = losses_of(filtered, lone, steps[1])
-    assert loss > 0
-    assert torch.equal(loss, losses_of(drawn, lone, steps[1]))
-
-
 def test_rows_of_the_step_before_are_the_oldest_at_max_age_1() -> None:
     labels, steps = class_maps(2, 6, 6), [maps(2, DIM, 6, 6, seed=seed) for seed in range(3)]
     size: dict[str, Any] = {"pixel_queue_size": 100, "memory_term": "joint"}
@@ -227,11 +172,11 @@ def test_hardly_any_anchor_on_any_rank_gives_finite_losses_that_reach_every_rank
 
 EVERYTHING: dict[str, dict[str, Any]] = {
     "boundaries": {"boundary_share": 0.5},
-    "only correct": {"only_correct": True, "boundary_share": 0.5, "rare_class_power": 0.5},
+    "rare classes": {"boundary_share": 0.5, "rare_class_power": 0.5},
     "a slot per image": {"region_memory_size": 4, "num_images": 4},
     "shared": {"memory_sharded": True, "region_memory_size": 3},
     "semi-hard": {"positive_mining": "semi-hard", "negative_mining": "semi-hard", "num_negatives": 2},
-    "filtered": {"negative_mining": "filtered", "memory_term": "joint", "memory_dtype": "bfloat16"},
+    "joint": {"memory_term": "joint", "memory_dtype": "bfloat16"},
     "hardest": {"positive_mining": "hardest", "negative_mining": "hardest", "memory_max_age": 1},
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelcontrast.contrast import mining
 from pixelcontrast.contrast.memory import Examples
-from pixelcontrast.contrast.mining import ClassSums, Miner
+from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes, classes_of
 
 ANCHOR, OTHER = 0, 1
@@ -154,47 +154,6 @@ def test_a_pool_that_lies_far_back_in_the_order_is_still_found() -> None:
     similarities = [i / n for i in range(n)]
     stored = examples([], similarities)
     assert mined(stored, "near", mining="semi-hard", num=3, share=0.1) == [0.9, 0.9005, 0.901]
-
-
-def filtered(stored: Examples, batch: Tensor, labels: Tensor, **settings: Any) -> list[list[float]]:
-    """What each of the batch's anchors [a, 1] is compared with, of five random negatives."""
-    miner = Miner("filtered", **({"num": 5, "share": 1.0} | settings))
-    in_batch = ClassSums.of(batch, labels, 3)
-    classes = classes_with(labels)
-    return met(miner.negatives(batch, classes, stored, in_batch), batch, classes)
-
-
-@pytest.mark.parametrize(
-    ("margin", "kept"),
-    [(0.0, [0.1, 0.3]), (0.2, [0.1, 0.3, 0.5]), (-0.15, [0.1]), (-1.0, []), (9.0, [0.1, 0.3, 0.5, 0.7, 0.9])],
-)
-def test_filtered_keeps_random_negatives_less_similar_than_the_positives_of_the_batch(
-    margin: float, kept: list[float]
-) -> None:
-    """They are 0.6 and 0.2 similar; the last of the ladder is not drawn."""
-    stored = examples([], [], LADDER)
-    batch, labels = torch.tensor([[1.0], [0.6], [0.2]]), torch.zeros(3, dtype=torch.int64)
-    assert filtered(stored, batch, labels, margin=margin)[0] == kept
-
-
-def test_every_anchor_is_filtered_by_its_own_positives() -> None:
-    stored = examples([0.2], [0.1, 0.9], [0.3])
-    batch = torch.tensor([[1.0], [0.5], [0.3], [1.0], [0.5]])
-    labels = torch.tensor([0, 0, 0, 2, 2])
-    of_0, of_2 = [0.1, 0.3, 0.9], [0.1, 0.2, 0.9]
-    limits = [(0.5 + 0.3) / 2, 0.5 * (1 + 0.3) / 2, 0.3 * (1 + 0.5) / 2, 0.5, 0.5]
-    want = [
-        [round(row * float(anchor), 6) for row in rows if row * float(anchor) < limit]
-        for rows, anchor, limit in zip([of_0] * 3 + [of_2] * 2, batch, limits, strict=True)
-    ]
-    assert filtered(stored, batch, labels) == want
-    assert 0 < sum(map(len, want)) < 15
-
-
-def test_an_anchor_without_positives_in_the_batch_is_not_filtered() -> None:
-    stored = examples([0.2], [0.1, 0.9], [0.3])
-    batch, labels = torch.tensor([[1.0], [0.2], [0.1]]), torch.tensor([0, 1, 1])
-    assert filtered(stored, batch, labels, margin=-9.0) == [[0.1, 0.3, 0.9], [], []]
 
 
 def draw_often(miner: Miner, anchors: Tensor, *, n: int = 20, trials: int = TRIALS) -> Tensor:

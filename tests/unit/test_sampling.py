@@ -51,13 +51,12 @@ def draw(labels: Tensor, wrong: Tensor, *, per_class: int = 5, **settings: Any) 
     keys = sampling.pixel_keys(labels.shape, positions, settings.get("seed", 0), sampling.HARD, sampling.ANY)
     chosen, _ = sampling.choose_anchors(
         sampling.Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
-        positions,
         budgets=sampling.equal_budgets(per_class, settings.get("hard_share", 0.5)),
         num_classes=CLASSES,
         note=torch.zeros(1, dtype=torch.int64),
         group=None,
     )
-    return chosen.anchors(sampling.to_host(chosen.look(None)), wrong, None)
+    return chosen.anchors(chosen.look(None).tolist(), wrong, None)
 
 
 def test_too_few_hard_pixels_are_filled_up_at_random() -> None:

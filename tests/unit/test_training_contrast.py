@@ -126,11 +126,9 @@ def test_every_setting_reaches_the_term() -> None:
         num_positives=5,
         num_negatives=6,
         semi_hard_share=0.3,
-        negative_margin=-0.2,
         memory_term="joint",
         memory_weight=0.6,
         memory_max_age=7,
-        only_correct=True,
     )
     changed = replace(EXPERIMENT, {f"contrast.{k}": v for k, v in vars(settings).items() if k != "weight"})
     term = build_contrast(changed, num_classes=3, num_images=5)
@@ -143,5 +141,5 @@ def test_every_setting_reaches_the_term() -> None:
         for field in fields(kind):
             assert getattr(part, field.name) == getattr(settings, field.name)
     assert term.positive_miner == Miner("random", 5, 0.3)
-    assert term.negative_miner == Miner("hardest", 6, 0.3, margin=-0.2)
+    assert term.negative_miner == Miner("hardest", 6, 0.3)
     assert [bank.max_age for bank in term.memory.banks.values() if isinstance(bank, Queue)] == [7, 7]

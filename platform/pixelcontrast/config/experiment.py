@@ -77,7 +77,6 @@ PAPER: dict[str, Any] = {
     "contrast.memory": "both",
     "contrast.memory_term": "joint",
     "contrast.memory_max_age": None,
-    "contrast.only_correct": False,
     "contrast.pixel_queue_size": None,
     "contrast.pixels_per_image": 10,
     "contrast.region_memory_size": None,

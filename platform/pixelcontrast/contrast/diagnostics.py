@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from pixelcontrast import distributed
 from pixelcontrast.contrast.maps import at_least_float
 from pixelcontrast.contrast.memory import Memory
+from pixelcontrast.contrast.sampling import Anchors
 from pixelcontrast.distributed import Group
-
-_BATCH = slice(2, 6)
 
 
 class Diagnostics(nn.Module):
@@ -18,53 +17,50 @@ class Diagnostics(nn.Module):
     """
 
     sums: Tensor
-    """float64 [num_classes, 6]: anchors, hard anchors, and in the batch the number of positives, the sum of
-    the cosines with them, and the same for negatives."""
+    """float64 [num_classes, 4]: the hard anchors; the sums of the anchors' squared lengths, and of their
+    products with all anchors of their class in the batch and with all of the batch, themselves included."""
     anchors: Tensor
     """float64 [num_classes, D]: the sums of the anchors themselves."""
     mean_norm: Tensor
-    """float64 [2]: the summed norm of the global batch's mean embedding, and the number of batches."""
+    """float64 []: the summed norm of the global batch's mean embedding."""
     refused: Tensor
     """int64 []: rows of all ranks that the memory refused because they are not finite."""
 
     def __init__(self, num_classes: int, embedding_dim: int, group: Group = None):
         super().__init__()
         self.group = group
-        self.register_buffer("sums", torch.zeros(num_classes, 6, dtype=torch.float64), persistent=False)
+        self.register_buffer("sums", torch.zeros(num_classes, 4, dtype=torch.float64), persistent=False)
         anchors = torch.zeros(num_classes, embedding_dim, dtype=torch.float64)
         self.register_buffer("anchors", anchors, persistent=False)
-        self.register_buffer("mean_norm", torch.zeros(2, dtype=torch.float64), persistent=False)
+        self.register_buffer("mean_norm", torch.zeros((), dtype=torch.float64), persistent=False)
         self.register_buffer("refused", torch.zeros((), dtype=torch.int64), persistent=False)
+        self._begin()
+
+    def _begin(self) -> None:
+        for buffer in self.buffers():
+            buffer.zero_()
+        self._batches = 0
+        # Known on the host, of every class: anchors of this rank, their positives and their negatives.
+        self._counts = torch.zeros(len(self.sums), 3, dtype=torch.float64)
 
     @torch.no_grad()
-    def add(self, batch: Tensor, labels: Tensor, here: slice, hard: Tensor) -> None:
-        """Add one batch.
-
-        Args:
-            batch: [A, D], the anchors of all ranks.
-            labels: int64 [A], their classes.
-            here: this rank's among them.
-            hard: bool [a], which of these are misclassified now.
-        """
+    def add(self, batch: Tensor, anchors: Anchors) -> None:
+        """Add one batch, the embeddings [A, D] of the anchors of all ranks."""
         rows = at_least_float(batch)
-        member = (labels == torch.arange(len(self.sums), device=labels.device)[:, None]).to(rows.dtype)
-        own, mine = member[:, here], rows[here]
-        sums, number = member @ rows, member.sum(dim=1)  # [num_classes, D]; [num_classes]
-        extra = torch.stack([torch.ones_like(hard), hard], dim=1).to(rows.dtype)
-        of_own = own @ torch.cat([mine, extra, mine.square().sum(dim=1, keepdim=True)], dim=1)
-        own_sums, (own_number, own_hard, itself) = of_own[:, :-3], of_own[:, -3:].T
-        # Over an anchor's class and over all, Σ_k i·k and the number of keys; the anchor itself is none.
+        classes = torch.arange(len(self.sums), device=rows.device)[:, None]
+        member = (anchors.labels == classes).to(rows.dtype)
+        sums, mine = member @ rows, rows[anchors.here]  # [num_classes, D]
+        extra = torch.stack([anchors.hard.to(rows.dtype), torch.linalg.vecdot(mine, mine)], dim=1)
+        of_own = member[:, anchors.here] @ torch.cat([mine, extra], dim=1)
+        own_sums, of_own = of_own.tensor_split([-2], dim=1)
         total = sums.sum(dim=0)
         alike, every = torch.linalg.vecdot(own_sums, sums), own_sums @ total
-        columns = [
-            *(own_number, own_hard),
-            *(own_number * (number - 1), alike - itself),
-            *(own_number * (len(labels) - number), every - alike),
-        ]
-        self.sums += torch.stack(columns, dim=1)
+        self.sums += torch.cat([of_own, alike[:, None], every[:, None]], dim=1)
         self.anchors += own_sums
-        self.mean_norm[0] += torch.linalg.vector_norm(total) / len(labels)
-        self.mean_norm[1] += 1
+        self.mean_norm.add_(torch.linalg.vector_norm(total), alpha=1 / len(rows))
+        of_class, own = (torch.tensor(part).double() for part in (anchors.of_class, anchors.own_of_class))
+        self._counts += torch.stack([own, own * (of_class - 1), own * (len(rows) - of_class)], dim=1)
+        self._batches += 1
 
     @torch.no_grad()
     def read(self, memory: Memory, step: int) -> dict[str, float | list[float | None] | None]:
@@ -83,22 +79,22 @@ class Diagnostics(nn.Module):
             of the batch's mean embedding, 1 if all embeddings are equal; ``refused_rows``, the number of rows
             that the memory refused because they are not finite.
         """
-        classes = distributed.all_reduce(self.sums, self.group)
-        total = classes.sum(dim=0).tolist()
-        memory_positive, memory_negative = self._with_memory(memory, classes[:, 0], step)
-        norm, batches = self.mean_norm.tolist()
-        refused = int(self.refused)
-        for buffer in self.buffers():
-            buffer.zero_()
-        batch_positive, batch_negative = _similarities(total[_BATCH])
+        local = torch.cat([self._counts.to(self.sums.device), self.sums], dim=1)
+        of_classes = distributed.all_reduce(local, self.group)
+        number, positives, negatives, hard, itself, alike, every = of_classes.T
+        memory_positive, memory_negative = self._with_memory(memory, number, step)
+        pairs = torch.stack([positives, alike - itself, negatives, every - alike], dim=1)
+        norm, refused, batches = float(self.mean_norm), int(self.refused), self._batches
+        self._begin()
+        batch_positive, batch_negative = _similarities(pairs.sum(dim=0).tolist())
         return {
-            "hard_anchors": _ratio(total[1], total[0]),
+            "hard_anchors": _ratio(float(hard.sum()), float(number.sum())),
             "batch_positive_similarity": batch_positive,
             "batch_negative_similarity": batch_negative,
             "memory_positive_similarity": memory_positive,
             "memory_negative_similarity": memory_negative,
             "gap": _difference(batch_positive, batch_negative),
-            "class_gap": [_difference(*_similarities(row[_BATCH])) for row in classes.tolist()],
+            "class_gap": [_difference(*_similarities(row)) for row in pairs.tolist()],
             "mean_embedding_norm": _ratio(norm, batches),
             "refused_rows": refused,
         }

@@ -33,13 +33,14 @@ class Drawn(NamedTuple):
     regions: Table | None
     """Those whose mean is a region; of embedded maps one, as all of the region's are averaged."""
 
-    def counts(self, like: Tensor) -> Tensor:
-        """int64 [3]: how many pixels enter, how many are embedded for regions, and how many regions enter."""
-        none = like.new_zeros(())
-        entries = none if self.entries is None else self.entries.taken.sum()
-        if self.regions is None:
-            return torch.stack([entries, none, none])
-        return torch.stack([entries, self.regions.taken.sum(), self.regions.taken[:, 0].sum()])
+    def counts(self) -> list[Tensor]:
+        """int64 []: how many pixels enter, how many are embedded for regions, and how many regions enter, as
+        far as there are banks for them.
+        """
+        counts = [] if self.entries is None else [self.entries.taken.sum()]
+        if self.regions is not None:
+            counts += [self.regions.taken.sum(), self.regions.taken[:, 0].sum()]
+        return counts
 
 
 NOTHING = Drawn(None, None)
@@ -108,14 +109,15 @@ class Entering:
         Yields:
             Calls that write them into ``memory``; each returns how many rows it refused, int64 [].
         """
-        pixels, sampled, regions = zip(*counts, strict=True)
+        of_pixels, of_ranks = int(memory.pixel is not None), list(zip(*counts, strict=True))
         rank = distributed.rank(self.group)
         if memory.pixel is not None:
-            rows, labels = self._gather(self._pixels(pixels[rank]), pixels)
+            rows, labels = self._gather(self._pixels(of_ranks[0][rank]), of_ranks[0])
             yield partial(memory.pixel.enqueue, rows, labels, step=step)
         if memory.region is None:
             return
         assert self.drawn.regions is not None
+        sampled, regions = of_ranks[of_pixels : of_pixels + 2]
         groups = torch.nonzero_static(self.drawn.regions.taken[:, 0], size=regions[rank]).squeeze(1)
         rows = self._region_rows(sampled[rank])[groups]
         images, classes = groups.div(self.num_classes, rounding_mode="floor"), groups % self.num_classes

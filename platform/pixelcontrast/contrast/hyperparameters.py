@@ -16,8 +16,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 
-PositiveMining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
-NegativeMining = Literal["all", "random", "filtered", "hardest", "semi-hard", "semi-hard-subset"]
+ExampleMining = Literal["all", "random", "hardest", "semi-hard", "semi-hard-subset"]
 Term = Literal["separate", "joint"]
 
 MAX_MEMORY_ROWS = 200_000
@@ -86,8 +85,6 @@ class MemoryConfig(_Checked):
     memory_max_age: Count | None = None
     """Steps after which a stored row is no longer used; unset: only newer rows replace it. With it, the
     region memory keeps the newest regions instead of one per image."""
-    only_correct: bool = False
-    """Only pixels that are classified correctly at the time enter the memory."""
     memory_sharded: bool = False
     """Each of W workers stores 1/W of the memory, in which it mines 1/W of the examples of every anchor;
     unset: each stores all of it."""
@@ -109,22 +106,19 @@ class MemoryConfig(_Checked):
 class Mining(_Checked):
     """Which examples of the memory an anchor is compared with (Sec. 3.3); those of the batch always are."""
 
-    positive_mining: PositiveMining = "random"
+    positive_mining: ExampleMining = "random"
     """Which positives of the memory an anchor is compared with (those of the batch always): all, random ones,
     the hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset
     takes the hardest semi_hard_share of random ones, which is faster: hardest and semi-hard compare all rows
     with every anchor, and as negative_mining make the host wait for a GPU several times a step."""
-    negative_mining: NegativeMining = "random"
-    """Likewise for negatives, of which the most similar are the hardest. filtered: random ones that are less
-    similar than the anchor's positives in the batch are on average (after FaceNet)."""
+    negative_mining: ExampleMining = "random"
+    """Likewise for negatives, of which the most similar are the hardest."""
     num_positives: Count = 1024
     """Positives in the memory that an anchor is compared with, at most, unless positive_mining is all."""
     num_negatives: Count = 2048
     """Negatives in the memory that an anchor is compared with, at most, unless negative_mining is all."""
     semi_hard_share: Annotated[float, Gt(0), Le(1)] = 0.1
     """Share of an anchor's positives, and of its negatives, that semi-hard mining draws from."""
-    negative_margin: float = 0.0
-    """filtered leaves out negatives whose similarity exceeds the positives' mean by this much."""
 
 
 def _default_size(name: str, per_image: int, num_classes: int, num_images: int | None) -> int:

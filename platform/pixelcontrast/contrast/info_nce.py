@@ -100,39 +100,37 @@ class _InfoNCE(torch.autograd.Function):
         rows, classes, order = compared = _rows(own, batch, comparison)
 
         # First sweep, over the negatives: L [a], and Σ_n exp(s_in) n [a, D], both of a shift.
-        negatives = Negatives(rows, tau)
+        scaled = rows / tau
+        negatives = Negatives(scaled, tau)
         if classes is not None and comparison.negatives is not None:
             for block in comparison.negatives(rows, classes):
                 negatives.add(block)
         if order is not None:
             negatives.reduce(comparison.group, compared.own(comparison))
-        similarity = force = own.new_zeros(len(own), 0)
-        same = other = torch.zeros_like(similarity, dtype=torch.bool)
-        if comparison.in_batch:
-            similarity = negatives.scaled @ batch.T  # s: [a, A]
-            same, other = _in_batch(comparison)
-            force = negatives.weigh(slice(None), similarity.clone(), other)
+        in_batch = _InBatch(negatives, batch, comparison) if comparison.in_batch else None
         log_sum = negatives.log_sum
         if order is not None:
             log_sum = distributed.all_gather_rows(log_sum, comparison.group, counts=comparison.counts)[order]
 
         # Second sweep, over the positives: Σ_p softplus(L − s_ip) [a], Σ_p σ(L − s_ip) [a] and its sum of p.
-        positives = Positives(rows, log_sum, tau)
+        positives = Positives(scaled, log_sum)
         if classes is not None and comparison.positives is not None:
             for block in comparison.positives(rows, classes):
                 positives.add(block, classes)
         if order is not None:
             positives.reduce(comparison.group, compared.own(comparison))
-        slopes = positives.add_slopes(similarity, same)
+        slopes = None if in_batch is None else positives.add_slopes(in_batch.similarity, in_batch.same)
 
         # ∂ℓ/∂s_ip = −1/|P| σ(L − s_ip), ∂ℓ/∂L = 1/|P| Σ_p σ(L − s_ip), ∂L/∂s_in = exp(s_in − L).
         share = positives.share  # 1/|P|: [a, 1]
         of_negatives = positives.weight * share / negatives.safe_weight  # ∂ℓ/∂L / Σ_n exp(s_in): [a, 1]
-        grad_own, grad_batch = of_negatives * negatives.pull - share * positives.pull, torch.zeros_like(batch)
-        if comparison.in_batch:
-            force.mul_(of_negatives).sub_(slopes.mul_(share))  # ∂ℓ_i/∂s_ik: [a, A]
-            grad_own.addmm_(force, batch)
-            torch.mm(force.T, negatives.scaled, out=grad_batch)  # scaled is i/τ
+        grad_own = negatives.pull.mul_(of_negatives).addcmul_(positives.pull, share, value=-1)
+        if in_batch is None or slopes is None:
+            grad_batch = torch.zeros_like(batch)
+        else:
+            slope = in_batch.force.mul_(of_negatives).sub_(slopes.mul_(share))  # ∂ℓ_i/∂s_ik: [a, A]
+            grad_own.addmm_(slope, batch)
+            grad_batch = slope.T @ negatives.scaled  # scaled is i/τ
         ctx.save_for_backward(grad_own.div_(tau), grad_batch)
         return positives.loss @ share.squeeze(1)
 
@@ -143,9 +141,15 @@ class _InfoNCE(torch.autograd.Function):
         return grad * grad_own, grad * grad_batch, None
 
 
-def _in_batch(comparison: Comparison) -> tuple[Tensor, Tensor]:
-    """Positives and negatives of this rank's anchors in the batch, without themselves: bool [a, A]."""
-    other = comparison.labels[comparison.here, None] != comparison.labels
-    same = ~other
-    same.diagonal(comparison.here.start).fill_(False)
-    return same, other
+class _InBatch:
+    """The batch as keys of this rank's anchors; its negatives are added to the first sweep."""
+
+    def __init__(self, negatives: Negatives, batch: Tensor, comparison: Comparison):
+        self.similarity = negatives.scaled @ batch.T
+        """s: [a, A]"""
+        other = comparison.labels[comparison.here, None] != comparison.labels
+        self.same = ~other
+        """Positives, without the anchor itself: bool [a, A]."""
+        self.same.diagonal(comparison.here.start).fill_(False)
+        self.force = negatives.weigh(slice(None), self.similarity.clone(), other)
+        """exp(s − shift) of negatives: [a, A]."""

@@ -30,7 +30,7 @@ from pixelcontrast.contrast.inputs import (
 )
 from pixelcontrast.contrast.maps import labels_at, predictions_at, unit
 from pixelcontrast.contrast.memory import build_memory
-from pixelcontrast.contrast.mining import ClassSums, build_miners
+from pixelcontrast.contrast.mining import build_miners
 from pixelcontrast.contrast.sampling import (
     ANY,
     ENTRY,
@@ -134,7 +134,9 @@ class PixelContrast(nn.Module):
         )
         self.diagnostics = Diagnostics(num_classes, embedding_dim, group)
         self._waiting: list[Callable[[], object]] = []
-        self._in_memory: Any = []  # Memory.counts of this step, on the host
+        # Of this step, on the host: Memory.counts, and the number that names its batch among all.
+        self._in_memory: Any = []
+        self._batch_key = 0
         for name in ("next_position", "steps"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_pixels", torch.zeros(num_classes, dtype=torch.int64))
@@ -205,14 +207,12 @@ class PixelContrast(nn.Module):
     ) -> "_Draw":
         """Draw the anchors and what enters the memory, then look how many there are, which waits once."""
         classes, strange = classes_of_pixels(labels, self.num_classes, self.ignore_index)
-        faults = [strange] if image_ids is None else [strange, self._misplaced(image_ids)]
         enters = self.training and bool(self.memory.banks)
         keys = pixel_keys(labels.shape, positions, self.seed, *(HARD, ANY, ENTRY)[: 2 + enters])
-        known = classes.masked_fill(wrong, self.num_classes) if self.memory_config.only_correct else classes
         entering = NOTHING
         if enters:
             entering = draw_entering(
-                known,
+                classes,
                 keys[2],
                 self.memory,
                 self.memory_config,
@@ -220,23 +220,28 @@ class PixelContrast(nn.Module):
                 by_pixel=by_pixel,
                 preferred=partial(at_boundaries, classes, positions, self.num_classes, self.seed),
             )
+        first = positions.min() if len(positions) else positions.new_full((), torch.iinfo(torch.int64).max)
+        misplaced = [] if image_ids is None else [self._misplaced(image_ids)]
         chosen, notes = choose_anchors(
             Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
-            positions,
             budgets=self._budgets(classes.flatten()),
             num_classes=self.num_classes,
-            note=torch.stack([*entering.counts(strange), *faults]),
+            note=torch.stack([first, strange, *entering.counts(), *misplaced]),
             group=self.group,
         )
-        found = [self.memory.counts(self.steps), notes, *chosen.look(self.group)]
-        self._in_memory, notes, *seen = to_host(found)
-        _, _, _, is_strange, *is_misplaced = notes[distributed.rank(self.group)]
+        looked_at = [chosen.look(self.group), notes]
+        if self.memory.banks:
+            looked_at.append(self.memory.counts(self.steps))
+        seen, notes, *in_memory = to_host(looked_at)
+        self._in_memory = in_memory[0] if in_memory else []
+        self._batch_key = min(note[0] for note in notes)
+        _, is_strange, *counts = notes[distributed.rank(self.group)]
         if is_strange:
             refuse_labels(labels, self.num_classes, self.ignore_index)
-        if any(is_misplaced):
+        if misplaced and counts[-1]:
             refuse_image_ids(image_ids, self.memory.region)
         anchors = chosen.anchors(seen, wrong, self.group)
-        return _Draw(anchors, entering, known, [note[:3] for note in notes])
+        return _Draw(anchors, entering, classes, [note[2:] for note in notes])
 
     def _misplaced(self, image_ids: Tensor) -> Tensor:
         """int64 []: how many images have no slot in the region memory."""
@@ -255,13 +260,12 @@ class PixelContrast(nn.Module):
             temperature=self.loss.temperature,
             group=self.group,
         )
-        added = partial(self.diagnostics.add, batch.detach(), anchors.labels, anchors.here, anchors.hard)
-        self._waiting.append(added)
+        self._waiting.append(partial(self.diagnostics.add, batch.detach(), anchors))
         # Valid anchors have a positive: another anchor of their class, or a row of the memory.
         in_batch = [count > 1 for count in anchors.of_class]
         if not self.memory.banks:
             return self._mean(batch, comparison, anchors, in_batch)
-        with_memory = self._with_memory(comparison, batch, anchors)
+        with_memory = self._with_memory(comparison, anchors)
         stored = [sum(of_banks) > 0 for of_banks in zip(*self._in_memory[0], strict=True)]
         if self.loss.memory_term == "joint":
             either = [any(pair) for pair in zip(in_batch, stored, strict=True)]
@@ -276,19 +280,16 @@ class PixelContrast(nn.Module):
         count = sum(count for count, is_valid in zip(anchors.of_class, valid, strict=True) if is_valid)
         return total * (distributed.world_size(self.group) / max(count, 1))
 
-    def _with_memory(self, comparison: Comparison, batch: Tensor, anchors: Anchors) -> Comparison:
+    def _with_memory(self, comparison: Comparison, anchors: Anchors) -> Comparison:
         """The same comparison, with what the anchors are compared with in the memory."""
         examples = self.memory.examples(
-            seed=self.seed, key=anchors.key, step=self.steps, counts=self._in_memory[1]
+            seed=self.seed, key=self._batch_key, step=self.steps, counts=self._in_memory[1]
         )
-        others = None
-        if self.negative_miner.mining == "filtered":
-            others = ClassSums.of(batch.detach(), comparison.labels, self.num_classes)
         return replace(
             comparison,
             of_class=anchors.of_class if self.memory.is_sharded else anchors.own_of_class,
             positives=partial(self.positive_miner.positives, examples=examples),
-            negatives=partial(self.negative_miner.negatives, examples=examples, in_batch=others),
+            negatives=partial(self.negative_miner.negatives, examples=examples),
             sharded=self.memory.is_sharded,
         )
 
@@ -344,6 +345,6 @@ class _Draw(NamedTuple):
     anchors: Anchors
     entering: Drawn
     classes: Tensor
-    """int64 [B, h, w]; num_classes where a pixel does not enter the memory."""
+    """int64 [B, h, w]; num_classes where a pixel takes no part."""
     counts: list[list[int]]
     """``entering.counts`` on every rank."""

@@ -14,10 +14,10 @@ def unit(embeddings: Tensor) -> Tensor:
 
 
 def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
-    """Rows [n, D] of a map [B, D, h, w] at flat pixel indices [n], without a copy of the map."""
-    height, width = embeddings.shape[2:]
-    image, row = indices.div(height * width, rounding_mode="floor"), indices.div(width, rounding_mode="floor")
-    return embeddings[image, :, row % height, indices % width]
+    """Rows [n, D] of a map [B, D, h, w] at flat pixel indices [n]; no copy of a map without gaps is made."""
+    pixels = embeddings.flatten(2)
+    num_pixels = pixels.shape[2]
+    return pixels[indices.div(num_pixels, rounding_mode="floor"), :, indices % num_pixels]
 
 
 def labels_at(labels: Tensor, size: torch.Size) -> Tensor:

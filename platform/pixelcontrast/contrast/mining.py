@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixelcontrast.contrast.hyperparameters import Mining, NegativeMining
+from pixelcontrast.contrast.hyperparameters import ExampleMining, Mining
 from pixelcontrast.contrast.memory import Examples
 from pixelcontrast.contrast.sampling import Table, ceil_share, ceil_shares
 from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes, most_similarities
@@ -18,28 +17,6 @@ _CPU_HELD, _GPU_HELD = 1 << 24, 1 << 28
 """Similarities held at a time, to find the hardest."""
 _MOST_ROWS = 1 << 13
 """Copied at a time out of the memory, on a CPU."""
-
-
-class ClassSums(NamedTuple):
-    """The anchors of the global batch, summed by class."""
-
-    sums: Tensor
-    """[num_classes, D]"""
-    counts: Tensor
-    """[num_classes]"""
-
-    @classmethod
-    def of(cls, batch: Tensor, labels: Tensor, num_classes: int) -> "ClassSums":
-        """Sum rows [A, D] by their labels int64 [A]."""
-        member = (labels == torch.arange(num_classes, device=labels.device)[:, None]).to(batch.dtype)
-        return cls(member @ batch, member.sum(dim=1))
-
-    def mean_similarity(self, anchors: Tensor, classes: Classes) -> Tensor:
-        """[a]: of anchors [a, D] with the others of their class; +∞ where there is no other."""
-        labels = classes.present[classes.of]
-        others = self.counts[labels] - 1  # |P| in the batch, without the anchor itself: [a]
-        total = torch.linalg.vecdot(anchors, self.sums[labels] - anchors)  # Σ_p i·p: [a]
-        return torch.where(others > 0, total / others.clamp(min=1), torch.inf)
 
 
 @dataclass(frozen=True)
@@ -51,9 +28,6 @@ class Miner:
     What is chosen among n candidates in the memory:
 
     - ``all``: all n; ``random``: K of n.
-    - ``filtered``, for negatives: of K random ones those whose similarity with the anchor is less than the
-      mean similarity of its positives in the batch plus ``margin`` (after FaceNet, Schroff et al., CVPR 2015,
-      Sec. 3.2); all K where the batch has no positive.
     - ``hardest``: the K hardest of n.
     - ``semi-hard``: K random ones of the ⌈share · n⌉ hardest, each equally likely (10 % in the paper).
     - ``semi-hard-subset``: the ⌈share · m⌉ hardest of m = ⌈K / share⌉ random ones, which are about K. An
@@ -61,9 +35,9 @@ class Miner:
       m/n for those well within the pool of ``semi-hard``, as there, and 0 for those well outside; the edge
       between is about n · √(share · (1 − share) / m) ranks wide. It compares the anchor with m rows, not n.
 
-    A GPU is waited for once with ``random``, ``filtered`` and ``semi-hard-subset``, to know how far the order
-    is looked at, and never with ``all``. ``hardest`` and ``semi-hard`` are slow there: they wait up to twice
-    for each 2^28 / n anchors.
+    A GPU is waited for once with ``random`` and ``semi-hard-subset``, to know how far the order is looked at,
+    and never with ``all``. ``hardest`` and ``semi-hard`` are slow there: they wait up to twice for each
+    2^28 / n anchors.
 
     Fewer than K candidates are all taken. A memory in W shards chooses ⌈K / W⌉ in each by the same rule: a
     draw stratified by shards, not that of a memory in one piece.
@@ -71,13 +45,11 @@ class Miner:
     Args:
         num: K, in this rank's part of the memory.
         share: for ``semi-hard`` and ``semi-hard-subset``.
-        margin: for ``filtered``.
     """
 
-    mining: NegativeMining
+    mining: ExampleMining
     num: int
     share: float
-    margin: float = 0.0
 
     def positives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[ClassBlock]:
         """Blocks of the positives of all anchors."""
@@ -100,24 +72,16 @@ class Miner:
                     taken, _ = self._first(taken)
             yield ClassBlock(few, keys, taken)
 
-    def negatives(
-        self, anchors: Tensor, classes: Classes, examples: Examples, in_batch: ClassSums | None = None
-    ) -> Iterator[Block]:
-        """Blocks of the negatives of all anchors; ``in_batch`` is needed where they are ``filtered``."""
+    def negatives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
+        """Blocks of the negatives of all anchors."""
         if not classes.labels or not len(examples):
             return
         match self.mining:
             case "all":
                 yield from _all_negatives(classes, examples, most_similarities(anchors.device))
-            case "random" | "filtered":
+            case "random":
                 numbers, taken = _first_others(classes, examples, self.num)
-                keys, taken = examples.rows(numbers), taken[classes.of]
-                if self.mining == "filtered":
-                    assert in_batch is not None
-                    limit = in_batch.mean_similarity(anchors, classes) + self.margin
-                    # s_in < mean_p s_ip + margin: bool [a, K]
-                    taken &= anchors @ keys.to(anchors.dtype).T < limit[:, None]
-                yield Block(slice(0, len(anchors)), keys, taken)
+                yield Block(slice(0, len(anchors)), examples.rows(numbers), taken[classes.of])
             case "semi-hard-subset":
                 yield from self._hard_of_drawn(anchors, classes, examples)
             case "hardest" | "semi-hard":
@@ -183,10 +147,9 @@ class Miner:
 def build_miners(mining: Mining, *, parts: int) -> tuple[Miner, Miner]:
     """The miners of positives and of negatives in one of the ``parts`` of a memory."""
     num_positives, num_negatives = (-(-num // parts) for num in (mining.num_positives, mining.num_negatives))
-    share, margin = mining.semi_hard_share, mining.negative_margin
     return (
-        Miner(mining.positive_mining, num_positives, share),
-        Miner(mining.negative_mining, num_negatives, share, margin),
+        Miner(mining.positive_mining, num_positives, mining.semi_hard_share),
+        Miner(mining.negative_mining, num_negatives, mining.semi_hard_share),
     )
 
 

@@ -69,9 +69,13 @@ def _first_of_sorted(
     order = torch.argsort(keys, stable=True)
     in_order, by_group = torch.sort(groups[order], stable=True)
     bounds = torch.searchsorted(in_order, torch.arange(num_groups + 1, device=keys.device))
-    count = bounds.diff().clamp(max=budget)
-    places = (bounds[:-1, None] + columns).clamp(max=len(keys) - 1)
-    return Table(order[by_group[places]], columns < count[:, None])
+    places = bounds[:-1, None] + columns
+    taken = places < bounds[1:, None]
+    if isinstance(budget, Tensor):
+        taken &= columns < budget[:, None]
+    elif budget < most:
+        taken &= columns < budget
+    return Table(order[by_group[places.clamp(max=len(keys) - 1)]], taken)
 
 
 def _probable(keys: Tensor, groups: Tensor, budget: int | Tensor, num_groups: int) -> Tensor:
@@ -156,35 +160,28 @@ class Chosen(NamedTuple):
 
     taken: Tensor
     """bool [num_classes, most]"""
-    owners: Tensor
-    """int64 [num_classes, most]: the ranks that have them."""
+    owners: Tensor | None
+    """int64 [num_classes, most]: the ranks that have them; None where there is one rank."""
     pixels: Tensor
     """int64 [num_classes, most]: flat indices into their rank's maps."""
-    key: Tensor
-    """int64 []: the smallest position of an anchor's image, which names this batch among all."""
 
-    def look(self, group: Group) -> list[Tensor]:
-        """What ``anchors`` needs to know on the host: ``key``, and the anchors of each class, int64
-        [num_classes], on all ranks and on this one, and of each rank, int64 [W].
-        """
-        rank, world_size = distributed.rank(group), distributed.world_size(group)
-        of_all = self.taken.sum(dim=1)
-        if world_size == 1:
-            return [self.key, of_all, of_all, of_all.sum()[None]]
-        ranks = torch.arange(world_size, device=self.taken.device)
-        of_ranks = ((self.owners == ranks[:, None, None]) & self.taken).sum(dim=(1, 2))
-        return [self.key, of_all, (self.taken & (self.owners == rank)).sum(dim=1), of_ranks]
+    def look(self, group: Group) -> Tensor:
+        """int64 [W, num_classes]: how many each rank has of each class; ``anchors`` needs it on the host."""
+        if self.owners is None:
+            return self.taken.sum(dim=1)[None]
+        ranks = torch.arange(distributed.world_size(group), device=self.taken.device)
+        return ((self.owners == ranks[:, None, None]) & self.taken).sum(dim=2)
 
-    def anchors(self, seen: Sequence[Any], wrong: Tensor, group: Group) -> "Anchors":
+    def anchors(self, seen: Sequence[Sequence[int]], wrong: Tensor, group: Group) -> "Anchors":
         """Bring them into rank order.
 
         Args:
             seen: the values of ``look``.
             wrong: bool [B, h, w], the pixels that are misclassified now.
         """
-        key, of_all, of_own, of_ranks = seen
-        labels, columns = torch.nonzero_static(self.taken, size=sum(of_all)).T.contiguous()
-        if len(of_ranks) > 1:
+        of_class, of_ranks = [sum(column) for column in zip(*seen, strict=True)], [sum(row) for row in seen]
+        labels, columns = torch.nonzero_static(self.taken, size=sum(of_class)).T.contiguous()
+        if self.owners is not None:
             order = torch.argsort(self.owners[labels, columns], stable=True)
             labels, columns = labels[order], columns[order]
         first, rank = sum(of_ranks[: distributed.rank(group)]), distributed.rank(group)
@@ -196,9 +193,8 @@ class Chosen(NamedTuple):
             hard=wrong.flatten()[pixels],
             counts=of_ranks,
             here=here,
-            key=key,
-            of_class=of_all,
-            own_of_class=of_own,
+            of_class=of_class,
+            own_of_class=list(seen[rank]),
         )
 
 
@@ -215,8 +211,6 @@ class Anchors(NamedTuple):
     """Anchors of each rank; they sum to A."""
     here: slice
     """This rank's among all."""
-    key: int
-    """A number that names this batch among all."""
     of_class: list[int]
     """Anchors of each class."""
     own_of_class: list[int]
@@ -224,7 +218,7 @@ class Anchors(NamedTuple):
 
 
 def choose_anchors(
-    pixels: Pixels, positions: Tensor, *, budgets: Budgets, num_classes: int, note: Tensor, group: Group
+    pixels: Pixels, *, budgets: Budgets, num_classes: int, note: Tensor, group: Group
 ) -> tuple[Chosen, Tensor]:
     """Draw up to ``budgets`` anchors of each class from the global batch (segmentation-aware sampling).
 
@@ -233,41 +227,31 @@ def choose_anchors(
     per global batch).
 
     Args:
-        positions: int64 [B], the images' places in the global sample stream.
         note: int64 [k], this rank's; sent along with its proposals.
 
     Returns:
         The anchors, and every rank's note, int64 [W, k].
     """
     world_size = distributed.world_size(group)
-    per_image = len(pixels.classes) // max(len(positions), 1)
     if world_size == 1:
         table = _choose(pixels, budgets, num_classes, more=0)
-        rows, owners = table.rows, torch.zeros_like(table.rows)
-        images = positions[rows // per_image] if per_image else rows
-        return _chosen(table, owners, rows, images), note[None]
+        return Chosen(table.taken, None, table.rows), note[None]
     # Enough for any outcome: what is a hard anchor of the global batch is one of this rank's first in hard
     # keys; the others are among the budget's smallest keys of the rest.
     table = _choose(pixels, budgets, num_classes, more=budgets.most_hard)
     labels = torch.arange(num_classes, device=note.device)[:, None]
     columns = [torch.where(table.taken, labels, num_classes), table.rows]
-    if per_image:
+    if len(pixels.classes):
         columns += [column[table.rows] for column in (pixels.hard.long(), *pixels[2:])]
-        columns += [positions[table.rows // per_image]]
     else:
-        columns += [table.rows] * 4
+        columns += [table.rows] * 3
     sent = torch.cat([torch.stack(columns).flatten(), note])
     received = distributed.all_gather_equal(sent, group)
-    columns = received[:, : -len(note)].view(world_size, 6, -1).transpose(0, 1).flatten(1)
-    classes, own_rows, hard, hard_keys, any_keys, images = columns
+    columns = received[:, : -len(note)].view(world_size, len(columns), -1).transpose(0, 1).flatten(1)
+    classes, own_rows, hard, hard_keys, any_keys = columns
     table = _choose(Pixels(classes, hard.bool(), hard_keys, any_keys), budgets, num_classes, more=0)
     owners = table.rows // (len(classes) // world_size)
-    return _chosen(table, owners, own_rows[table.rows], images[table.rows]), received[:, -len(note) :]
-
-
-def _chosen(table: Table, owners: Tensor, pixels: Tensor, images: Tensor) -> Chosen:
-    key = images.masked_fill(~table.taken, torch.iinfo(torch.int64).max).min()
-    return Chosen(table.taken, owners, pixels, key)
+    return Chosen(table.taken, owners, own_rows[table.rows]), received[:, -len(note) :]
 
 
 def _choose(pixels: Pixels, budgets: Budgets, num_classes: int, *, more: int) -> Table:

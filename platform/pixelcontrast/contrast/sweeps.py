@@ -92,11 +92,11 @@ def most_similarities(device: torch.device) -> int:
 
 
 class Sweep:
-    """Sums over the keys that come along, for anchors [a, D]."""
+    """Sums over the keys that come along, for anchors [a, D], ``scaled`` by 1/τ."""
 
-    def __init__(self, anchors: Tensor, temperature: float):
-        self.scaled = anchors / temperature
-        self.pull: Tensor = torch.zeros_like(anchors)
+    def __init__(self, scaled: Tensor):
+        self.scaled = scaled
+        self.pull: Tensor = torch.zeros_like(scaled)
 
     def _reduce(self, group: Group, chosen: Tensor, sums: Tensor) -> Tensor:
         """Add up all ranks' pull [a, D] and ``sums`` [k, a], and keep those of the anchors at ``chosen``."""
@@ -113,10 +113,10 @@ class Negatives(Sweep):
     smallest s, 2/τ below, does not vanish in float32. For τ below 1/40, the shift is a running maximum.
     """
 
-    def __init__(self, anchors: Tensor, temperature: float):
-        super().__init__(anchors, temperature)
-        self.weight = anchors.new_zeros(len(anchors))
-        self._space = anchors.new_empty(0)
+    def __init__(self, scaled: Tensor, temperature: float):
+        super().__init__(scaled)
+        self.weight = scaled.new_zeros(len(scaled))
+        self._space = scaled.new_empty(0)
         self._runs = 2 / temperature > -_FLOOR
         self.shift = torch.full_like(self.weight, _NOTHING if self._runs else 1 / temperature)
 
@@ -147,7 +147,7 @@ class Negatives(Sweep):
         if self._runs:
             weights.clamp_(_FLOOR, 0)
         weights.exp_().mul_(taken)
-        self.weight[anchors] += weights.sum(dim=1)  # Σ_n exp(s_in − shift): [a]
+        self.weight[anchors].add_(weights.sum(dim=1))  # Σ_n exp(s_in − shift): [a]
         return weights
 
     def _raise_shift(self, anchors: slice, maximum: Tensor) -> None:
@@ -155,8 +155,8 @@ class Negatives(Sweep):
 
     def _rescale(self, anchors: slice, shift: Tensor) -> None:
         scale = (self.shift[anchors] - shift).exp_()  # from e^(s − before) to e^(s − shift): [a]
-        self.weight[anchors] *= scale
-        self.pull[anchors] *= scale[:, None]
+        self.weight[anchors].mul_(scale)
+        self.pull[anchors].mul_(scale[:, None])
         self.shift[anchors] = shift
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
@@ -182,10 +182,10 @@ class Negatives(Sweep):
 class Positives(Sweep):
     """Σ softplus(L − s) in ``loss``; of its slopes, σ(L − s), Σ σ in ``weight`` and Σ σ·key in ``pull``."""
 
-    def __init__(self, anchors: Tensor, log_sum: Tensor, temperature: float):
-        super().__init__(anchors, temperature)
+    def __init__(self, scaled: Tensor, log_sum: Tensor):
+        super().__init__(scaled)
         self.log_sum = log_sum
-        self._sums = anchors.new_zeros(3, len(anchors))
+        self._sums = scaled.new_zeros(3, len(scaled))
 
     def add(self, block: ClassBlock, classes: Classes) -> None:
         """Add the block's keys to the sums of the anchors of its classes."""
@@ -195,8 +195,8 @@ class Positives(Sweep):
         for few, taken in zip(block.keys.split(step, 1), block.taken.split(step, 2), strict=True):
             keys = few.to(anchors.dtype)
             slopes, sums = self._slopes(log_sum, anchors @ keys.mT, taken)  # s_ip: [g, most, k]
-            self._sums[:, part] += sums.flatten(1)[:, where]
-            self.pull[part] += (slopes @ keys).flatten(0, 1)[where]  # Σ_p σ(L − s_ip) p: [a, D]
+            self._sums[:, part].add_(sums.flatten(1)[:, where])
+            self.pull[part].add_((slopes @ keys).flatten(0, 1)[where])  # Σ_p σ(L − s_ip) p: [a, D]
 
     def add_slopes(self, similarity: Tensor, taken: Tensor) -> Tensor:
         """Add all but the pull of keys for which there are similarities [a, k] already; returns σ(L − s)."""
