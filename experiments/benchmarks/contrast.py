@@ -144,7 +144,7 @@ def enqueue(quick: bool) -> Iterator[Row]:
     rows = unit_rows(labels, seed=6)
     queue, looped = full_queue(NUM_CLASSES, 1_000 if quick else 10_000), LoopedQueue(10_000, DIM)
     forms = {
-        "ours": lambda: queue.enqueue(rows, labels, step=1),
+        "ours": lambda: queue.write(rows, labels, step=1),
         "looped": lambda: looped.enqueue(rows, labels, per_image=per_image),
     }
     yield from _compare("enqueue", forms, rounds=51, at_least=8)

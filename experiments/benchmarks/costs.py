@@ -24,8 +24,10 @@ class Sizes:
     """D"""
     most_anchors: int
     """Anchors of one rank, to which a gather is padded; A / W if they are spread evenly."""
+    entries: int
+    """Rows of this rank that enter the queue: at most (images of a rank) · classes · V."""
     most_entries: int
-    """Rows of one rank that enter the queue: at most (images of a rank) · classes · V."""
+    """Those of the rank that has most."""
     proposals: int
     """Places for the pixels that one rank proposes as anchors: 75 per class with 50 anchors, half of them
     hard."""
@@ -37,7 +39,7 @@ class Sizes:
 def payload(sizes: Sizes) -> int:
     """Bytes that a rank hands to collectives in a step, forward and backward; 0 on one rank.
 
-    An all-reduce is handed its tensor, an all-gather the rank's own padded rows.
+    An all-reduce is handed its tensor, an all-gather the rank's own padded rows, an all-to-all those for all.
     """
     if sizes.ranks == 1:
         return 0
@@ -45,9 +47,9 @@ def payload(sizes: Sizes) -> int:
 
 
 def wire(sizes: Sizes) -> float:
-    """Bytes that a rank sends if gathers and reductions go around a ring."""
+    """Bytes that a rank sends if gathers and reductions go around a ring, and exchanges straight."""
     others = sizes.ranks - 1
-    factors = {"gather": others, "reduce": 2 * others / sizes.ranks}
+    factors = {"gather": others, "reduce": 2 * others / sizes.ranks, "exchange": others / sizes.ranks}
     return sum(factors[kind] * nbytes for kind, nbytes in _collectives(sizes))
 
 
@@ -59,10 +61,13 @@ def _collectives(sizes: Sizes) -> list[tuple[str, int]]:
         ("gather", (sizes.proposals * 5 + 3) * _INTEGER),
         ("gather", sizes.most_anchors * row),
         ("reduce", sizes.anchors * row),  # the gather's backward
-        ("gather", sizes.most_entries * (row + _INTEGER)),
     ]
-    if sizes.sharded:
+    if not sizes.sharded:
+        sent.append(("gather", sizes.most_entries * (row + _INTEGER)))
+    else:
         sent += [
+            ("gather", sizes.most_entries * (_INTEGER + 1)),  # labels, and which rows are finite
+            ("exchange", sizes.entries * sizes.dim * sizes.row_bytes),
             ("reduce", sizes.anchors * (row + _FLOAT)),  # of the negatives: pull and weight
             ("gather", sizes.most_anchors * _FLOAT),  # L
             ("reduce", sizes.anchors * (row + 3 * _FLOAT)),  # of the positives: also loss and number
@@ -94,6 +99,7 @@ def training(*, ranks: int, classes: int, num_images: int, most: int | None, sha
         anchors=anchors,
         bank=bank,
         most_anchors=-(-anchors // ranks),
+        entries=10 * classes,
         most_entries=10 * classes,
         proposals=75 * classes,
         sharded=sharded,

@@ -76,7 +76,7 @@ def full_queue(
 def fill(queue: Queue) -> None:
     """Let as many rows in as there are slots."""
     labels = torch.arange(len(queue.pointer)).repeat_interleave(queue.size)
-    queue.enqueue(unit_rows(labels, seed=2), labels, step=0)
+    queue.write(unit_rows(labels, seed=2), labels, step=0)
 
 
 def unit_rows(labels: Tensor, *, seed: int) -> Tensor:

@@ -118,7 +118,8 @@ def _sizes(world_size: int, setting: Setting, labels: Tensor, logits: Tensor, po
     )
     anchors = chosen.anchors(chosen.look(None).tolist(), wrong, None)
     pixels = torch.stack([torch.bincount(image.flatten(), minlength=256)[:NUM_CLASSES] for image in labels])
-    most_entries = pixels.clamp(max=_PER_IMAGE).sum()
+    entries = pixels.clamp(max=_PER_IMAGE).sum()
+    most_entries = entries.clone()
     dist.all_reduce(most_entries, dist.ReduceOp.MAX)
     return Sizes(
         ranks=world_size,
@@ -126,6 +127,7 @@ def _sizes(world_size: int, setting: Setting, labels: Tensor, logits: Tensor, po
         bank=setting.bank_rows,
         dim=DIM,
         most_anchors=max(anchors.counts),
+        entries=int(entries),
         most_entries=int(most_entries),
         proposals=NUM_CLASSES * _PER_CLASS * 3 // 2,
         sharded=setting.sharded,

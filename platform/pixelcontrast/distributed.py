@@ -134,9 +134,22 @@ def all_gather_tables(tensors: Sequence[Tensor], group: Group = None, *, counts:
     gathered = all_gather_rows(torch.cat(columns, dim=1), group, counts=counts)
     parts = gathered.split([column.shape[1] for column in columns], dim=1)
     return [
-        part.contiguous().view(tensor.dtype).reshape(-1, *tensor.shape[1:])
+        part.clone(memory_format=torch.contiguous_format).view(tensor.dtype).reshape(-1, *tensor.shape[1:])
         for part, tensor in zip(parts, tensors, strict=True)
     ]
+
+
+def exchange_rows(rows: Tensor, sent: list[int], received: list[int], group: Group = None) -> Tensor:
+    """Send each rank its rows, and get those of all ranks, in rank order, without gradient.
+
+    Args:
+        rows: [n, ...], those for rank 0 first.
+        sent: how many of them are each rank's; they sum to n.
+        received: how many come from each rank.
+    """
+    result = rows.new_empty(sum(received), *rows.shape[1:])
+    dist.all_to_all_single(result, rows.contiguous(), received, sent, group=group)
+    return result
 
 
 class Vote:

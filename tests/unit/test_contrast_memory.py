@@ -7,6 +7,8 @@ from torch import Tensor
 
 from contrasts import CLASSES, DIM, embeddings, logits_for, small_contrast
 from pixelcontrast.contrast import MemoryConfig, PixelContrast
+from pixelcontrast.contrast.banks import WHOLE, reshard
+from processes import run_ranks
 
 
 def test_evaluation_mode_leaves_the_memory_alone() -> None:
@@ -157,6 +159,35 @@ def test_rows_that_are_not_finite_do_not_enter_the_memory(deferred: bool) -> Non
     assert queue.filled.tolist() == [4, 4, 3]
     assert regions.filled.tolist() == [1, 1, 1]
     assert contrast.diagnostics.read(contrast.memory, int(contrast.steps))["refused_rows"] == 0
+
+
+def memory_of_broken_batches(rank: int, world_size: int) -> tuple[dict[str, Tensor], float]:
+    """Four steps of four images, in some of which a class is NaN, on ranks that share the memory."""
+    contrast = small_contrast(
+        memory_sharded=True, pixel_queue_size=7, pixels_per_image=2, region_memory_size=4, num_images=4
+    )
+    mine = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        labels = torch.randint(CLASSES, (4, 6, 6), generator=generator)
+        maps = embeddings(4, DIM, 6, 6, seed=step).detach()
+        broken = (labels == step % CLASSES) & (torch.arange(4) % 3 == step % 3)[:, None, None]
+        maps = maps.masked_fill(broken[:, None], torch.nan)
+        positions, images = torch.arange(4) + 4 * step, torch.arange(4).roll(step)
+        parts = [part[mine] for part in (maps, labels, logits_for(labels))]
+        contrast(*parts, positions=positions[mine], image_ids=images[mine])
+    return contrast.memory.state_dict(), contrast.diagnostics.read(contrast.memory, 4)["refused_rows"]  # type: ignore[return-value]
+
+
+def test_ranks_that_share_a_memory_refuse_what_one_process_does() -> None:
+    want, refused = memory_of_broken_batches(0, 1)
+    assert refused == 6 * (2 + CLASSES), "of six images two pixels each and, as they are sums, all regions"
+    for world_size in (2, 3):
+        parts = run_ranks(world_size, memory_of_broken_batches)
+        assert [count for _, count in parts] == [refused] * world_size
+        whole = reshard([state for state, _ in parts], WHOLE)
+        for name, tensor in want.items():
+            torch.testing.assert_close(whole[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
 def test_state_dict_restores_everything() -> None:

@@ -5,7 +5,7 @@ from pixelcontrast import distributed
 from processes import run_ranks
 
 
-def collectives(rank: int, _world_size: int) -> dict[str, torch.Tensor]:
+def collectives(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     rows = (torch.arange(2 * rank, dtype=torch.float64).reshape(rank, 2) + 10 * rank).requires_grad_()
     gathered = distributed.all_gather_rows(rows)
     # Every rank weighs every row differently: rank r multiplies by r + 1.
@@ -25,6 +25,14 @@ def collectives(rank: int, _world_size: int) -> dict[str, torch.Tensor]:
         "object": torch.tensor(distributed.broadcast_object({"rank": rank})["rank"]),
         "objects": torch.tensor([box["rank"] for box in distributed.gather_objects({"rank": rank})]),
         "empty": distributed.all_gather_rows(torch.zeros(0, 3)),
+        "table": torch.cat(
+            [
+                part.double().view(-1, 1)
+                for part in distributed.all_gather_tables(
+                    [torch.tensor([rank == 1]), torch.tensor([rank])], counts=[1] * world_size
+                )
+            ]
+        ),
     }
 
 
@@ -44,6 +52,9 @@ def test_collectives_and_their_gradients(world_size: int) -> None:
         assert rank["object"] == 0
         assert rank["objects"].tolist() == list(range(world_size))
         assert rank["empty"].shape == (0, 3)
+        assert rank["table"].flatten().tolist() == [r == 1 for r in range(world_size)] + list(
+            range(world_size)
+        )
 
 
 def vote(rank: int, world_size: int) -> list[bool]:

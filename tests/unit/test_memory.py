@@ -20,34 +20,34 @@ def numbered(*numbers: float) -> Tensor:
 
 def test_defect_2_pointer_advances_by_what_was_written_and_the_oldest_leave() -> None:
     queue = Queue(2, 4, DIM)
-    queue.enqueue(numbered(1, 2, 3), torch.tensor([1, 1, 1]), step=0)
+    queue.write(numbered(1, 2, 3), torch.tensor([1, 1, 1]), step=0)
     assert queue.pointer.tolist() == [0, 3]
-    queue.enqueue(numbered(4, 5, 6), torch.tensor([1, 1, 1]), step=1)
+    queue.write(numbered(4, 5, 6), torch.tensor([1, 1, 1]), step=1)
     assert queue.pointer.tolist() == [0, 2]
     assert sorted(queue.rows[1, :, 0].tolist()) == [3, 4, 5, 6]
-    queue.enqueue(numbered(*range(10, 19)), torch.tensor([1] * 9), step=2)
+    queue.write(numbered(*range(10, 19)), torch.tensor([1] * 9), step=2)
     assert sorted(queue.rows[1, :, 0].tolist()) == [15, 16, 17, 18]
     assert queue.filled.tolist() == [0, 4]
 
 
 def test_age_counts_the_steps_since_a_row_was_written() -> None:
     queue = Queue(2, 2, DIM)
-    queue.enqueue(numbered(1), torch.tensor([0]), step=3)
-    queue.enqueue(numbered(2), torch.tensor([0]), step=7)
+    queue.write(numbered(1), torch.tensor([0]), step=3)
+    queue.write(numbered(2), torch.tensor([0]), step=7)
     age = queue.age(step=8)
     assert age[0] == (5 + 1) / 2
     assert age[1].isnan()
-    queue.enqueue(numbered(3), torch.tensor([0]), step=8)
+    queue.write(numbered(3), torch.tensor([0]), step=8)
     assert queue.age(step=8)[0] == (1 + 0) / 2
 
 
 def test_a_slot_keeps_the_newest_region_of_its_class_and_image() -> None:
     slots = Slots(2, 3, DIM)
     labels, images = torch.tensor([0, 1, 0, 0]), torch.tensor([2, 2, 0, 2])
-    slots.store(numbered(1, 2, 3, 4), labels, images, step=0)
+    slots.write(numbered(1, 2, 3, 4), labels, images, step=0)
     assert slots.rows[..., 0].tolist() == [[3, 4, 0], [2, 0, 0]]
     assert slots.slot.tolist() == [[0, -1, 1], [-1, -1, 0]]
-    slots.store(numbered(5), torch.tensor([1]), torch.tensor([2]), step=6)
+    slots.write(numbered(5), torch.tensor([1]), torch.tensor([2]), step=6)
     assert slots.rows[..., 0].tolist() == [[3, 4, 0], [5, 0, 0]]
     assert slots.written.tolist() == [[0, 0, -1], [6, -1, -1]]
     assert slots.names[0, :2].tolist() == [0, 2]
@@ -88,9 +88,9 @@ def filled_memory() -> Memory:
     assert isinstance(memory.pixel, Queue)
     assert isinstance(memory.region, Slots)
     for c, count in enumerate([10, 0, 7]):
-        memory.pixel.enqueue(torch.arange(count)[:, None] + 100.0 * c, torch.full((count,), c), step=0)
+        memory.pixel.write(torch.arange(count)[:, None] + 100.0 * c, torch.full((count,), c), step=0)
     regions, images = torch.tensor([[50.0], [150.0], [151.0]]), torch.tensor([0, 1, 3])
-    memory.region.store(regions, torch.tensor([0, 1, 1]), images, step=0)
+    memory.region.write(regions, torch.tensor([0, 1, 1]), images, step=0)
     return memory
 
 
@@ -146,8 +146,8 @@ def test_shards_hold_every_row_once_and_go_to_any_number_of_ranks(ranks: int) ->
         for memory in (whole, *parts):
             assert isinstance(memory.pixel, Queue)
             assert isinstance(memory.region, Slots)
-            memory.pixel.enqueue(rows, labels, step=step)
-            memory.region.store(rows[:2], labels[:2], torch.tensor([step % 4, 3]), step=step)
+            memory.pixel.write(rows, labels, step=step)
+            memory.region.write(rows[:2], labels[:2], torch.tensor([step % 4, 3]), step=step)
         everything = whole.examples(seed=0, key=step, step=step)
         stored = [memory.examples(seed=0, key=step, step=step) for memory in parts]
         assert sum(len(part) for part in stored) == len(everything)
@@ -196,7 +196,7 @@ def test_a_step_sees_the_rows_that_are_young_enough_across_the_ring_s_end(
         wraps += ranks == 1 and bool(usable[0] & usable[-1] & ~usable.all())
         new = [step + number / 10 for number in range(count)]
         for queue in queues:
-            queue.enqueue(torch.tensor(new)[:, None], torch.ones(count).long(), step=step)
+            queue.write(torch.tensor(new)[:, None], torch.ones(count).long(), step=step)
         entered += [(step, float(torch.tensor(row))) for row in new]
     assert wraps > 0 or ranks > 1 or max_age in (100, None)
 
@@ -211,8 +211,8 @@ def test_a_cleared_memory_is_as_new() -> None:
     for memory in (used, new):
         assert memory.pixel is not None
         assert isinstance(memory.region, Slots)
-        memory.pixel.enqueue(torch.tensor([[7.0], [8.0]]), torch.tensor([2, 2]), step=9)
-        memory.region.store(torch.tensor([[9.0]]), torch.tensor([1]), torch.tensor([3]), step=9)
+        memory.pixel.write(torch.tensor([[7.0], [8.0]]), torch.tensor([2, 2]), step=9)
+        memory.region.write(torch.tensor([[9.0]]), torch.tensor([1]), torch.tensor([3]), step=9)
     for name in ("pixel.written", "pixel.pointer", "region.written", "region.slot"):
         assert torch.equal(used.state_dict()[name], new.state_dict()[name]), name
     rows = [memory.examples(seed=0, key=0, step=10).rows(torch.arange(3)).tolist() for memory in (used, new)]
@@ -224,10 +224,10 @@ def test_mean_age_is_over_the_rows_that_are_used() -> None:
     assert isinstance(memory.pixel, Queue)
     assert isinstance(memory.region, Queue)
     assert memory.mean_age(0) is None
-    memory.pixel.enqueue(numbered(1, 2), torch.tensor([0, 0]), step=1)
-    memory.region.enqueue(numbered(3), torch.tensor([1]), step=3)
+    memory.pixel.write(numbered(1, 2), torch.tensor([0, 0]), step=1)
+    memory.region.write(numbered(3), torch.tensor([1]), step=3)
     assert memory.mean_age(4) == (3 + 3 + 1) / 3
-    memory.pixel.enqueue(numbered(4), torch.tensor([0]), step=4)
+    memory.pixel.write(numbered(4), torch.tensor([0]), step=4)
     assert memory.mean_age(5) == (1 + 2) / 2, "the first two rows are too old"
     assert Memory(None, None).mean_age(5) is None
 
@@ -243,6 +243,6 @@ def test_state_of_classes() -> None:
 def test_bfloat16_takes_half_the_bytes_and_rounds() -> None:
     queue = Queue(1, 2, DIM, torch.bfloat16)
     row = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    queue.enqueue(row, torch.tensor([0]), step=0)
+    queue.write(row, torch.tensor([0]), step=0)
     assert queue.rows.dtype == torch.bfloat16
     assert torch.equal(queue.rows[0, 0], row[0].bfloat16())

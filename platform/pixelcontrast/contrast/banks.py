@@ -7,9 +7,10 @@ buffers are state to be saved and restored. Do not wrap a bank in DDP: its broad
 A row that is not finite is refused: it would make every later loss NaN until it is overwritten.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,25 @@ def reshard(states: Sequence[Mapping[str, Tensor]], shard: Shard) -> dict[str, T
         rows = rows[:, shard.index :: shard.of]
         state[name] = F.pad(rows, (0, 0, 0, -(-size // shard.of) - rows.shape[1]))
     return state
+
+
+class Places(NamedTuple):
+    """Where rows [n, D] of a batch go in a bank; the same on all ranks that share it."""
+
+    labels: Tensor
+    """int64 [n]: their classes."""
+    slots: Tensor
+    """int64 [n]: their slots; any where a row is not kept."""
+    kept: Tensor
+    """bool [n]: the rows that are written, no two of them into one slot."""
+    refused: Tensor
+    """int64 []: how many rows are refused because they are not finite."""
+    advance: Callable[[], object]
+    """Does what the bank must know of this batch for the next."""
+
+    def owners(self, ranks: int) -> Tensor:
+        """int64 [n]: which of the ``ranks`` that share the bank stores a row; ``ranks`` where none does."""
+        return torch.where(self.kept, self.slots % ranks, ranks)
 
 
 class Bank(nn.Module):
@@ -115,12 +135,59 @@ class Bank(nn.Module):
         ages = torch.where(self.is_usable(step), step - self.written, 0)
         return ages.sum(dim=1).to(torch.float64) / self.usable(step)
 
-    def _write(self, labels: Tensor, slots: Tensor, rows: Tensor, kept: Tensor, step: int | Tensor) -> None:
-        """Write the rows [n, D] that are ``kept`` [n], no two of them in one slot."""
-        places = labels * self.size + slots
-        self.written.view(-1).scatter_reduce_(0, places, torch.where(kept, step, -1), "amax")
+    def place(self, labels: Tensor, finite: Tensor, images: Tensor | None = None) -> Places:
+        """Find the slots of rows of classes ``labels`` int64 [n], in their order; changes nothing.
+
+        Args:
+            finite: bool [n]; what is not is refused.
+            images: int64 [n], where there is a slot for every image.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def write(
+        self, rows: Tensor, labels: Tensor, images: Tensor | None = None, *, step: int | Tensor
+    ) -> Tensor:
+        """Let rows [n, D] of classes ``labels`` [n] in, in their order.
+
+        Returns:
+            int64 []: how many rows were refused because they are not finite.
+        """
+        if len(rows) == 0:
+            return labels.new_zeros(())
+        places = self.place(labels, rows.isfinite().all(dim=1), images)
+        self._mark(places, step)
+        kept = places.kept
         if self.shard.of > 1:
-            kept = kept & (slots % self.shard.of == self.shard.index)
+            kept = kept & (places.slots % self.shard.of == self.shard.index)
+        self._put(labels, places.slots, rows, kept)
+        return places.refused
+
+    @torch.no_grad()
+    def write_own(self, places: Places, numbers: Tensor, rows: Tensor, *, step: int | Tensor) -> Tensor:
+        """Let in a batch of which only the rows [m, D] that this rank stores are here.
+
+        Args:
+            places: of the whole batch.
+            numbers: int64 [m], which of them the rows are.
+
+        Returns:
+            As ``write``.
+        """
+        self._mark(places, step)
+        if len(numbers):
+            self._put(places.labels[numbers], places.slots[numbers], rows, places.kept[numbers])
+        return places.refused
+
+    def _mark(self, places: Places, step: int | Tensor) -> None:
+        """Write down what all ranks know of the batch."""
+        numbers = places.labels * self.size + places.slots
+        self.written.view(-1).scatter_reduce_(0, numbers, torch.where(places.kept, step, -1), "amax")
+        places.advance()
+
+    def _put(self, labels: Tensor, slots: Tensor, rows: Tensor, kept: Tensor) -> None:
+        """Write the rows [n, D] that are ``kept`` [n]; this rank stores their slots."""
+        if self.shard.of > 1:
             slots = slots.div(self.shard.of, rounding_mode="floor")
         # How many are kept is known on the device only: the others repeat what the first of them writes.
         source = torch.where(kept, torch.arange(len(kept), device=kept.device), kept.int().argmax())
@@ -152,26 +219,18 @@ class Queue(Bank):
         usable = super().is_usable(step)
         return usable if self.max_age is None else usable & (self.written >= step - self.max_age)
 
-    @torch.no_grad()
-    def enqueue(self, rows: Tensor, labels: Tensor, *, step: int | Tensor) -> Tensor:
-        """Let rows [n, D] of classes ``labels`` [n] in, in their order; in a full ring the oldest leave.
-
-        Returns:
-            int64 []: how many rows were refused because they are not finite.
-        """
+    def place(self, labels: Tensor, finite: Tensor, images: Tensor | None = None) -> Places:
+        """In a full ring the oldest rows leave."""
+        del images
         num_classes = len(self.pointer)
-        if len(rows) == 0:
-            return labels.new_zeros(())
-        finite = rows.isfinite().all(dim=1)
         groups = labels.masked_fill(~finite, num_classes)  # the refused are a group of their own
         in_order, order = torch.sort(groups, stable=True)
         place = torch.empty_like(labels).scatter_(0, order, place_in_run(in_order))
         count = torch.searchsorted(in_order, torch.arange(num_classes + 2, device=labels.device)).diff()
         slots = (self.pointer[labels] + place) % self.size
         kept = finite & (place >= (count - self.size)[groups])
-        self._write(labels, slots, rows, kept, step)
-        self.pointer.copy_((self.pointer + count[:-1]) % self.size)
-        return count[-1]
+        pointer = (self.pointer + count[:-1]) % self.size
+        return Places(labels, slots, kept, count[-1], partial(self.pointer.copy_, pointer))
 
 
 class Slots(Bank):
@@ -196,32 +255,26 @@ class Slots(Bank):
         """A slot is named by its image."""
         return torch.argsort(self.slot.masked_fill(self.slot < 0, self.size), dim=1, stable=True)
 
-    @torch.no_grad()
-    def store(self, rows: Tensor, labels: Tensor, images: Tensor, *, step: int | Tensor) -> Tensor:
-        """Let rows [n, D] of classes ``labels`` [n] and ``images`` [n] in; the last of equals stays.
-
-        Returns:
-            int64 []: how many rows were refused because they are not finite.
-        """
-        if len(rows) == 0:
-            return labels.new_zeros(())
-        finite = rows.isfinite().all(dim=1)
-        numbers = (labels * self.size + images).masked_fill(~finite, self.slot.numel())
+    def place(self, labels: Tensor, finite: Tensor, images: Tensor | None = None) -> Places:
+        """The last of several rows of one class and image stays."""
+        assert images is not None
+        names = labels * self.size + images
+        numbers = names.masked_fill(~finite, self.slot.numel())
         in_order, order = torch.sort(numbers, stable=True)
         last = F.pad(in_order[1:] != in_order[:-1], (0, 1), value=True)
         kept = last & finite[order]
-        rows, labels, images = rows[order], labels[order], images[order]
-        slots = self.slot[labels, images]
-        new = kept & (slots < 0)
+        of_images = self.slot.view(-1)[names[order]]
+        new = kept & (of_images < 0)
         # A class's new images get its next slots: how many of them come before, in all and up to the class.
         before = new.cumsum(0) - new.long()
         classes = in_order.div(self.size, rounding_mode="floor")
         before = before - before[torch.searchsorted(classes, classes)]
-        slots = torch.where(new, self.filled[labels] + before, slots)
+        of_images = torch.where(new, self.filled[labels[order]] + before, of_images)
+        slots = torch.empty_like(of_images).scatter_(0, order, of_images)
+        kept = torch.empty_like(kept).scatter_(0, order, kept)
         values = slots.masked_fill(~kept, -1)
-        self.slot.view(-1).scatter_reduce_(0, labels * self.size + images, values, "amax")
-        self._write(labels, slots.clamp(min=0), rows, kept, step)
-        return (~finite).sum()
+        advance = partial(self.slot.view(-1).scatter_reduce_, 0, names, values, "amax")
+        return Places(labels, slots.clamp(min=0), kept, (~finite).sum(), advance)
 
 
 def nbytes(module: nn.Module) -> int:

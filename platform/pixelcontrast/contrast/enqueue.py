@@ -1,6 +1,6 @@
 """What enters the memory from a batch: random pixels, and the average embedding of each class in an image."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pixelcontrast import distributed
-from pixelcontrast.contrast.banks import Queue
+from pixelcontrast.contrast.banks import Bank, Slots
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
 from pixelcontrast.contrast.maps import boundaries, pixel_rows, region_means, run_means, unit
 from pixelcontrast.contrast.memory import Memory
@@ -101,7 +101,7 @@ class Entering:
 
     @torch.no_grad()
     def changes(self, memory: Memory, *, counts: list[list[int]], step: Tensor) -> Iterator[Change]:
-        """Gather the rows of all ranks. Collective.
+        """Bring the rows to the ranks that store them. Collective.
 
         Args:
             counts: what ``drawn.counts`` are on every rank.
@@ -109,25 +109,50 @@ class Entering:
         Yields:
             Calls that write them into ``memory``; each returns how many rows it refused, int64 [].
         """
-        of_pixels, of_ranks = int(memory.pixel is not None), list(zip(*counts, strict=True))
+        parts = list(self._parts(memory, [list(of_ranks) for of_ranks in zip(*counts, strict=True)]))
+        if memory.is_sharded:
+            yield from self._exchanged(parts, step)
+            return
+        for part in parts:
+            columns = distributed.all_gather_tables([part.rows, *part.names], self.group, counts=part.counts)
+            yield partial(part.bank.write, *columns, step=step)
+
+    def _parts(self, memory: Memory, counts: list[list[int]]) -> Iterator["_Part"]:
+        """What of this rank enters each bank."""
         rank = distributed.rank(self.group)
         if memory.pixel is not None:
-            rows, labels = self._gather(self._pixels(of_ranks[0][rank]), of_ranks[0])
-            yield partial(memory.pixel.enqueue, rows, labels, step=step)
-        if memory.region is None:
-            return
-        assert self.drawn.regions is not None
-        sampled, regions = of_ranks[of_pixels : of_pixels + 2]
-        groups = torch.nonzero_static(self.drawn.regions.taken[:, 0], size=regions[rank]).squeeze(1)
-        rows = self._region_rows(sampled[rank])[groups]
-        images, classes = groups.div(self.num_classes, rounding_mode="floor"), groups % self.num_classes
-        if isinstance(memory.region, Queue):
-            rows, classes = self._gather([rows, classes], regions)
-            yield partial(memory.region.enqueue, rows, classes, step=step)
-        else:
-            assert self.image_ids is not None
-            rows, classes, ids = self._gather([rows, classes, self.image_ids[images]], regions)
-            yield partial(memory.region.store, rows, classes, ids, step=step)
+            of_pixels, *counts = counts
+            rows, labels = self._pixels(of_pixels[rank])
+            yield _Part(memory.pixel, rows, [labels], of_pixels)
+        if memory.region is not None:
+            assert self.drawn.regions is not None
+            sampled, regions, *_ = counts
+            groups = torch.nonzero_static(self.drawn.regions.taken[:, 0], size=regions[rank]).squeeze(1)
+            names = [groups % self.num_classes]
+            if isinstance(memory.region, Slots):
+                assert self.image_ids is not None
+                names.append(self.image_ids[groups.div(self.num_classes, rounding_mode="floor")])
+            yield _Part(memory.region, self._region_rows(sampled[rank])[groups], names, regions)
+
+    def _exchanged(self, parts: list["_Part"], step: Tensor) -> Iterator[Change]:
+        """Every rank learns of all rows where they go, and gets those that it stores. Waits once."""
+        rank, ranks = distributed.rank(self.group), distributed.world_size(self.group)
+        placed = []
+        for part in parts:
+            columns = [part.rows.isfinite().all(dim=1), *part.names]
+            finite, labels, *images = distributed.all_gather_tables(columns, self.group, counts=part.counts)
+            placed.append(part.bank.place(labels, finite, *images))
+        owners = [places.owners(ranks) for places in placed]
+        seen = torch.cat(owners).cpu().split([len(of_rows) for of_rows in owners])
+        for part, places, of_rows, on_host in zip(parts, placed, owners, seen, strict=True):
+            of_ranks = on_host.split(part.counts)
+            sent = torch.bincount(of_ranks[rank], minlength=ranks)[:ranks].tolist()
+            received = [int((of_rank == rank).sum()) for of_rank in of_ranks]
+            order = torch.argsort(of_rows.split(part.counts)[rank], stable=True)[: sum(sent)]
+            rows = part.rows[order].to(part.bank.rows.dtype)
+            own = distributed.exchange_rows(rows, sent, received, self.group)
+            numbers = torch.nonzero_static(of_rows == rank, size=len(own)).squeeze(1)
+            yield partial(part.bank.write_own, places, numbers, own, step=step)
 
     def _pixels(self, count: int) -> list[Tensor]:
         """Rows and labels of random pixels of each class and image."""
@@ -145,9 +170,17 @@ class Entering:
             unit(embed(self.features, indices, self.project)), self.drawn.regions.taken.sum(dim=1)
         )
 
-    def _gather(self, tensors: list[Tensor], counts: Sequence[int]) -> list[Tensor]:
-        """Each tensor's rows from all ranks, in rank order."""
-        return distributed.all_gather_tables(tensors, self.group, counts=list(counts))
+
+class _Part(NamedTuple):
+    """What of this rank's batch may enter a bank."""
+
+    bank: Bank
+    rows: Tensor
+    """[n, D]"""
+    names: list[Tensor]
+    """int64 [n] each: labels and, for a bank with a slot for every image, images."""
+    counts: list[int]
+    """n of every rank."""
 
 
 def embed(features: Tensor, indices: Tensor, project: Projection | None) -> Tensor:
