@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from pixelcontrast import Experiment, Search, choice, config, integers
+from pixelcontrast.cli.search import _Lines
 from pixelcontrast.cluster.signals import Noted
 from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
+from pixelcontrast.runs.run_folder import write_rows
 from pixelcontrast.search.settings import check_space
 from pixelcontrast.search.trials import Proposal
 from studies import SPACE, Driver, states
@@ -28,7 +30,7 @@ class Lines:
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        self.lines.append((state, proposal.name, found["error"]))
+        self.lines.append((state, proposal.name, found["error"], *found["warnings"]))
 
     def stopped(self, proposal: Proposal, where: str) -> None:
         self.lines.append(("stopped", proposal.name, where))
@@ -128,3 +130,23 @@ def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
     monkeypatch.setattr("pixelcontrast.cluster.tune.running._STOP_S", 0.0)
     assert end.reached()
     assert states(driver.trials.all()) == ["RUNNING"] * 3
+
+
+def test_the_end_of_a_trial_tells_what_its_training_warned_of(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver, listener = Driver(experiment, Search(space=SPACE, trials=5)), Lines()
+    running, _ = running_trials(experiment, driver, listener)
+    warned = {"kind": "train", "step": 3, "time": 1.0, "warnings": {"collapsed": "it has collapsed."}}
+    write_rows(driver.folder.run("trial-0001"), [warned, {"kind": "train", "step": 4, "time": 2.0}])
+    for tune_id in "ab":
+        running.report(tune_id, {"finished": False, "failures": ["its disk is full"]})
+    assert listener.lines[3:] == [
+        ("failed", "trial-0000", "its disk is full"),
+        ("failed", "trial-0001", "its disk is full", "it has collapsed."),
+    ]
+    proposal = Proposal(number=1, name="trial-0001", overrides={})
+    _Lines().ended(proposal, "failed", {"error": "its disk is full", "warnings": ["it has collapsed."]})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "trial-0001  warning: it has collapsed."
+    assert second.startswith("trial-0001  failed: its disk is full")

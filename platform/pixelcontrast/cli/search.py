@@ -95,6 +95,8 @@ class _Lines:
     def ended(self, proposal: "Proposal", state: str, found: Mapping[str, Any]) -> None:
         self._left -= 1
         left = f"{self._left} left"
+        for line in found["warnings"]:
+            _say(f"{proposal.name}  warning: {line}")
         if state == "failed":
             _say(f"{proposal.name}  failed: {found['error']}  ({left})")
             return

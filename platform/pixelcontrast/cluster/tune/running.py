@@ -38,7 +38,9 @@ class SearchListener(Protocol):
         """A trial's network has been evaluated before its last step."""
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        """A trial is complete, pruned or failed; ``found`` as of ``runs.summary``, with ``error``."""
+        """A trial is complete, pruned or failed; ``found`` as of ``runs.summary``, with ``error``, and with
+        ``warnings``, the lines that its training warned with.
+        """
 
     def stopped(self, proposal: Proposal, where: str) -> None:
         """A trial was running when the search was stopped; ``where`` is its checkpoint, in words."""
@@ -157,7 +159,7 @@ class RunningTrials:
 
     def _tell(self, state: str, proposal: Proposal, found: dict[str, Any]) -> None:
         self.folder.sync()
-        self._listener.ended(proposal, state, found)
+        self._listener.ended(proposal, state, found | {"warnings": self.folder.warnings(proposal.name)})
 
 
 class Deadline:
