@@ -64,6 +64,8 @@ SEARCH = Search(
         "paper": PAPER,
         "no-warmup": {"contrast.warmup": 0.0},
         "random-anchors": {"contrast.hard_share": 0.0},
+        "boundaries": {**MEMORY, "contrast.boundary_share": 0.5},
+        "rare-classes": {"contrast.rare_class_power": 0.5},
         "joint": {**MEMORY, "contrast.memory_term": "joint"},
     },
 )
