@@ -35,6 +35,20 @@ def counting(experiment: Experiment, /, *, device: torch.device, report: Report,
         report({"kind": "train", "step": step, "sum": _ranks(), "pid": os.getpid(), **seen})
 
 
+LOOKED = "looked"
+"""A file in the run's storage: the driver has looked at the workers."""
+
+
+def counting_until_looked_at(
+    experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop
+) -> None:
+    """``counting``, and then waits for the file ``LOOKED``, at most a minute: till then there are workers."""
+    counting(experiment, device=device, report=report, stop=stop)
+    until = time.monotonic() + 60
+    while not (Path(experiment.run.storage) / LOOKED).exists() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def killed_then_buggy(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
     """The last worker is killed in the first attempt, and in the second raises what cannot be pickled."""
     del device, stop

@@ -93,9 +93,10 @@ def test_workers_report_in_order_exactly_once_and_listen_on_loopback_only(
             processes = psutil.Process().children(recursive=True)
             names.extend(names_of(processes))
             started.extend(workers_of(processes))
+            (Path(experiment.run.storage) / cluster_loops.LOOKED).touch()
 
     experiment = replace(experiment, {"run.workers": Workers(workers)})
-    launch(experiment, on_row=on_row, loop=cluster_loops.counting)
+    launch(experiment, on_row=on_row, loop=cluster_loops.counting_until_looked_at)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert {row["sum"] for row in rows} == {workers * (workers + 1) / 2}
     assert {row["pid"] for row in rows} != {os.getpid()}

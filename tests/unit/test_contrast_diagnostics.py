@@ -52,3 +52,19 @@ def test_diagnostics_tell_the_memory_s_similarities_from_the_batch_s(term: Any) 
     assert read["memory_positive_similarity"] == pytest.approx((0.5 + 1 + 1 + 1) / 4), "with both steps' rows"
     assert read["memory_negative_similarity"] == pytest.approx(0)
     assert read["mean_embedding_norm"] == pytest.approx((0.25**2 + 0.5**2 + (root / 2) ** 2) ** 0.5)
+
+
+def test_what_is_counted_on_the_host_stays_there_wherever_the_module_is_built_or_read() -> None:
+    labels = torch.tensor([[[0, 0], [1, 1]]])
+    inputs = F.normalize(torch.arange(1.0, 17).view(1, DIM, 2, 2), dim=1), labels, logits_for(labels)
+    with torch.device("meta"):
+        contrast = small_contrast()
+    contrast.to_empty(device="cpu").load_state_dict(small_contrast().state_dict())
+    with torch.inference_mode():
+        contrast.diagnostics.read(contrast.memory, 0)  # what a buffer holds before is arbitrary
+    for _ in range(2):
+        contrast(*inputs)
+        with torch.inference_mode():
+            read = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
+        assert (read["hard_anchors"], read["class_gap"][2]) == (0, None)
+        assert read["gap"] > 0

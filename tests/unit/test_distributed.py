@@ -25,6 +25,9 @@ def collectives(rank: int, world_size: int) -> dict[str, torch.Tensor]:
         "object": torch.tensor(distributed.broadcast_object({"rank": rank})["rank"]),
         "objects": torch.tensor([box["rank"] for box in distributed.gather_objects({"rank": rank})]),
         "empty": distributed.all_gather_rows(torch.zeros(0, 3)),
+        "exchanged": distributed.exchange_rows(
+            torch.arange(world_size)[:, None] + 10 * rank, [1] * world_size, [1] * world_size
+        ),
         "table": torch.cat(
             [
                 part.double().view(-1, 1)
@@ -42,7 +45,8 @@ def test_collectives_and_their_gradients(world_size: int) -> None:
     weights = sum(range(1, world_size + 1))
     everything = torch.cat([rank["rows"] for rank in ranks])
     total = sum(1.0 + rank for rank in range(world_size))
-    for rank in ranks:
+    for number, rank in enumerate(ranks):
+        assert rank["exchanged"].flatten().tolist() == [10 * other + number for other in range(world_size)]
         assert torch.equal(rank["gathered"], everything)
         torch.testing.assert_close(rank["rows_grad"], 2 * rank["rows"] * weights)
         assert rank["total"] == total

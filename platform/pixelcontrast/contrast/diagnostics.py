@@ -34,14 +34,9 @@ class Diagnostics(nn.Module):
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("mean_norm", torch.zeros((), dtype=torch.float64), persistent=False)
         self.register_buffer("refused", torch.zeros((), dtype=torch.int64), persistent=False)
-        self._begin()
-
-    def _begin(self) -> None:
-        for buffer in self.buffers():
-            buffer.zero_()
-        self._batches = 0
         # Known on the host, of every class: anchors of this rank, their positives and their negatives.
-        self._counts = torch.zeros(len(self.sums), 3, dtype=torch.float64)
+        self._counts = torch.zeros(num_classes, 3, dtype=torch.float64, device="cpu")
+        self._batches = 0
 
     @torch.no_grad()
     def add(self, batch: Tensor, anchors: Anchors) -> None:
@@ -58,7 +53,7 @@ class Diagnostics(nn.Module):
         self.sums += torch.cat([of_own, alike[:, None], every[:, None]], dim=1)
         self.anchors += own_sums
         self.mean_norm.add_(torch.linalg.vector_norm(total), alpha=1 / len(rows))
-        of_class, own = (torch.tensor(part).double() for part in (anchors.of_class, anchors.own_of_class))
+        of_class, own = torch.tensor([anchors.of_class, anchors.own_of_class], device="cpu").double()
         self._counts += torch.stack([own, own * (of_class - 1), own * (len(rows) - of_class)], dim=1)
         self._batches += 1
 
@@ -85,7 +80,9 @@ class Diagnostics(nn.Module):
         memory_positive, memory_negative = self._with_memory(memory, number, step)
         pairs = torch.stack([positives, alike - itself, negatives, every - alike], dim=1)
         norm, refused, batches = float(self.mean_norm), int(self.refused), self._batches
-        self._begin()
+        for sums in (*self.buffers(), self._counts):
+            sums.zero_()
+        self._batches = 0
         batch_positive, batch_negative = _similarities(pairs.sum(dim=0).tolist())
         return {
             "hard_anchors": _ratio(float(hard.sum()), float(number.sum())),
