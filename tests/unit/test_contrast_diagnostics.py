@@ -65,6 +65,6 @@ def test_what_is_counted_on_the_host_stays_there_wherever_the_module_is_built_or
     for _ in range(2):
         contrast(*inputs)
         with torch.inference_mode():
-            read = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
+            read: dict[str, Any] = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
         assert (read["hard_anchors"], read["class_gap"][2]) == (0, None)
         assert read["gap"] > 0

@@ -189,10 +189,14 @@ class Bank(nn.Module):
         """Write the rows [n, D] that are ``kept`` [n]; this rank stores their slots."""
         if self.shard.of > 1:
             slots = slots.div(self.shard.of, rounding_mode="floor")
-        # How many are kept is known on the device only: the others repeat what the first of them writes.
+        bank, places = self.rows.flatten(0, 1), labels * self.rows.shape[1] + slots
+        if kept.device.type == "cpu":
+            few = torch.nonzero(kept).squeeze(1)
+            bank.index_copy_(0, places[few], rows[few].to(bank.dtype))
+            return
+        # How many are kept a GPU would have to be asked: the others repeat what the first of them writes.
         source = torch.where(kept, torch.arange(len(kept), device=kept.device), kept.int().argmax())
-        places = (labels * self.rows.shape[1] + slots)[source]
-        bank = self.rows.flatten(0, 1)
+        places = places[source]
         values = torch.where(kept.any(), rows[source].to(bank.dtype), bank[places])
         bank.index_copy_(0, places, values)
 
