@@ -47,6 +47,7 @@ class Examples:
     ):
         self._banks = [bank.flatten(0, 1) for bank in rows]
         self._sizes = [sum(of_bank) for of_bank in counts]
+        self._counts = counts
         self.of_class = [sum(of_banks) for of_banks in zip(*counts, strict=True)]
         """How many there are of each class."""
         # Each example's place among the slots of all banks.
@@ -86,6 +87,14 @@ class Examples:
             others = bank[(places - first).clamp(min=0)]
             rows = torch.where((places < first)[..., None], rows, others)
         return rows
+
+    def of_one_class(self, label: int) -> Iterator[slice]:
+        """The numbers of a class's examples, a slice for every bank."""
+        first = 0
+        for of_bank, size in zip(self._counts, self._sizes, strict=True):
+            begin = first + sum(of_bank[:label])
+            yield slice(begin, begin + of_bank[label])
+            first += size
 
     def pieces(self, most: int) -> Iterator[Piece]:
         """All rows, at most ``most`` at a time; of a full bank views."""

@@ -67,7 +67,7 @@ class Miner:
                 numbers, _ = classes.table(few)
                 distance = anchors[numbers] @ keys.to(anchors.dtype).mT  # s_ip: the smallest are the hardest
                 counts = [min(examples.of_class[label], most) for label in classes.labels[few]]
-                taken = self._hard(distance, taken, counts)
+                taken = self._hard_of_marked(distance, taken, counts)
                 if self._draws(counts):
                     taken, _ = self._first(taken)
             yield ClassBlock(few, keys, taken)
@@ -93,16 +93,17 @@ class Miner:
         counts = [min(self._subset, count) for count in _others(classes, examples)]
         for few in _split(len(anchors), _held(anchors) // len(numbers)):
             distance = (-anchors[few]) @ rows.to(anchors.dtype).T  # −s_in: the smallest are the hardest
-            yield Block(few, rows, self._hard(distance, allowed[classes.of[few]], counts))
+            yield Block(few, rows, self._hard_of_marked(distance, allowed[classes.of[few]], counts))
 
     def _hard_of_all(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         counts, numbers = _others(classes, examples), torch.arange(len(examples), device=anchors.device)
+        others = torch.tensor(counts, device=anchors.device)[classes.of, None]
         # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
         front = examples.front(math.ceil(1.3 * self._subset)) if self._draws(counts) else numbers
         for few in _split(len(anchors), _held(anchors) // len(examples)):
             distance = _products(-anchors[few], examples)  # −s_in: the smallest are the hardest
-            candidates = examples.labels != classes.present[classes.of[few], None]
-            within = self._hard(distance, candidates, counts)
+            _leave_out_positives(distance, few, classes, examples)
+            within = self._hard(distance, others[few], counts)
             if not self._draws(counts):
                 yield from _chosen(few, within, numbers, examples)
                 continue
@@ -114,18 +115,22 @@ class Miner:
                 taken, _ = self._first(within[:, examples.order])
                 yield from _chosen(few, taken, examples.order, examples)
 
-    def _hard(self, distance: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
+    def _hard(self, distance: Tensor, found: Tensor, counts: Sequence[int]) -> Tensor:
         """Mark the pool that is drawn from, of distances [*, n] the smallest: bool [*, n].
 
         Args:
-            candidates: bool, broadcastable to [*, n].
-            counts: how many of these the rows may have.
+            distance: +∞ for what is no candidate.
+            found: int64, broadcastable to [*, 1]: how many candidates each row has.
+            counts: the values that these may have.
         """
-        candidates = candidates.expand_as(distance)
-        distance.masked_fill_(~candidates, torch.inf)
-        found = candidates.sum(dim=-1, keepdim=True)
         pools = found.clamp(max=self.num) if self.mining == "hardest" else ceil_shares(found, self.share)
-        return candidates & (distance <= _kth_smallest(distance, pools, max(map(self._pool, counts))))
+        pools = pools.expand(*distance.shape[:-1], 1)
+        return distance <= _kth_smallest(distance, pools, max(map(self._pool, counts)))
+
+    def _hard_of_marked(self, distance: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
+        """The same with ``candidates`` marked, bool and broadcastable to [*, n]."""
+        distance.masked_fill_(~candidates, torch.inf)
+        return self._hard(distance, candidates.sum(dim=-1, keepdim=True), counts)
 
     def _first(self, marked: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the first K marks of every row of bool [*, n]; also count all marks, int32 [*]."""
@@ -175,6 +180,16 @@ def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tenso
         if needed <= most or most == len(examples):
             return front[:needed], (others & (number <= num))[:, :needed]
         most = min(2 * most, len(examples))
+
+
+def _leave_out_positives(distance: Tensor, few: slice, classes: Classes, examples: Examples) -> None:
+    """Set the distances of these few anchors from examples of their own class to +∞."""
+    for number, label in enumerate(classes.labels):
+        own = classes.anchors(slice(number, number + 1))
+        begin, end = max(own.start, few.start) - few.start, min(own.stop, few.stop) - few.start
+        if begin < end:
+            for columns in examples.of_one_class(label):
+                distance[begin:end, columns] = torch.inf
 
 
 def _others(classes: Classes, examples: Examples) -> list[int]:
