@@ -134,9 +134,8 @@ class PixelContrast(nn.Module):
         )
         self.diagnostics = Diagnostics(num_classes, embedding_dim, group)
         self._waiting: list[Callable[[], object]] = []
-        # Of this step, on the host: Memory.counts, and the number that names its batch among all.
-        self._in_memory: Any = []
-        self._batch_key = 0
+        self._in_memory: Any = []  # Memory.counts of this step, on the host
+        self._batch_key = 0  # names the batch of this step among all
         for name in ("next_position", "steps"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_pixels", torch.zeros(num_classes, dtype=torch.int64))
