@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelcontrast.contrast import sweeps
 from pixelcontrast.contrast.info_nce import Comparison, NegativeBlocks, PositiveBlocks, info_nce
-from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes
+from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes, Negatives, Pairs
 
 D = 5
 
@@ -147,6 +147,39 @@ def test_maxima_that_rise_from_chunk_to_chunk_are_followed(monkeypatch: pytest.M
     for temperature in (0.05, 0.002):
         for got, expected in zip(*both(case, temperature=temperature, size=1), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.1])
+@pytest.mark.parametrize("chunk", [1, 10, 33, 1 << 20])
+def test_pairs_that_are_left_out_are_as_a_mask_is(
+    temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes of keys that begin and end within chunks."""
+    monkeypatch.setattr(sweeps, "_CPU_CHUNK", chunk)
+    case = problem([0, 0, 0, 1, 1, 3, 3, 3], keys=40)
+    pairs = [
+        Pairs(slice(0, 3), slice(0, 7)),
+        Pairs(slice(3, 5), slice(7, 30)),
+        Pairs(slice(5, 8), slice(31, 40)),
+    ]
+    taken = torch.ones(8, 40).bool()
+    for few in pairs:
+        taken[few] = False
+    sums = []
+    for block in (Block(slice(0, 8), case["keys"], taken), Block(slice(0, 8), case["keys"], None, pairs)):
+        negatives = Negatives(case["anchors"] / temperature, temperature)
+        negatives.add(block)
+        sums.append((negatives.log_sum, negatives.pull / negatives.safe_weight))
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-12, atol=0)
+
+
+def test_without_a_shift_float32_holds_the_smallest_and_the_largest_similarities() -> None:
+    """At 1/40, the lowest temperature without one: keys equal to the anchors, and opposite."""
+    case = problem([0, 0, 1, 1, 2], keys=10, dtype=torch.float32)
+    case["keys"] = torch.cat([case["anchors"], -case["anchors"]])
+    wide = {name: value.double() if name in ("anchors", "keys") else value for name, value in case.items()}
+    for got, expected in zip(both(case, temperature=0.025)[0], both(wide, temperature=0.025)[1], strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.005, 0.1])

@@ -47,13 +47,19 @@ def met(
     found: list[list[float]] = [[] for _ in anchors]
     for block in blocks:
         if isinstance(block, Block):
-            parts = [(range(len(anchors))[block.anchors], block.keys, block.taken)]
+            part = range(len(anchors))[block.anchors]
+            taken = torch.ones(len(part), len(block.keys)).bool() if block.taken is None else block.taken
+            for pairs in block.left_out:
+                taken[pairs] = False
+            parts = [(part, block.keys, taken)]
         else:
             labels = range(len(classes.labels))[block.classes]
+            every = torch.ones(1, 1, block.keys.shape[1]).bool()
+            taken = every if block.taken is None else block.taken
             parts = zip(
                 [range(len(anchors))[classes.anchors(slice(c, c + 1))] for c in labels],
                 block.keys,
-                block.taken.expand(-1, max(classes.counts[block.classes]), -1),
+                taken.expand(-1, max(classes.counts[block.classes]), -1),
                 strict=True,
             )
         for part, keys, taken in parts:

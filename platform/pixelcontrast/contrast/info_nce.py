@@ -147,9 +147,8 @@ class _InBatch:
     def __init__(self, negatives: Negatives, batch: Tensor, comparison: Comparison):
         self.similarity = negatives.scaled @ batch.T
         """s: [a, A]"""
-        other = comparison.labels[comparison.here, None] != comparison.labels
-        self.same = ~other
-        """Positives, without the anchor itself: bool [a, A]."""
-        self.same.diagonal(comparison.here.start).fill_(False)
-        self.force = negatives.weigh(slice(None), self.similarity.clone(), other)
+        self.same = comparison.labels[comparison.here, None] == comparison.labels
+        """Positives: bool [a, A]."""
+        self.force = negatives.weigh(slice(None), self.similarity.clone(), self.same)
         """exp(s − shift) of negatives: [a, A]."""
+        self.same.diagonal(comparison.here.start).fill_(False)  # the anchor itself

@@ -13,6 +13,7 @@ from pixelcontrast import draws
 from pixelcontrast.contrast.banks import Bank, Queue, Shard, Slots, nbytes
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
 from pixelcontrast.contrast.sampling import Table, smallest_per_group
+from pixelcontrast.contrast.sweeps import split
 
 _EXAMPLE = 4
 """The stream of keys that examples are drawn with; sampling.py has 1 to 3."""
@@ -96,17 +97,25 @@ class Examples:
             yield slice(begin, begin + of_bank[label])
             first += size
 
-    def pieces(self, most: int) -> Iterator[Piece]:
-        """All rows, at most ``most`` at a time; of a full bank views."""
+    def side_by_side(self, numbers: slice) -> Tensor:
+        """[n, D]: the rows of consecutive numbers of one bank; of a full bank a view."""
         number = first = 0
         for bank, size in zip(self._banks, self._sizes, strict=True):
-            for begin in range(0, size, most):
-                end = min(begin + most, size)
+            if numbers.stop <= number + size:
                 if size == len(bank):
-                    yield Piece(number + begin, bank[begin:end])
-                else:
-                    yield Piece(number + begin, bank[self._places[number + begin : number + end] - first])
+                    return bank[numbers.start - number : numbers.stop - number]
+                return bank[self._places[numbers] - first]
             number, first = number + size, first + len(bank)
+        raise IndexError(f"{numbers} of {len(self)} examples")
+
+    def pieces(self, most: int) -> Iterator[Piece]:
+        """All rows, at most ``most`` at a time."""
+        number = 0
+        for size in self._sizes:
+            for part in split(size, most):
+                begin = number + part.start
+                yield Piece(begin, self.side_by_side(slice(begin, number + part.stop)))
+            number += size
 
 
 class Memory(nn.Module):

@@ -11,7 +11,16 @@ from torch import Tensor
 from pixelcontrast.contrast.hyperparameters import ExampleMining, Mining
 from pixelcontrast.contrast.memory import Examples
 from pixelcontrast.contrast.sampling import Table, ceil_share, ceil_shares
-from pixelcontrast.contrast.sweeps import Block, ClassBlock, Classes, most_similarities
+from pixelcontrast.contrast.sweeps import (
+    Block,
+    ClassBlock,
+    Classes,
+    Pairs,
+    most_similarities,
+    overlap,
+    split,
+    within,
+)
 
 _CPU_HELD, _GPU_HELD = 1 << 24, 1 << 28
 """Similarities held at a time, to find the hardest."""
@@ -53,6 +62,9 @@ class Miner:
 
     def positives(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[ClassBlock]:
         """Blocks of the positives of all anchors."""
+        if self.mining == "all" and anchors.device.type == "cpu":
+            yield from _all_positives(classes, examples)
+            return
         most = {"random": self.num, "semi-hard-subset": self._subset}.get(self.mining, len(examples))
         of_classes = examples.first_of_classes(most)
         table = Table(*(part[classes.present] for part in of_classes))
@@ -91,18 +103,21 @@ class Miner:
         numbers, allowed = _first_others(classes, examples, self._subset)
         rows = examples.rows(numbers)
         counts = [min(self._subset, count) for count in _others(classes, examples)]
-        for few in _split(len(anchors), _held(anchors) // len(numbers)):
+        for few in split(len(anchors), _held(anchors) // len(numbers)):
             distance = (-anchors[few]) @ rows.to(anchors.dtype).T  # −s_in: the smallest are the hardest
             yield Block(few, rows, self._hard_of_marked(distance, allowed[classes.of[few]], counts))
 
     def _hard_of_all(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         counts, numbers = _others(classes, examples), torch.arange(len(examples), device=anchors.device)
         others = torch.tensor(counts, device=anchors.device)[classes.of, None]
+        positives = _positives(classes, examples)
         # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
         front = examples.front(math.ceil(1.3 * self._subset)) if self._draws(counts) else numbers
-        for few in _split(len(anchors), _held(anchors) // len(examples)):
+        for few in split(len(anchors), _held(anchors) // len(examples)):
             distance = _products(-anchors[few], examples)  # −s_in: the smallest are the hardest
-            _leave_out_positives(distance, few, classes, examples)
+            for pairs in positives:
+                if own := overlap(pairs.anchors, few):
+                    distance[own, pairs.keys] = torch.inf
             within = self._hard(distance, others[few], counts)
             if not self._draws(counts):
                 yield from _chosen(few, within, numbers, examples)
@@ -158,11 +173,22 @@ def build_miners(mining: Mining, *, parts: int) -> tuple[Miner, Miner]:
     )
 
 
+def _all_positives(classes: Classes, examples: Examples) -> Iterator[ClassBlock]:
+    for number, label in enumerate(classes.labels):
+        for own in examples.of_one_class(label):
+            yield ClassBlock(slice(number, number + 1), examples.side_by_side(own)[None], None)
+
+
 def _all_negatives(classes: Classes, examples: Examples, most: int) -> Iterator[Block]:
-    everyone, labels = slice(0, len(classes.of)), classes.present[classes.of, None].to(torch.int16)
-    own = examples.labels.to(torch.int16)  # comparing all pairs costs a quarter of what it does in int64
+    everyone = slice(0, len(classes.of))
+    on_cpu = examples.labels.device.type == "cpu"  # a GPU is slower to start an operation per class
+    positives, labels = _positives(classes, examples) if on_cpu else [], classes.present[classes.of, None]
     for begin, rows in examples.pieces(max(most // len(classes.of), 1)):
-        yield Block(everyone, rows, own[begin : begin + len(rows)] != labels)
+        part = slice(begin, begin + len(rows))
+        if on_cpu:
+            yield Block(everyone, rows, None, within(positives, part))
+        else:
+            yield Block(everyone, rows, examples.labels[part] != labels)
 
 
 def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tensor, Tensor]:
@@ -182,25 +208,18 @@ def _first_others(classes: Classes, examples: Examples, num: int) -> tuple[Tenso
         most = min(2 * most, len(examples))
 
 
-def _leave_out_positives(distance: Tensor, few: slice, classes: Classes, examples: Examples) -> None:
-    """Set the distances of these few anchors from examples of their own class to +∞."""
-    for number, label in enumerate(classes.labels):
-        own = classes.anchors(slice(number, number + 1))
-        begin, end = max(own.start, few.start) - few.start, min(own.stop, few.stop) - few.start
-        if begin < end:
-            for columns in examples.of_one_class(label):
-                distance[begin:end, columns] = torch.inf
+def _positives(classes: Classes, examples: Examples) -> list[Pairs]:
+    """Each class's anchors, and the examples of their class in each bank."""
+    return [
+        Pairs(classes.anchors(slice(number, number + 1)), own)
+        for number, label in enumerate(classes.labels)
+        for own in examples.of_one_class(label)
+    ]
 
 
 def _others(classes: Classes, examples: Examples) -> list[int]:
     """How many negatives each class has."""
     return [len(examples) - examples.of_class[label] for label in classes.labels]
-
-
-def _split(count: int, most: int) -> Iterator[slice]:
-    """Slices of at most ``most``, and of at least 1, that make up the first ``count``."""
-    for begin in range(0, count, max(most, 1)):
-        yield slice(begin, min(begin + max(most, 1), count))
 
 
 def _held(anchors: Tensor) -> int:

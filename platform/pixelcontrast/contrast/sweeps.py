@@ -1,7 +1,7 @@
 """Sums over keys that come in blocks: of the negatives their log-sum-exp, of the positives the loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,15 @@ _NOTHING = -1e30
 """The log-sum-exp of nothing: finite, so that no difference is NaN."""
 _FLOOR = -80.0
 """Adds nothing to a sum of at least 1; exp of less is no normal float32, and 100 times slower on CPUs."""
+_MOST = 40.0
+"""e to this and e to minus this are far within float32, and so is any sum of them."""
+
+
+class Pairs(NamedTuple):
+    """Consecutive anchors and consecutive keys, each with each."""
+
+    anchors: slice
+    keys: slice
 
 
 class Block(NamedTuple):
@@ -28,8 +37,10 @@ class Block(NamedTuple):
     """Which a of the anchors."""
     keys: Tensor
     """[k, D], of any floating dtype."""
-    taken: Tensor
-    """bool [a, k]: which anchor is compared with which key."""
+    taken: Tensor | None
+    """bool [a, k]: which anchor is compared with which key; None: each, but for ``left_out``."""
+    left_out: Sequence[Pairs] = ()
+    """Which are not compared."""
 
 
 class ClassBlock(NamedTuple):
@@ -39,8 +50,8 @@ class ClassBlock(NamedTuple):
     """Which g of ``Classes.labels``."""
     keys: Tensor
     """[g, k, D], of any floating dtype."""
-    taken: Tensor
-    """bool [g, 1, k], or [g, most, k] with a row for every place of ``Classes.table``."""
+    taken: Tensor | None
+    """bool [g, 1, k], or [g, most, k] with a row for every place of ``Classes.table``; None: all."""
 
 
 class Classes(NamedTuple):
@@ -109,27 +120,27 @@ class Sweep:
 class Negatives(Sweep):
     """Log-sum-exp of similarities: Σ e^(s − shift) in ``weight``, Σ e^(s − shift)·key in ``pull``.
 
-    As anchors and keys are of unit length, no similarity s exceeds 1/τ, which is the shift, as long as the
-    smallest s, 2/τ below, does not vanish in float32. For τ below 1/40, the shift is a running maximum.
+    As anchors and keys are of unit length, a similarity s is within ± 1/τ, and the shift is 0 for τ of at
+    least 1/40. Below, it is a running maximum.
     """
 
     def __init__(self, scaled: Tensor, temperature: float):
         super().__init__(scaled)
         self.weight = scaled.new_zeros(len(scaled))
         self._space = scaled.new_empty(0)
-        self._runs = 2 / temperature > -_FLOOR
-        self.shift = torch.full_like(self.weight, _NOTHING if self._runs else 1 / temperature)
+        self._shifts = 1 / temperature > _MOST
+        self.shift = torch.full_like(self.weight, _NOTHING if self._shifts else 0)
 
     def add(self, block: Block) -> None:
         """Add the block's keys to the sums of its anchors."""
         anchors = self.scaled[block.anchors]
-        if 0 in block.taken.shape:
+        if len(anchors) == 0:
             return
-        step = chunk_size(len(block.keys), len(anchors), most_similarities(anchors.device))
-        for begin in range(0, len(block.keys), step):
-            keys = block.keys[begin : begin + step].to(anchors.dtype)
-            taken = block.taken[:, begin : begin + step]
-            weights = self.weigh(block.anchors, self._product(anchors, keys), taken)
+        for part in split(len(block.keys), most_similarities(anchors.device) // len(anchors)):
+            keys = block.keys[part].to(anchors.dtype)
+            others = None if block.taken is None else ~block.taken[:, part]
+            similarity = self._product(anchors, keys)
+            weights = self.weigh(block.anchors, similarity, others, within(block.left_out, part))
             self.pull[block.anchors].addmm_(weights, keys)  # Σ_n exp(s_in − shift) n: [a, D]
 
     def _product(self, anchors: Tensor, keys: Tensor) -> Tensor:
@@ -139,14 +150,19 @@ class Negatives(Sweep):
             self._space = anchors.new_empty(size)
         return torch.mm(anchors, keys.T, out=self._space[:size].view(len(anchors), len(keys)))
 
-    def weigh(self, anchors: slice, similarity: Tensor, taken: Tensor) -> Tensor:
-        """Turn similarities [a, k] into exp(s − shift) and add them to the anchors' ``weight``."""
-        if self._runs:
-            self._raise_shift(anchors, similarity.masked_fill(~taken, _NOTHING).amax(dim=1))
-        weights = similarity.sub_(self.shift[anchors, None])
-        if self._runs:
-            weights.clamp_(_FLOOR, 0)
-        weights.exp_().mul_(taken)
+    def weigh(
+        self, anchors: slice, similarity: Tensor, others: Tensor | None, left_out: Sequence[Pairs] = ()
+    ) -> Tensor:
+        """Turn similarities [a, k] into exp(s − shift) and add them to the anchors' ``weight``.
+
+        Args:
+            others: bool [a, k], which are not compared, beside ``left_out``.
+        """
+        if self._shifts:
+            compared = _fill(similarity.clone(), others, left_out, _NOTHING)
+            self._raise_shift(anchors, compared.amax(dim=1))
+            similarity.sub_(self.shift[anchors, None]).clamp_(_FLOOR, 0)
+        weights = _fill(similarity.exp_(), others, left_out, 0)
         self.weight[anchors].add_(weights.sum(dim=1))  # Σ_n exp(s_in − shift): [a]
         return weights
 
@@ -161,7 +177,7 @@ class Negatives(Sweep):
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
         """Add up all ranks' sums, and keep those of the anchors at ``chosen``."""
-        if self._runs and distributed.world_size(group) > 1:
+        if self._shifts and distributed.world_size(group) > 1:
             shift = self.shift.clone()
             dist.all_reduce(shift, dist.ReduceOp.MAX, group=group)
             self._rescale(slice(None), shift)
@@ -191,9 +207,9 @@ class Positives(Sweep):
         """Add the block's keys to the sums of the anchors of its classes."""
         part, (numbers, where) = classes.anchors(block.classes), classes.table(block.classes)
         anchors, log_sum = self.scaled[numbers], self.log_sum[numbers]
-        step = chunk_size(block.keys.shape[1], numbers.numel(), most_similarities(anchors.device))
-        for few, taken in zip(block.keys.split(step, 1), block.taken.split(step, 2), strict=True):
-            keys = few.to(anchors.dtype)
+        for few in split(block.keys.shape[1], most_similarities(anchors.device) // max(numbers.numel(), 1)):
+            keys = block.keys[:, few].to(anchors.dtype)
+            taken = None if block.taken is None else block.taken[..., few]
             slopes, sums = self._slopes(log_sum, anchors @ keys.mT, taken)  # s_ip: [g, most, k]
             self._sums[:, part].add_(sums.flatten(1)[:, where])
             self.pull[part].add_((slopes @ keys).flatten(0, 1)[where])  # Σ_p σ(L − s_ip) p: [a, D]
@@ -204,11 +220,15 @@ class Positives(Sweep):
         self._sums += sums
         return slopes
 
-    def _slopes(self, log_sum: Tensor, similarity: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+    def _slopes(self, log_sum: Tensor, similarity: Tensor, taken: Tensor | None) -> tuple[Tensor, Tensor]:
         """−∂ℓ/∂s of each pair [*, k], and the sums over its keys: Σ ℓ, Σ −∂ℓ/∂s and their number, [3, *]."""
         excess = torch.sub(log_sum[..., None], similarity, out=similarity)  # L − s
-        loss, slopes = F.softplus(excess).mul_(taken), excess.sigmoid_().mul_(taken)
-        number = taken.sum(dim=-1).expand_as(log_sum)
+        loss, slopes = F.softplus(excess), excess.sigmoid_()
+        if taken is None:
+            number = torch.full_like(log_sum, similarity.shape[-1])
+        else:
+            number, others = taken.sum(dim=-1).expand_as(log_sum), ~taken
+            loss, slopes = loss.masked_fill_(others, 0), slopes.masked_fill_(others, 0)
         return slopes, torch.stack([loss.sum(dim=-1), slopes.sum(dim=-1), number])
 
     def reduce(self, group: Group, chosen: Tensor) -> None:
@@ -232,7 +252,28 @@ class Positives(Sweep):
         return self._sums[2].clamp(min=1).reciprocal()[:, None]
 
 
-def chunk_size(keys: int, anchors: int, most_products: int) -> int:
-    """Keys at a time, so that the chunks are about equally large."""
-    most = max(most_products // max(anchors, 1), 1)
-    return max(math.ceil(keys / math.ceil(keys / most)), 1) if keys else 1
+def _fill(similarity: Tensor, others: Tensor | None, left_out: Sequence[Pairs], value: float) -> Tensor:
+    """Set those [a, k] that are not compared to ``value``, in place."""
+    if others is not None:
+        similarity.masked_fill_(others, value)
+    for pairs in left_out:
+        similarity[pairs] = value
+    return similarity
+
+
+def within(pairs: Sequence[Pairs], keys: slice) -> list[Pairs]:
+    """The pairs of these keys, which are counted from the first of them."""
+    return [Pairs(few, part) for few, columns in pairs if (part := overlap(columns, keys))]
+
+
+def overlap(part: slice, of: slice) -> slice | None:
+    """What of ``part`` is in ``of``, counted from where that begins; None where nothing is."""
+    begin, end = max(part.start, of.start), min(part.stop, of.stop)
+    return slice(begin - of.start, end - of.start) if begin < end else None
+
+
+def split(count: int, most: int) -> Iterator[slice]:
+    """Slices of about equal size, at most ``most`` and at least 1, that make up the first ``count``."""
+    step = math.ceil(count / math.ceil(count / max(most, 1))) if count else 1
+    for begin in range(0, count, step):
+        yield slice(begin, min(begin + step, count))
