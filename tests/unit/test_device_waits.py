@@ -18,11 +18,11 @@ DIM, IMAGES = 8, 2
 BOTH: dict[str, Any] = {"pixel_queue_size": 40, "region_memory_size": 4, "num_images": 4}
 MODES: dict[str, tuple[int, dict[str, Any]]] = {
     "in-batch": (148, {}),
-    "random": (343, {"pixel_queue_size": 40}),
-    "joint, both memories": (437, BOTH | {"memory_term": "joint"}),
-    "all": (333, {"pixel_queue_size": 40, "positive_mining": "all", "negative_mining": "all"}),
+    "random": (341, {"pixel_queue_size": 40}),
+    "joint, both memories": (433, BOTH | {"memory_term": "joint"}),
+    "all": (331, {"pixel_queue_size": 40, "positive_mining": "all", "negative_mining": "all"}),
     "semi-hard-subset": (
-        383,
+        381,
         {
             "pixel_queue_size": 40,
             "positive_mining": "semi-hard-subset",

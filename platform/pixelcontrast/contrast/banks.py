@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelcontrast.contrast.maps import are_finite
 from pixelcontrast.contrast.sampling import place_in_run
 
 
@@ -155,7 +156,7 @@ class Bank(nn.Module):
         """
         if len(rows) == 0:
             return labels.new_zeros(())
-        places = self.place(labels, rows.isfinite().all(dim=1), images)
+        places = self.place(labels, are_finite(rows), images)
         self._mark(places, step)
         kept = places.kept
         if self.shard.of > 1:
@@ -191,8 +192,10 @@ class Bank(nn.Module):
             slots = slots.div(self.shard.of, rounding_mode="floor")
         bank, places = self.rows.flatten(0, 1), labels * self.rows.shape[1] + slots
         if kept.device.type == "cpu":
-            few = torch.nonzero(kept).squeeze(1)
-            bank.index_copy_(0, places[few], rows[few].to(bank.dtype))
+            if not kept.all():
+                few = torch.nonzero(kept).squeeze(1)
+                places, rows = places[few], rows.index_select(0, few)
+            bank.index_copy_(0, places, rows.to(bank.dtype))
             return
         # How many are kept a GPU would have to be asked: the others repeat what the first of them writes.
         source = torch.where(kept, torch.arange(len(kept), device=kept.device), kept.int().argmax())

@@ -11,7 +11,7 @@ from torch import Tensor
 from pixelcontrast import distributed
 from pixelcontrast.contrast.banks import Bank, Slots
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
-from pixelcontrast.contrast.maps import boundaries, pixel_rows, region_means, run_means, unit
+from pixelcontrast.contrast.maps import are_finite, boundaries, pixel_rows, region_means, run_means, unit
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.sampling import PREFERRED, Preferred, Table, choose_entries, pixel_keys
 from pixelcontrast.distributed import Group
@@ -139,7 +139,7 @@ class Entering:
         rank, ranks = distributed.rank(self.group), distributed.world_size(self.group)
         placed = []
         for part in parts:
-            columns = [part.rows.isfinite().all(dim=1), *part.names]
+            columns = [are_finite(part.rows), *part.names]
             finite, labels, *images = distributed.all_gather_tables(columns, self.group, counts=part.counts)
             placed.append(part.bank.place(labels, finite, *images))
         owners = [places.owners(ranks) for places in placed]

