@@ -22,7 +22,7 @@ MODES: dict[str, tuple[int, dict[str, Any]]] = {
     "joint, both memories": (433, BOTH | {"memory_term": "joint"}),
     "all": (331, {"pixel_queue_size": 40, "positive_mining": "all", "negative_mining": "all"}),
     "semi-hard-subset": (
-        381,
+        382,
         {
             "pixel_queue_size": 40,
             "positive_mining": "semi-hard-subset",

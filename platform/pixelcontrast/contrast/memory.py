@@ -81,11 +81,12 @@ class Examples:
 
     def rows(self, numbers: Tensor) -> Tensor:
         """[*, D]: the rows of these numbers [*]."""
+        # A lookup of an embedding is three times as fast as an index on a CPU.
         places, first = self._places[numbers], 0
-        rows = self._banks[0][places.clamp(max=len(self._banks[0]) - 1)]
+        rows = F.embedding(places.clamp(max=len(self._banks[0]) - 1), self._banks[0])
         for before, bank in pairwise(self._banks):
             first += len(before)
-            others = bank[(places - first).clamp(min=0)]
+            others = F.embedding((places - first).clamp(min=0), bank)
             rows = torch.where((places < first)[..., None], rows, others)
         return rows
 
@@ -104,7 +105,7 @@ class Examples:
             if numbers.stop <= number + size:
                 if size == len(bank):
                     return bank[numbers.start - number : numbers.stop - number]
-                return bank[self._places[numbers] - first]
+                return bank.index_select(0, self._places[numbers] - first)
             number, first = number + size, first + len(bank)
         raise IndexError(f"{numbers} of {len(self)} examples")
 

@@ -78,7 +78,8 @@ class Miner:
                 numbers, _ = classes.table(few)
                 distance = anchors[numbers] @ keys.to(anchors.dtype).mT  # s_ip: the smallest are the hardest
                 counts = [min(examples.of_class[label], most) for label in classes.labels[few]]
-                taken = self._hard_of_marked(distance, taken, counts)
+                distance.masked_fill_(~taken, torch.inf)
+                taken = self._hard(distance, taken.sum(dim=-1, keepdim=True), counts)
                 if self._draws(counts):
                     taken, _ = self._first(taken)
             yield ClassBlock(few, keys, taken)
@@ -92,7 +93,7 @@ class Miner:
                 yield from _all_negatives(classes, examples, most_similarities(anchors.device))
             case "random":
                 numbers, taken = _first_others(classes, examples, self.num)
-                yield Block(slice(0, len(anchors)), examples.rows(numbers), taken[classes.of])
+                yield Block(slice(0, len(anchors)), examples.rows(numbers), taken.index_select(0, classes.of))
             case "semi-hard-subset":
                 yield from self._hard_of_drawn(anchors, classes, examples)
             case "hardest" | "semi-hard":
@@ -102,9 +103,11 @@ class Miner:
         numbers, allowed = _first_others(classes, examples, self._subset)
         rows = examples.rows(numbers)
         counts = [min(self._subset, count) for count in _others(classes, examples)]
+        found, left_out = allowed.sum(dim=1), ~allowed
         for few in split(len(anchors), _held(anchors) // len(numbers)):
             distance = (-anchors[few]) @ rows.to(anchors.dtype).T  # −s_in: the smallest are the hardest
-            yield Block(few, rows, self._hard_of_marked(distance, allowed[classes.of[few]], counts))
+            distance.masked_fill_(left_out.index_select(0, classes.of[few]), torch.inf)
+            yield Block(few, rows, self._hard(distance, found[classes.of[few], None], counts))
 
     def _hard_of_all(self, anchors: Tensor, classes: Classes, examples: Examples) -> Iterator[Block]:
         counts, positives = _others(classes, examples), _positives(classes, examples)
@@ -118,7 +121,7 @@ class Miner:
             for pairs in positives:
                 if own := overlap(pairs.anchors, few):
                     distance[own, pairs.keys] = torch.inf
-            return self._hard(distance.index_select(1, columns), distance, others[few], counts)
+            return self._hard(distance, others[few], counts, distance.index_select(1, columns))
 
         if not self._draws(counts):
             everyone = torch.arange(len(examples), device=anchors.device)
@@ -137,24 +140,23 @@ class Miner:
             taken, _ = self._first(mark(few, examples.order))
             yield from _chosen(few, taken, examples.order, examples)
 
-    def _hard(self, asked: Tensor, distance: Tensor, found: Tensor, counts: Sequence[int]) -> Tensor:
-        """Mark what of ``asked`` [*, m] is in the pool that is drawn from: bool [*, m].
+    def _hard(
+        self, distance: Tensor, found: Tensor, counts: Sequence[int], asked: Tensor | None = None
+    ) -> Tensor:
+        """Mark the pool that is drawn from, of distances [*, n] the smallest: bool [*, n].
 
         Args:
-            distance: [*, n], of all; the pool are the smallest; +∞: no candidate. A CPU reorders it.
+            distance: +∞ for what is no candidate.
             found: int64, broadcastable to [*, 1]: how many candidates each row has.
             counts: the values that these may have.
+            asked: [*, m], the distances that are marked instead of all; ``distance`` is then no longer
+                needed, and may be reordered.
         """
+        if asked is None:
+            asked, distance = distance, distance.clone() if distance.device.type == "cpu" else distance
         pools = found.clamp(max=self.num) if self.mining == "hardest" else ceil_shares(found, self.share)
         pools = pools.expand(*distance.shape[:-1], 1)
         return asked <= _kth_smallest(distance, pools, max(map(self._pool, counts)))
-
-    def _hard_of_marked(self, distance: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
-        """The same with ``candidates`` marked, bool and broadcastable to [*, n]."""
-        distance.masked_fill_(~candidates, torch.inf)
-        found = candidates.sum(dim=-1, keepdim=True)
-        spare = distance.clone() if distance.device.type == "cpu" else distance
-        return self._hard(distance, spare, found, counts)
 
     def _first(self, marked: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the first K marks of every row of bool [*, n]; also count all marks, int32 [*]."""
