@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
+from contrasts import pixel_contrast
 from pixelcontrast import Model, Optim, distributed
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import Output, build_model
@@ -132,6 +133,30 @@ def test_a_gradient_that_overflows_under_a_finite_loss_is_seen(skip: bool) -> No
     assert losses.kept is not skip
     assert all(p.isfinite().all() for p in model.parameters()) is skip
     assert bool(optimizer.state) is not skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Model(backbone="hrnet_w18_small", embedding_dim=16),
+        Model(backbone="hrnet_w18_small", embedding_dim=16, embedding_batchnorm=True),
+        Model(backbone="hrnet_w18_small", embedding_dim=16, decoder="ocr"),
+        Model(backbone="resnet18", embedding_dim=16, decoder="deeplabv3"),
+    ],
+    ids=["linear", "batchnorm", "ocr", "deeplabv3"],
+)
+def test_gradients_have_the_strides_of_their_parameters(settings: Model) -> None:
+    """DDP warns of others, and copies them in every step."""
+    model = build_model(settings, num_classes=3, embedding=True)
+    labels = torch.randint(3, (2, 64, 64), generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.randn(2, 3, 64, 64), labels, torch.arange(2), torch.arange(2))
+    contrast = pixel_contrast(num_classes=3, embedding_dim=16)
+    train_step(model, contrast, SGD(model.parameters(), lr=0.1), batch, contrast_weight=1.0)
+    strides = {
+        name: (p.stride(), p.grad.stride()) for name, p in model.named_parameters() if p.grad is not None
+    }
+    assert any(name.startswith("projection") for name in strides)
+    assert [name for name, (own, of_gradient) in strides.items() if own != of_gradient] == []
 
 
 @pytest.mark.parametrize("decoder", ["hrnet", "ocr"])

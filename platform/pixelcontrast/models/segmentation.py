@@ -167,7 +167,11 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
             for note in start.notes:
                 logger.warning("%s: %s", path, note)
     # Convolutions are faster so on GPUs and on CPUs, and a loaded network gives the bits of the trained one.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if network.projection is not None and network.projection.pixelwise:
+        # Its convolutions are matrices here, and DDP copies a gradient whose strides are not the parameter's.
+        network.projection.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
 
 
 def _build_random(model: config.Model, *, num_classes: int, embedding: bool) -> SegmentationModel:
