@@ -181,8 +181,14 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
             ("import pixelcontrast.contrast", NETWORKS - {"torch"} | {"pydantic"}),
             ("import pixelcontrast.training", {"ray", "tyro"}),
         ],
+        [
+            (
+                "import pixelcontrast.cluster.tune.trial, pixelcontrast.cluster.train.driver; from ray import tune",
+                NETWORKS - {"ray"},
+            )
+        ],
     ],
-    ids=["without_torch", "an_experiment", "with_torch"],
+    ids=["without_torch", "an_experiment", "with_torch", "a_trial"],
 )
 def test_imports_are_lazy(steps: list[tuple[str, set[str]]]) -> None:
     """What a statement must not load is not loaded when it has run, after those before it."""

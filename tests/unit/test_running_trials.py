@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import small_runs
 from pixelcontrast import Experiment, Search, choice, config, integers
 from pixelcontrast.cli.search import _Lines
 from pixelcontrast.cluster.signals import Noted
@@ -30,10 +31,38 @@ class Lines:
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        self.lines.append((state, proposal.name, found["error"], *found["warnings"]))
+        self.lines.append((state, proposal.name, found.get("error", ""), *found["warnings"]))
 
     def stopped(self, proposal: Proposal, where: str) -> None:
         self.lines.append(("stopped", proposal.name, where))
+
+
+def check(experiment: Experiment) -> int:
+    """All can be trained, with 10 bytes for each image of a batch."""
+    return 10 * experiment.optim.batch_size
+
+
+def test_what_the_check_finds_fails_or_ends_a_trial_before_it_starts(experiment: Experiment) -> None:
+    def strict(experiment: Experiment) -> int | None:
+        if experiment.optim.batch_size == 1:
+            raise ValueError("data.root: there is no such folder")
+        return None if experiment.optim.batch_size == 2 else check(experiment)
+
+    known = tuple({"optim.batch_size": size} for size in (1, 2, 3))
+    search = Search(space={"optim.batch_size": integers(1, 8)}, trials=3, known=known)
+    driver, listener = Driver(experiment, search), Lines()
+    small_runs.write_finished_run(driver.folder.run("trial-0001"))
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener, strict)
+    trial = running.propose("tune's id")
+    assert trial is not None
+    assert trial["memory"] == 30
+    assert states(driver.trials.all()) == ["FAIL", "COMPLETE", "RUNNING"]
+    error = "data.root: there is no such folder"
+    assert driver.trials.all()[0].user_attrs["error"] == error
+    assert [line for line in listener.lines if line[0] != "started"] == [
+        ("failed", "trial-0000", error),
+        ("complete", "trial-0001", ""),
+    ]
 
 
 def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(experiment: Experiment) -> None:
@@ -42,7 +71,7 @@ def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(expe
     search = Search(space=space, trials=2, known=known)
     check_space(search, experiment)
     driver, listener = Driver(experiment, search), Lines()
-    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener)
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener, check)
     trial = running.propose("tune's id")
     assert trial is not None
     settings = config.from_json(trial["experiment"])
@@ -72,7 +101,8 @@ class Request:
 
 def running_trials(experiment: Experiment, driver: Driver, listener: Lines) -> tuple[RunningTrials, Request]:
     """Three of the five trials that are asked for, as Tune sees them: a, b and c."""
-    running = RunningTrials(experiment, Search(space=SPACE, trials=5), driver.folder, driver.trials, listener)
+    search = Search(space=SPACE, trials=5)
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener, check)
     running.request = request = Request()  # type: ignore[assignment]
     for tune_id in "abc":
         assert running.propose(tune_id) is not None

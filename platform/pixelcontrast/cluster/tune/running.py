@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -46,6 +46,12 @@ class SearchListener(Protocol):
         """A trial was running when the search was stopped; ``where`` is its checkpoint, in words."""
 
 
+Check = Callable[[Experiment], int | None]
+"""Looks at a trial's experiment before it starts: the bytes of the contrast's memory in every worker, or None
+if it has finished already; raises ``ValueError`` if it cannot be trained. The search's driver calls it, as it
+has imported torch: in every trial's process that would take longer than all else before the first step."""
+
+
 class RunningTrials:
     """Knows every running trial by Tune's id and by its number in the study.
 
@@ -64,11 +70,12 @@ class RunningTrials:
         folder: SearchFolder,
         trials: Trials,
         listener: SearchListener,
+        check: Check,
     ):
         self.request = StopRequest(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
         self.stopping = False
         self._experiment, self._search, self.folder = experiment, search, folder
-        self.trials, self._listener = trials, listener
+        self.trials, self._listener, self._check = trials, listener, check
         self._proposals: dict[str, Proposal] = {}
         """Running trials by Tune's ids."""
 
@@ -80,12 +87,17 @@ class RunningTrials:
             self._listener.started(proposal)
             try:
                 experiment = config.replace(self._experiment, proposal.overrides | places)
-            except ValueError as error:  # each value is allowed, but not together
+                memory = self._check(experiment)
+            except ValueError as error:  # as where each value is allowed, but not together
                 self._end(proposal, finished=False, failures=[config.explain(error)])
+                continue
+            if memory is None:
+                self._end(proposal, finished=True, failures=[])
                 continue
             self._proposals[tune_id] = proposal
             return {
                 "experiment": config.to_json(experiment),
+                "memory": memory,
                 "max_failures": self._search.max_failures,
                 "stop": self.request.name,
                 "commit": os.environ.get(config.COMMIT_VARIABLE),

@@ -49,7 +49,7 @@ def run_search(
     with folder.held() as storage:
         trials = Trials(search, experiment, name=folder.name, storage=storage, arms=arms)
         if trials.remaining:
-            running = RunningTrials(experiment, search, folder, trials, listener)
+            running = RunningTrials(experiment, search, folder, trials, listener, _check)
             cpus, state_api = run.workers.max * run.cpus_per_worker, run.workers.max > 1
             with connect(min_cpus=cpus, state_api=state_api) as cluster:
                 from pixelcontrast.cluster.nodes import cluster_resources
@@ -60,6 +60,12 @@ def run_search(
                 listener.began(remaining=trials.remaining, concurrent=concurrent)
                 _tune(running, concurrent)
     return folder
+
+
+def _check(experiment: Experiment) -> int | None:
+    from pixelcontrast import training
+
+    return None if training.check(experiment) is not None else training.memory_bytes(experiment)
 
 
 def _tune(running: RunningTrials, concurrent: int) -> None:

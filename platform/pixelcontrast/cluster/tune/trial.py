@@ -1,4 +1,7 @@
-"""One trial of a search, in a process of Tune's: one training, resumed from its newest checkpoint."""
+"""One trial of a search, in a process of Tune's: one training, resumed from its newest checkpoint.
+
+The process only waits for the training's workers, so it does not import torch.
+"""
 
 import logging
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.tune.stop_request import StopRequest
+from pixelcontrast.runs.run_folder import open_storage, read_result
 
 MEMORY = 50 * 2**20
 """What Tune reserves for a trial's own process, in bytes; the training's workers reserve the rest."""
@@ -26,9 +30,9 @@ def run_trial(trial: dict[str, Any]) -> None:
     may help, and resumes from its checkpoint.
 
     Args:
-        trial: ``experiment``, as JSON, with its own name and storage; ``max_failures``; ``stop``, the name of
-            the search's ``StopRequest``; ``commit``, of the search's driver, whose environment does not reach
-            this process.
+        trial: ``experiment``, as JSON, with its own name and storage, checked; ``memory``, as of ``launch``;
+            ``max_failures``; ``stop``, the name of the search's ``StopRequest``; ``commit``, of the search's
+            driver, whose environment does not reach this process.
     """
     from ray import tune
 
@@ -53,7 +57,7 @@ def _train(trial: dict[str, Any]) -> dict[str, Any]:
     finished = False
     while not finished and len(failures) <= trial["max_failures"]:
         with environment({config.COMMIT_VARIABLE: trial["commit"]}):
-            reason, final = _attempt(experiment, report, request.signal)
+            reason, final = _attempt(experiment, trial["memory"], report, request.signal)
         finished = reason is None
         if reason is not None:
             logger.warning("%s failed: %s", experiment.run.name, reason)
@@ -64,14 +68,11 @@ def _train(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attempt(
-    experiment: config.Experiment, report: Any, stopped_by: Callable[[], int | None]
+    experiment: config.Experiment, memory: int, report: Any, stopped_by: Callable[[], int | None]
 ) -> tuple[str | None, bool]:
     """Run one attempt; returns what went wrong, if anything, and whether a retry would fail likewise."""
-    from pixelcontrast import training
-
     try:
-        if training.check(experiment) is None:
-            memory = training.memory_bytes(experiment)
+        if read_result(open_storage(experiment)) is None:  # as it is if this process follows one that died
             launch(experiment, on_row=report, memory=memory, stopped_by=stopped_by)
     except ValueError as error:
         return str(error), True
