@@ -253,7 +253,7 @@ def overhead(trials: int = 4) -> list[measure.Row]:
         first, rest = (statistics.median(span[index] for span in spans) for index in (0, 1))
         rows.append(measure.row(f"{name}: start to first step", first, "s"))
         rows.append(measure.row(f"{name}: all but the steps", rest, "s"))
-    rows.append(measure.row("trial: overhead over a bare run", rows[1].value - rows[3].value, "s"))
+    rows.append(measure.row("trial: overhead over a bare run", rows[1].value - rows[3].value, "s", at_most=2))
     return rows
 
 

@@ -21,8 +21,11 @@ def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
 
 
 def are_finite(rows: Tensor) -> Tensor:
-    """Which rows [n, D] hold neither NaN nor infinity: bool [n]. ``isfinite`` is slower, 9 times on a CPU."""
-    return (rows * 0).sum(dim=1) == 0
+    """Which rows [n, D] of length at most 1 hold neither NaN nor infinity: bool [n].
+
+    By their sums: to ask every number takes 20 times as long on a CPU.
+    """
+    return rows.sum(dim=1) * 0 == 0
 
 
 def labels_at(labels: Tensor, size: torch.Size) -> Tensor:
