@@ -112,6 +112,19 @@ def test_channels_last_maps_of_any_dtype_are_read_pixel_by_pixel(dtype: torch.dt
     assert torch.equal(pixel_rows(embeddings.detach(), pixels), want)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_of_a_map_give_their_gradient_in_its_layout(layout: torch.memory_format) -> None:
+    values, indices = torch.randn(3, 5, 4, 6), torch.tensor([71, 0, 24, 23, 50])
+    maps = values.to(memory_format=layout).requires_grad_()
+    rows = pixel_rows(maps, indices)
+    assert torch.equal(rows, values.permute(0, 2, 3, 1).reshape(-1, 5)[indices])
+    weights = torch.randn(5, 5)
+    (gradient,) = torch.autograd.grad((rows * weights).sum(), maps)
+    want = torch.zeros(72, 5).index_copy(0, indices, weights).view(3, 4, 6, 5).permute(0, 3, 1, 2)
+    assert torch.equal(gradient, want)
+    assert gradient.is_contiguous(memory_format=layout)
+
+
 EDGES = ("no anchor", "one anchor", "one anchor a class", "one class", "all")
 
 

@@ -184,6 +184,11 @@ def test_a_library_is_used_in_one_room(library: str, rooms: set[str]) -> None:
         [
             ("import pixelcontrast.cluster.tune.trial, ray.tune", NETWORKS - {"ray"}),
             ("import pixelcontrast.cluster.train.driver", NETWORKS - {"ray"}),
+            (
+                "from pixelcontrast.cluster import placement; from pixelcontrast.config import Run; "
+                "placement.check_memory_fits(1, Run(name='a'), [{'CPU': 1, 'memory': 9}], gpu=False)",
+                NETWORKS - {"ray"},
+            ),
         ],
     ],
     ids=["without_torch", "an_experiment", "with_torch", "a_trial"],

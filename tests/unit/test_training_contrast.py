@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
+from pixelcontrast.config import check_memory
 from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig
 from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
 from pixelcontrast.training import checkpointing, memory_bytes
-from pixelcontrast.training.contrast import build_contrast, check_memory
+from pixelcontrast.training.contrast import build_contrast
 from pixelcontrast.training.state import TrainState, build_state
 from processes import run_ranks
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pixelcontrast.cluster.errors import LaunchError
-from pixelcontrast.config import Run
+from pixelcontrast.config import Run, check_memory
 
 Resources = Mapping[str, float]
 
@@ -62,8 +62,6 @@ def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: b
     Raises:
         ValueError: the memory is too large; the text names both sizes and the keys to change.
     """
-    from pixelcontrast.training.contrast import check_memory
-
     asked = worker_resources(run, gpu=gpu)
     for node in nodes:
         workers = min(workers_in(node, asked), run.workers.max)

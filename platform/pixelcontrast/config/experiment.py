@@ -69,6 +69,8 @@ class Experiment:
         return self
 
 
+_MEMORY_SHARE = 0.25
+"""The part of a worker's memory (a GPU's, or its part of the node's) that stored embeddings may take."""
 PAPER: dict[str, Any] = {
     "contrast.weight": 1.0,
     "contrast.temperature": 0.1,
@@ -212,3 +214,14 @@ def _explain_one(mistake: Any) -> str:
     message: str = _PLAIN.get(mistake["type"]) or mistake["msg"].removeprefix("Value error, ")
     given = "" if isinstance(mistake["input"], dict | Experiment) else f" (got {mistake['input']!r})"
     return f"{key}: {message}{given}" if key else message
+
+
+def check_memory(size: int, available: float, where: str) -> None:
+    """Raise ``ValueError`` if ``size`` bytes are more than a quarter of the ``available``."""
+    if size > _MEMORY_SHARE * available:
+        raise ValueError(
+            f"contrast.memory: {size / 1e9:.3g} GB of embeddings for every worker are more than "
+            f"{_MEMORY_SHARE:.0%} of {where}, {available / 1e9:.3g} GB. Lower contrast.pixel_queue_size or "
+            "contrast.region_memory_size, set contrast.memory_dtype to bfloat16, or, with several workers, "
+            "set contrast.memory_sharded."
+        )

@@ -14,7 +14,13 @@ def unit(embeddings: Tensor) -> Tensor:
 
 
 def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
-    """Rows [n, D] of a map [B, D, h, w] at flat pixel indices [n]; no copy of a map without gaps is made."""
+    """Rows [n, D] of a map [B, D, h, w] at flat pixel indices [n]; no copy of a map without gaps is made.
+
+    The gradient lies in memory as the map does: another layout would be carried on into the whole network's
+    backward pass, or be brought into this one at every sum.
+    """
+    if embeddings.is_contiguous(memory_format=torch.channels_last):
+        return embeddings.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, indices)
     pixels = embeddings.flatten(2)
     num_pixels = pixels.shape[2]
     return pixels[indices.div(num_pixels, rounding_mode="floor"), :, indices % num_pixels]

@@ -6,9 +6,6 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.segmentation import build_dataset
 
-MEMORY_SHARE = 0.25
-"""The part of a worker's memory (a GPU's, or its part of the node's) that stored embeddings may take."""
-
 
 def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int) -> PixelContrast | None:
     """The contrastive term of the experiment, whose batches wait for ``keep``; None where its weight is 0.
@@ -47,14 +44,3 @@ def memory_bytes(experiment: Experiment) -> int:
     rows = sum(bank.rows.nbytes for bank in contrast.memory.banks.values())
     parts = experiment.run.workers.min if experiment.contrast.memory_sharded else 1
     return contrast.memory.nbytes - rows + -(-rows // parts)
-
-
-def check_memory(size: int, available: float, where: str) -> None:
-    """Raise ``ValueError`` if ``size`` bytes are more than ``MEMORY_SHARE`` of the ``available``."""
-    if size > MEMORY_SHARE * available:
-        raise ValueError(
-            f"contrast.memory: {size / 1e9:.3g} GB of embeddings for every worker are more than "
-            f"{MEMORY_SHARE:.0%} of {where}, {available / 1e9:.3g} GB. Lower contrast.pixel_queue_size or "
-            "contrast.region_memory_size, set contrast.memory_dtype to bfloat16, or, with several workers, "
-            "set contrast.memory_sharded."
-        )

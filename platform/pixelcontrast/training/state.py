@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pixelcontrast import distributed, draws
-from pixelcontrast.config import Experiment
+from pixelcontrast.config import Experiment, check_memory
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.contrast.banks import reshard
 from pixelcontrast.models import SegmentationModel, build_model
 from pixelcontrast.models.batchnorm import synchronize_batchnorm
-from pixelcontrast.training.contrast import build_contrast, check_memory
+from pixelcontrast.training.contrast import build_contrast
 from pixelcontrast.training.optim import build_optimizer
 
 _INITIAL_WEIGHTS, _STEP = 100, 101
