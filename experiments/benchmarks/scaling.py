@@ -226,8 +226,8 @@ def main() -> None:
         for line in BENCHMARKS[name](options.quick):
             show(line)
             rows.append(line)
-    if options.out is not None:
-        save(rows, options.out)
+            if options.out is not None:
+                save(rows, options.out)
 
 
 if __name__ == "__main__":
