@@ -32,7 +32,7 @@ def positive_blocks(keys: Tensor, taken: Tensor, *, size: int) -> PositiveBlocks
     """The same for the anchors of some classes at a time."""
 
     def choose(_: Tensor, classes: Classes) -> Iterator[ClassBlock]:
-        for few in classes.split(2):
+        for few in sweeps.split(len(classes.labels), 2):
             numbers, _ = classes.table(few)
             for begin in range(0, len(keys), size):
                 columns = keys[begin : begin + size].expand(len(numbers), -1, -1)

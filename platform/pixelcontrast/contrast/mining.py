@@ -72,7 +72,7 @@ class Miner:
             return
         held = most_similarities(anchors.device) // (max(classes.counts) * most)
         copied = _MOST_ROWS // most if anchors.device.type == "cpu" else held
-        for few in classes.split(min(held, copied)):
+        for few in split(len(classes.labels), min(held, copied)):
             keys, taken = examples.rows(table.rows[few]), table.taken[few, None]
             if self.mining not in ("all", "random"):
                 numbers, _ = classes.table(few)

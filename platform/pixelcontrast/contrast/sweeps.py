@@ -81,11 +81,6 @@ class Classes(NamedTuple):
         where = (self.of[part] - classes.start) * most + self.place[part]
         return numbers.clamp(max=len(self.of) - 1), where
 
-    def split(self, most: int) -> list[slice]:
-        """Classes in order, at most ``most`` at a time, and at least 1."""
-        step = max(most, 1)
-        return [slice(b, min(b + step, len(self.labels))) for b in range(0, len(self.labels), step)]
-
 
 def classes_of(labels: Tensor, of_class: Sequence[int]) -> Classes:
     """The classes of ascending labels int64 [a], of which there are ``of_class``."""
