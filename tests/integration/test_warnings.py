@@ -31,6 +31,7 @@ def test_a_warning_is_logged_and_recorded_once_across_a_resume(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(health, "COLLAPSED_NORM", 0.0)
+    monkeypatch.setattr(health, "YOUNG", 0)
     settings = experiment(scenes, tmp_path)
     settings = config.replace(settings, {"optim.steps": 7, "run.report_interval": 1, "run.eval_interval": 7})
     with caplog.at_level(logging.WARNING, logger=health.__name__.rpartition(".")[0]):

@@ -7,7 +7,7 @@ import pytest
 
 from health_rows import Row, evaluation, row
 from pixelcontrast import Contrast, Data, Experiment, Optim, Run, config
-from pixelcontrast.training.health import STREAK, EmbeddingWatch
+from pixelcontrast.training.health import STREAK, YOUNG, EmbeddingWatch
 
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="unused"),
@@ -39,8 +39,8 @@ def test_a_healthy_run_gets_no_warning() -> None:
 @pytest.mark.parametrize(
     ("cause", "values", "words"),
     [
-        ("collapsed", {"norm": 0.97}, "the embedding has collapsed: .*0.970 at step 160"),
-        ("inverted_gap", {"gap": -0.05}, "does not separate the classes: .*gap -0.050 at step 160"),
+        ("collapsed", {"norm": 0.97}, "the embedding has collapsed: .*0.970 at step 180"),
+        ("inverted_gap", {"gap": -0.05}, "does not separate the classes: .*gap -0.050 at step 180"),
         (
             "stale_memory",
             {"memory_negative_similarity": 0.45, "memory_age": 400.0},
@@ -50,7 +50,7 @@ def test_a_healthy_run_gets_no_warning() -> None:
 )
 def test_each_cause_is_warned_of_once_after_warm_up(cause: str, values: Row, words: str) -> None:
     ((step, found, line),) = warnings(rows(**values))
-    assert (step, found) == (100 + STREAK * 20, cause)
+    assert (step, found) == (100 + YOUNG + STREAK * 20, cause)
     assert re.search(words, line)
     assert "\n" not in line
 
@@ -72,9 +72,15 @@ def test_several_causes_at_once_get_a_line_each() -> None:
 
 def test_nothing_is_said_in_warm_up() -> None:
     bad: Row = {"norm": 0.97, "gap": -0.05}
-    assert warnings(rows(end=100, **bad) + rows(begin=120, end=120, **bad) + rows(begin=140)) == []
+    assert warnings(rows(end=160, **bad) + rows(begin=180)) == []  # two that count, a third is needed
     longer = EmbeddingWatch(config.replace(EXPERIMENT, {"contrast.warmup": 0.99}))
     assert warnings(rows(**bad), longer) == []
+
+
+def test_a_young_embedding_is_not_called_collapsed() -> None:
+    watch = EmbeddingWatch(config.replace(EXPERIMENT, {"contrast.warmup": 0.0}))
+    steps = range(1, YOUNG + STREAK + 1)
+    assert [step for step, _, _ in warnings([row(step, norm=0.92) for step in steps], watch)] == [steps[-1]]
 
 
 def test_a_better_report_in_between_starts_the_count_anew() -> None:
@@ -83,8 +89,8 @@ def test_a_better_report_in_between_starts_the_count_anew() -> None:
 
 def test_reports_without_values_neither_count_nor_end_the_count() -> None:
     values = [-0.1, None, -0.1, None, -0.1]
-    steps = [row(120 + 20 * n, gap=value, norm=None) for n, value in enumerate(values)]
-    assert [step for step, _, _ in warnings([row(100), *steps])] == [200]
+    steps = [row(140 + 20 * n, gap=value, norm=None) for n, value in enumerate(values)]
+    assert [step for step, _, _ in warnings([row(120), *steps])] == [220]
 
 
 def test_rows_of_a_run_without_contrast_are_passed_over() -> None:
@@ -92,7 +98,7 @@ def test_rows_of_a_run_without_contrast_are_passed_over() -> None:
     assert warnings([plain | {"step": step} for step in range(20, 1000, 20)]) == []
 
 
-@pytest.mark.parametrize("interrupted_at", [60, 120, 140, 160, 180, 500])
+@pytest.mark.parametrize("interrupted_at", [60, 120, 140, 160, 180, 200, 500])
 def test_interrupted_runs_warn_as_uninterrupted_ones_do(interrupted_at: int) -> None:
     def run(todo: list[Row], earlier: list[Row]) -> list[Row]:
         watch = EmbeddingWatch(EXPERIMENT, earlier)
