@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pyarrow import fs
@@ -10,6 +10,7 @@ from pyarrow import fs
 from pixelcontrast import Experiment, Search, config, loguniform
 from pixelcontrast.runs import lock
 from pixelcontrast.search.settings import arms_of, check_space
+from pixelcontrast.search.trials import _suggest
 from studies import SPACE, STEPS, Driver, states
 
 
@@ -80,16 +81,49 @@ def test_running_trials_of_a_dead_driver_go_on_first_and_the_number_is_kept(expe
     assert Driver(experiment, search).trials.next() is None
 
 
-def test_a_trial_whose_driver_died_while_asking_is_filled_up(experiment: Experiment) -> None:
-    search = Search(space=SPACE, trials=2, known=())
-    first = Driver(experiment, search)
-    half = first.trials.study.ask()
-    half.suggest_float("contrast.temperature", 0.03, 0.5, log=True)
-    first.die()
-    proposal = Driver(experiment, search).trials.next()
-    assert proposal is not None
-    assert (proposal.number, proposal.overrides.keys()) == (0, SPACE.keys())
-    assert proposal.overrides["contrast.temperature"] == half.params["contrast.temperature"]
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("drawn", range(len(SPACE)))
+@pytest.mark.parametrize("number", [0, 8])
+def test_a_trial_whose_driver_died_while_asking_gets_what_it_would_have_got(
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: Literal["tpe", "random"],
+    drawn: int,
+    number: int,
+) -> None:
+    search = Search(space=SPACE, trials=12, known=(), sampler=sampler)
+
+    def after(number: int, storage: str) -> Driver:
+        """A driver that has seen ``number`` trials end."""
+        driver = Driver(config.replace(experiment, {"run.storage": str(tmp_path / storage)}), search)
+        for _ in range(number):
+            proposal = driver.trials.next()
+            assert proposal is not None
+            driver.end(proposal.number, miou_of(proposal.overrides))
+        return driver
+
+    whole = after(number, "whole").trials.next()
+    dying = after(number, "cut")
+    counted = iter(range(drawn))
+
+    def dies(*of: Any) -> Any:
+        if next(counted, None) is None:
+            raise KeyboardInterrupt
+        return _suggest(*of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pixelcontrast.search.trials._suggest", dies)
+        with pytest.raises(KeyboardInterrupt):
+            dying.trials.next()
+    dying.die()
+    assert len(dying.trials.all()[-1].params) == drawn
+    assert after(0, "cut").trials.next() == whole
+
+
+@pytest.mark.parametrize("seed", [4295, 2**31 - 1])
+def test_any_seed_that_a_search_may_have_proposes(experiment: Experiment, seed: int) -> None:
+    assert Driver(experiment, Search(space=SPACE, trials=1, known=(), seed=seed)).trials.next() is not None
 
 
 def test_trials_that_are_behind_are_stopped_at_the_rungs_and_only_there(experiment: Experiment) -> None:

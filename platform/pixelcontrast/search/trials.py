@@ -87,7 +87,7 @@ class Trials:
         """The next run to make, or None when all that were asked for have been handed out."""
         if self._unfinished:
             trial = self._unfinished.pop(0)
-            return _proposal(trial) if "run" in trial.user_attrs else self._filled(self._trial(trial.number))
+            return _proposal(trial) if "run" in trial.user_attrs else self._taken_up(trial.number)
         if self._planned is None:
             return self._propose()
         return self._start(self._planned.pop(0)) if self._planned else None
@@ -138,8 +138,18 @@ class Trials:
         self.study.sampler = _sampler(self._search, number)
         return self._filled(self.study.ask())
 
+    def _taken_up(self, number: int) -> Proposal:
+        """A trial whose driver died asking, with the values that it would have had."""
+        self.study.sampler = _sampler(self._search, number)
+        trial, so_far = self._trial(number), self._frozen(number)  # draws anew what is drawn at once
+        known = trial.relative_params.keys() | so_far.system_attrs.get("fixed_params", {}).keys()
+        for key, distribution in so_far.distributions.items():
+            if key not in known:  # drawn by itself; so is the next one, after it
+                self.study.sampler.sample_independent(self.study, so_far, key, distribution)
+        return self._filled(trial)
+
     def _filled(self, trial: optuna.Trial) -> Proposal:
-        """A trial with a value for every key; it may have some already, if its driver died asking."""
+        """A trial with a value for every key."""
         overrides = {key: _suggest(trial, key, dimension) for key, dimension in self._search.space.items()}
         trial.set_user_attr("overrides", overrides)
         trial.set_user_attr("run", f"trial-{trial.number:04}")
@@ -186,7 +196,7 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
 
 def _sampler(search: Search, number: int) -> BaseSampler:
     """Made anew for every trial: a generator kept in memory would begin again when the search is resumed."""
-    seed = search.seed * 1_000_003 + number
+    seed = (search.seed * 1_000_003 + number) % 2**32
     if search.sampler == "random":
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=max(4, (search.trials or 0) // 4))

@@ -44,7 +44,7 @@ class RunLog:
         self._temporary = None if run.is_local else tempfile.TemporaryDirectory()
         events = self._temporary.name if self._temporary else run.path("tensorboard")
         self._events = Path(events)
-        self._board = SummaryWriter(events, purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(events, purge_step=step + 1)
         self._add_settings(experiment)
 
     def add(self, row: Row) -> None:

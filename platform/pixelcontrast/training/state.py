@@ -117,7 +117,8 @@ def _memory_file(index: int, of: int) -> str:
 
 def _read_tensors(content: bytes, name: str) -> dict[str, Any]:
     try:
-        return torch.load(io.BytesIO(content), weights_only=True)
+        # Not to the GPU that they were saved from: there may be none, or it is another worker's.
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"a checkpoint's {name} holds more than tensors and numbers, which could run code: it is not "
