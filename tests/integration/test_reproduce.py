@@ -17,7 +17,7 @@ from object_store import ObjectStore
 from pixelcontrast import config, parse, training
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint, provenance
-from pixelcontrast.runs.reproduce import _code, _origin, read_recipe, reproduce
+from pixelcontrast.runs.reproduce import _code, _origin, _training, read_recipe, reproduce
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
 from pixelcontrast.storage import Storage
 from same_run import differing_parts
@@ -59,6 +59,17 @@ def test_what_is_printed_trains_the_same_bits(finished: Experiment) -> None:
     assert differing_parts(again, finished) == []
     files = json.loads(open_storage(again).read(f"{LAST}/manifest.json"))["files"]
     assert text.endswith(f"/manifest.json has then sha256 {files['model.safetensors']['sha256']}")
+
+
+def test_a_gpu_is_not_promised_the_same_bits(finished: Experiment) -> None:
+    recipe = read_recipe(folder(finished))
+    for device, promised in (("cpu", True), ("cuda", False)):
+        found = dataclasses.replace(recipe, provenance={**recipe.provenance, "device": device})
+        *_, command, last = _training(found)
+        assert f"--run.device {device}" in command
+        assert ("it gives the same bits" in last) is promised
+        assert recipe.weights is not None
+        assert recipe.weights in last
 
 
 @pytest.mark.slow

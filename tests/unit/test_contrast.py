@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from contrasts import CLASSES, DIM, embeddings, logits_for, small_contrast
 from pixelcontrast.contrast import loss
+from processes import run_ranks
 
 
 def test_docstring_example_runs() -> None:
@@ -152,6 +153,24 @@ def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None
     inputs |= {"logits": torch.zeros(2, 3, 4, 4)}
     with pytest.raises(ValueError, match=message):
         small_contrast()(*(inputs | change).values())
+
+
+def wrong_on_one_rank(rank: int, _world_size: int, change: str) -> str:
+    contrast = small_contrast(region_memory_size=4, num_images=4)
+    labels, ids = torch.zeros(2, 4, 4).long(), torch.arange(2)
+    if rank == 1:
+        labels, ids = (labels + 9, ids) if change == "labels" else (labels, ids + 3)
+    with pytest.raises(ValueError) as caught:
+        contrast(torch.zeros(2, 4, 4, 4), labels, torch.zeros(2, 3, 4, 4), image_ids=ids)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["labels", "image_ids"])
+def test_what_one_rank_has_wrong_is_an_error_on_all(change: str) -> None:
+    """They would wait for its embeddings until the group's timeout."""
+    right, wrong = run_ranks(2, wrong_on_one_rank, change)
+    assert right == f"{change} of rank 1 are out of range, as its own error says"
+    assert wrong.startswith(f"{change} hold [")
 
 
 @pytest.mark.parametrize(

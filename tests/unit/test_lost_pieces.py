@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pixelcontrast import training
 from pixelcontrast.config import Experiment, replace
@@ -143,7 +144,13 @@ def test_a_run_that_saved_nothing_pins_no_settings(tmp_path: Path) -> None:
     run = write_run(tmp_path, row(5))
     mended = replace(EXPERIMENT, {"optim.lr": 0.5})
     check_resumable(run, mended)
-    RunLog(run, mended, step=0, attempt=FIRST | {"attempt": 2}).close()
+    for number in (2, 3):
+        log = RunLog(run, mended, step=0, attempt=FIRST | {"attempt": number})
+        log.add(row(5) | {"loss": 1.0})
+        log.close()
+    events = EventAccumulator(run.path("tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [5], "attempt 2's is lost"
+    RunLog(run, mended, step=0, attempt=FIRST | {"attempt": 4}).close()
     assert run_folder.read_experiment(run) == mended
     assert read_rows(run) == []
     run.write(f"{folder_of(10)}/manifest.json", b"{}")

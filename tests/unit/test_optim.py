@@ -50,6 +50,22 @@ def test_restored_optimizer_continues_to_the_bit(name: str, kind: type) -> None:
         assert torch.equal(tensor, after.model.state_dict()[key]), key
 
 
+def test_a_gpu_s_optimizer_is_restored_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = experiment("sgd")
+    before, after = fresh(settings), fresh(settings)
+    train(before, settings, range(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:1")
+        parts = before.to_parts()
+    assert b"cuda:1" in parts["optimizer.pt"]
+    after.restore(parts)
+    momenta = [
+        [state["momentum_buffer"] for state in each.optimizer.state.values()] for each in (before, after)
+    ]
+    for ours, theirs in zip(*momenta, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_adamw_decays_convolutions_only_and_takes_momentum_as_first_beta() -> None:
     settings = Optim(optimizer="adamw", weight_decay=0.05, momentum=0.8)
     optimizer = build_optimizer(fresh(experiment("adamw")).model, settings)

@@ -1,5 +1,6 @@
 """What ``PixelContrast`` is called with, checked."""
 
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
@@ -31,6 +32,25 @@ def check_image_ids(image_ids: Tensor | None, num_images: int) -> Tensor:
     if image_ids.shape != (num_images,) or image_ids.dtype != torch.int64:
         raise ValueError(f"image_ids are int64 [{num_images}], not {image_ids.dtype} {list(image_ids.shape)}")
     return image_ids
+
+
+def misplaced_images(image_ids: Tensor, region: Bank | None) -> Tensor:
+    """int64 []: how many images have no slot in the region memory."""
+    assert region is not None
+    return ((image_ids < 0) | (image_ids >= region.size)).sum()
+
+
+def check_ranges(strange: Sequence[int], rank: int, what: str, refuse: Callable[[], NoReturn]) -> None:
+    """Raise ``ValueError`` on all ranks if one has values out of range: they would wait for it for ever.
+
+    Args:
+        strange: how many every rank has.
+        refuse: raises, and names this rank's.
+    """
+    if strange[rank]:
+        refuse()
+    if ranks := [str(number) for number, count in enumerate(strange) if count]:
+        raise ValueError(f"{what} of rank {', '.join(ranks)} are out of range, as its own error says")
 
 
 def refuse_image_ids(image_ids: Tensor | None, region: Bank | None) -> NoReturn:

@@ -25,6 +25,8 @@ from pixelcontrast.contrast.info_nce import Comparison, info_nce
 from pixelcontrast.contrast.inputs import (
     check_image_ids,
     check_inputs,
+    check_ranges,
+    misplaced_images,
     refuse_image_ids,
     refuse_labels,
 )
@@ -220,7 +222,7 @@ class PixelContrast(nn.Module):
                 preferred=partial(at_boundaries, classes, positions, self.num_classes, self.seed),
             )
         first = positions.min() if len(positions) else positions.new_full((), torch.iinfo(torch.int64).max)
-        misplaced = [] if image_ids is None else [self._misplaced(image_ids)]
+        misplaced = [] if image_ids is None else [misplaced_images(image_ids, self.memory.region)]
         chosen, notes = choose_anchors(
             Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
             budgets=self._budgets(classes.flatten()),
@@ -234,18 +236,14 @@ class PixelContrast(nn.Module):
         seen, notes, *in_memory = to_host(looked_at)
         self._in_memory = in_memory[0] if in_memory else []
         self._batch_key = min(note[0] for note in notes)
-        _, is_strange, *counts = notes[distributed.rank(self.group)]
-        if is_strange:
-            refuse_labels(labels, self.num_classes, self.ignore_index)
-        if misplaced and counts[-1]:
-            refuse_image_ids(image_ids, self.memory.region)
+        rank, strange_labels = distributed.rank(self.group), [note[1] for note in notes]
+        refuse = partial(refuse_labels, labels, self.num_classes, self.ignore_index)
+        check_ranges(strange_labels, rank, "labels", refuse)
+        if misplaced:
+            refuse = partial(refuse_image_ids, image_ids, self.memory.region)
+            check_ranges([note[-1] for note in notes], rank, "image_ids", refuse)
         anchors = chosen.anchors(seen, wrong, self.group)
         return _Draw(anchors, entering, classes, [note[2:] for note in notes])
-
-    def _misplaced(self, image_ids: Tensor) -> Tensor:
-        """int64 []: how many images have no slot in the region memory."""
-        assert self.memory.region is not None
-        return ((image_ids < 0) | (image_ids >= self.memory.region.size)).sum()
 
     def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
         """The term of this rank's anchors [a, D]."""

@@ -197,8 +197,14 @@ def _training(recipe: Recipe) -> list[str]:
     lines = [shlex.join(["pixelcontrast", "train", recipe.file, *config.arguments(changed)])]
     if recipe.weights is not None:
         manifest = f"{checkpoint.folder_of(recipe.step)}/{checkpoint.MANIFEST}"
-        lines.append(
-            f"# On such a machine it gives the same bits: {_WEIGHTS} in the new run's {manifest} has then "
-            f"sha256 {recipe.weights}"
-        )
+        if wanted["run.device"] == "cpu":
+            lines.append(
+                f"# On such a machine it gives the same bits: {_WEIGHTS} in the new run's {manifest} has "
+                f"then sha256 {recipe.weights}"
+            )
+        else:
+            lines.append(
+                "# A GPU does not sum in the same order every time, so not the same bits: in this run's "
+                f"{manifest} {_WEIGHTS} has sha256 {recipe.weights}"
+            )
     return lines
