@@ -141,8 +141,12 @@ class Reference:
         if not self.rare_class_power or c not in self.seen:
             return self.anchors_per_class
         weights = {k: n**-self.rare_class_power for k, n in self.seen.items()}
-        mean = sum(weights.values()) / len(weights)
-        return max(1, round(self.anchors_per_class * weights[c] / mean))
+        most, left = 4 * self.anchors_per_class, self.anchors_per_class * len(weights)
+        above = [k for k in weights if weights[k] * left > most * sum(weights.values())]
+        if c in above:
+            return most
+        share = weights[c] / sum(weights[k] for k in weights if k not in above)
+        return min(max(2, round((left - most * len(above)) * share)), most)
 
     def _pixel_keys(self, stream: int, labels: Tensor, positions: Tensor) -> Tensor:
         """Each pixel's key: [B, h, w]."""

@@ -192,6 +192,15 @@ def test_wrong_settings_are_named(name: str, value: float) -> None:
         small_contrast(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "unused", [{"pixel_queue_size": 0}, {"memory_term": "separate", "memory_weight": 0.0}], ids=["none", "0"]
+)
+def test_one_anchor_per_class_needs_a_memory(unused: dict[str, Any]) -> None:
+    small_contrast(anchors_per_class=1)
+    with pytest.raises(ValueError, match=r"anchors_per_class is 1 and no memory is used.* allowed are"):
+        small_contrast(anchors_per_class=1, **unused)
+
+
 def test_unknown_mining_is_refused_with_what_there_is() -> None:
     with pytest.raises(ValueError, match="negative_mining is 'semihard'; there are all, random, hardest, "):
         small_contrast(negative_mining="semihard")

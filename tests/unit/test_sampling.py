@@ -124,7 +124,7 @@ def test_memory_entries_are_drawn_uniformly_from_each_class_of_each_image() -> N
     ("power", "budgets"),
     [
         (0.0, [12, 12, 12, 12]),
-        (1.0, [1, 6, 30, 12]),  # as 1/1000 : 1/100 : 1/20, and one at least; the last is not seen
+        (1.0, [2, 6, 30, 12]),  # as 1/1000 : 1/100 : 1/20, and two at least; the last is not seen
         (0.5, [3, 10, 23, 12]),
     ],
 )
@@ -135,6 +135,14 @@ def test_rare_classes_may_have_more_anchors(power: float, budgets: list[int]) ->
     assert isinstance(found.hard, Tensor)
     assert found.each.tolist() == budgets
     assert found.hard.tolist() == [sampling.ceil_share(budget, 0.5) for budget in budgets]
+
+
+def test_a_class_of_a_few_pixels_does_not_take_the_others_anchors() -> None:
+    pixels = torch.tensor([50_000] * 18 + [1])
+    for power in (0.5, 1.0, 30.0):
+        found = sampling.rare_budgets(pixels, per_class=50, rare_class_power=power, hard_share=0.5)
+        assert isinstance(found.each, Tensor)
+        assert found.each.tolist() == [42] * 18 + [200]  # (19 · 50 − 200) / 18
 
 
 def test_before_anything_is_seen_all_budgets_are_alike() -> None:

@@ -41,6 +41,15 @@ class Experiment:
         return self
 
     @model_validator(mode="after")
+    def _anchors_have_positives(self) -> "Experiment":
+        if self.contrast.weight > 0:
+            try:
+                self.contrast.check_positives(self.contrast, self.contrast)
+            except ValueError as error:
+                raise ValueError(f"contrast.{error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _gpu_is_whole_for_several(self) -> "Experiment":
         if self.run.gpus_per_worker < 1 and self.run.workers.max > 1:
             raise ValueError(

@@ -55,7 +55,17 @@ class AnchorSampling(_Checked):
     """Share of the anchors, rounded up, drawn among the pixels that are misclassified now; the rest is drawn
     from all others."""
     rare_class_power: NonNegative = 0.0
-    """Above 0, classes get anchors by their share of the pixels to the power of −this; 0: all alike."""
+    """Above 0, classes get anchors by their share of the pixels to the power of −this, on average
+    anchors_per_class, at most four times that; 0: all alike."""
+
+    def check_positives(self, memory: "MemoryConfig", loss: InfoNCE) -> None:
+        """Raise ``ValueError`` where no anchor can ever have a positive, so that nothing would be trained."""
+        unused = memory.memory == "none" or (loss.memory_term == "separate" and loss.memory_weight == 0)
+        if self.anchors_per_class == 1 and unused:
+            raise ValueError(
+                "anchors_per_class is 1 and no memory is used: an anchor's positives are the other anchors "
+                "of its class and the memory's rows, so there is none; allowed are 2 and more, or a memory"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

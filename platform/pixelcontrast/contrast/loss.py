@@ -121,6 +121,7 @@ class PixelContrast(nn.Module):
         super().__init__()
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
+        anchors.check_positives(memory, loss)
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.loss, self.anchors, self.memory_config = loss, anchors, memory
         self.ignore_index, self.seed, self.group, self.deferred = ignore_index, seed, group, deferred

@@ -108,6 +108,10 @@ def place_in_run(sorted_groups: Tensor) -> Tensor:
     return torch.arange(len(sorted_groups), device=sorted_groups.device) - first
 
 
+MOST_OF_RARE = 4
+"""Anchors of a rare class, as a multiple of the average."""
+
+
 class Budgets(NamedTuple):
     """How many anchors of each class the global batch may have."""
 
@@ -116,7 +120,7 @@ class Budgets(NamedTuple):
     hard: int | Tensor
     """How many of these are drawn among misclassified pixels."""
     most: int
-    """The largest of ``each``."""
+    """No class has more."""
     most_hard: int
 
 
@@ -129,16 +133,21 @@ def equal_budgets(per_class: int, hard_share: float) -> Budgets:
 def rare_budgets(pixels: Tensor, *, per_class: int, rare_class_power: float, hard_share: float) -> Budgets:
     """``per_class`` anchors on average over the classes seen, more of the rare ones.
 
-    Budgets go with a class's share of the pixels to the power of −``rare_class_power``. Waits for the device.
+    Budgets go with a class's share of the pixels to the power of −``rare_class_power``, up to
+    ``MOST_OF_RARE`` times the average: a class of a few pixels could not use more, and would leave the others
+    without. What is above goes to these. The least is two, as an anchor needs a positive.
 
     Args:
         pixels: int64 [num_classes], pixels of every class seen so far.
     """
-    seen = pixels > 0
+    seen, most = pixels > 0, MOST_OF_RARE * per_class
     weights = torch.where(seen, pixels.double() ** -rare_class_power, 0.0)
-    share = per_class * weights * seen.sum() / weights.sum()
-    each = torch.where(seen, share.round().long().clamp(min=1), per_class)
-    most = int(each.max())
+    total = per_class * seen.sum()
+    above = weights * total > most * weights.sum()
+    others = weights.masked_fill(above, 0.0)
+    share = (total - most * above.sum()) * others / others.sum()
+    share = share.masked_fill(above, most).round().clamp(min=min(2, per_class), max=most)
+    each = torch.where(seen, share, per_class).long()
     return Budgets(each, ceil_shares(each, hard_share), most, ceil_share(most, hard_share))
 
 
