@@ -6,6 +6,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
 
@@ -111,12 +113,8 @@ class Storage:
         Raises:
             OSError: naming the file, with the system's ``errno`` where it gave one.
         """
-        try:
+        with self._naming(name):
             self._write(name, content)
-        except OSError as error:
-            named = OSError(f"{self.path(name)} cannot be written: {error}")
-            named.errno = error.errno
-            raise named from error
 
     def _write(self, name: str, content: bytes) -> None:
         if self.is_local:
@@ -124,6 +122,33 @@ class Storage:
             return
         with self.fs.open_output_stream(self.path(name)) as stream:
             stream.write(content)
+
+    def append(self, name: str, content: bytes) -> None:
+        """Write on at the end of a local file, all of it or nothing; it is on disk when this returns.
+
+        Raises:
+            OSError: as ``write``.
+        """
+        assert self.is_local, "object stores cannot"
+        with self._naming(name), Path(self.path(name)).open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Errors of writing name the file."""
+        try:
+            yield
+        except OSError as error:
+            named = OSError(f"{self.path(name)} cannot be written: {error}")
+            named.errno = error.errno
+            raise named from error
 
     def delete(self, name: str) -> None:
         """Delete a file; raises ``FileNotFoundError``."""

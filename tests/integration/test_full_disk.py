@@ -1,5 +1,6 @@
 """A disk that is full in the middle of a training: a real one of a few megabytes."""
 
+import errno
 import logging
 import os
 import subprocess
@@ -16,6 +17,7 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage, read_attempts
+from pixelcontrast.storage import Storage
 from resuming import experiment
 from same_run import assert_same_run
 
@@ -75,6 +77,18 @@ def test_a_disk_too_small_for_the_second_checkpoint_ends_the_run_and_keeps_the_f
     fit(settings)
     assert read_attempts(run)[-1]["from_step"] == 3
     assert_same_run(settings, finished)
+
+
+def test_what_is_appended_to_a_full_disk_is_there_whole_or_not_at_all(disk: Path) -> None:
+    run = Storage(str(disk))
+    run.write("metrics.jsonl", b"first\n")
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
+    with pytest.raises(OSError, match=r"disk/metrics\.jsonl cannot be written: .*No space left") as caught:
+        run.append("metrics.jsonl", b"x" * (free + 10**6) + b"\n")
+    assert caught.value.errno == errno.ENOSPC
+    assert run.read("metrics.jsonl") == b"first\n"
+    run.append("metrics.jsonl", b"second\n")
+    assert run.read("metrics.jsonl") == b"first\nsecond\n"
 
 
 def test_a_disk_that_something_else_fills_is_said_before_the_start_too(

@@ -159,6 +159,19 @@ def test_a_run_that_saved_nothing_pins_no_settings(tmp_path: Path) -> None:
         check_resumable(run, EXPERIMENT)
 
 
+def test_a_row_is_added_without_writing_the_others_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, row(5), row(10), row(15), checkpoint=10)
+    log = RunLog(run, EXPERIMENT, step=10, attempt=FIRST | {"attempt": 2, "from_step": 10})
+    monkeypatch.delattr(Storage, "write")
+    log.add(row(20) | {"loss": 1.0})
+    log.add(row(30, "eval") | {"miou": 0.5})
+    log.close()
+    assert [each["step"] for each in read_rows(run)] == [5, 10, 20, 30]
+    assert read_rows(run) == log.rows
+
+
 def test_a_run_named_as_a_search_is_refused(tmp_path: Path) -> None:
     experiment: Experiment = replace(EXPERIMENT, {"run.storage": str(tmp_path), "run.name": "s"})
     with SearchFolder(experiment, Search(trials=1, name="s"), None).held():

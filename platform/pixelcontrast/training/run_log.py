@@ -50,7 +50,7 @@ class RunLog:
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns."""
         self._rows.append(row)
-        run_folder.write_rows(self._run, self._rows)
+        run_folder.add_row(self._run, self._rows)
         for key, value in scalars(row).items():
             if key not in _NO_FIGURES:
                 self._board.add_scalar(_tag(row, key), value, row["step"], walltime=row["time"])
