@@ -13,7 +13,7 @@ from contrasts import pixel_contrast
 from pixelcontrast import Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.contrast.hyperparameters import ExampleMining, Term
-from pixelcontrast.contrast.maps import labels_at
+from pixelcontrast.contrast.maps import read_at
 from pixelcontrast.datasets.loading import train_loader
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.training.state import build_state
@@ -48,7 +48,7 @@ def recorded() -> tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, An
     original = contrast.forward
 
     def forward(features: Tensor, labels: Tensor, logits: Tensor, **kept: Any) -> Tensor:
-        labels = without_lone_pixels(labels_at(labels, features.shape[-2:]))
+        labels = without_lone_pixels(read_at(labels, features.shape[-2:], align_corners=True))
         assert state.model.projection is not None
         if int(contrast.steps) == BEFORE:
             memory.update({name: tensor.clone() for name, tensor in contrast.state_dict().items()})

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from contrasts import CLASSES, DIM, embeddings, logits_for, small_contrast
+from pixelcontrast.contrast.maps import labels_and_errors, read_at
 
 
 def test_defect_1_queue_holds_pixels_of_the_class_they_are_filed_under() -> None:
@@ -19,21 +20,41 @@ def test_defect_1_queue_holds_pixels_of_the_class_they_are_filed_under() -> None
         assert (contrast.memory.pixel.rows[c, :2].argmax(1) == c).all()
 
 
-@pytest.mark.parametrize("size", [(8, 8), (16, 16), (7, 9), (64, 64)])
-def test_defect_3_labels_are_read_at_the_embedding_s_size(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (7, 10), (64, 64)])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_defect_3_labels_are_read_at_the_embedding_s_size(size: tuple[int, int], align_corners: bool) -> None:
     """Left half class 0, right half class 1, whatever the ratio of the two sizes."""
     labels = torch.zeros(1, 32, 32, dtype=torch.int64)
     labels[:, :, 16:] = 1
     contrast = small_contrast(pixels_per_image=10_000, pixel_queue_size=10_000)
     column = torch.arange(size[1]).expand(size) / size[1]
     codes = torch.stack([column, 1 - column, 0 * column, 0 * column])[None]
-    contrast(codes, labels, logits_for(labels))
+    contrast(codes, labels, logits_for(labels), align_corners=align_corners)
     assert contrast.memory.pixel is not None
     queue = contrast.memory.pixel
     left, right = (queue.rows[c, : queue.filled[c], :2] for c in (0, 1))
     left, right = (rows[:, 0] / rows.sum(dim=1) for rows in (left, right))
     assert len(left) + len(right) == size[0] * size[1]
     assert left.max() < 0.5 <= right.min()
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("cells", "pixels"), [(48, 192), (13, 97), (1, 32), (24, 24), (9, 32), (60, 30)])
+def test_a_cell_s_label_is_that_of_the_pixel_that_upsampling_gives_its_logits(
+    cells: int, pixels: int, align_corners: bool
+) -> None:
+    """And "misclassified" is said of that pixel, so a network that is right everywhere has no hard ones."""
+    ramp = torch.arange(cells).float()[None, None, :, None].expand(1, 1, cells, cells)
+    upsampled = F.interpolate(ramp, (pixels, pixels), mode="bilinear", align_corners=align_corners)
+    found = read_at(upsampled[:, 0], torch.Size((cells, cells)), align_corners=align_corners)
+    of_a_pixel = (cells - 1) / max(pixels - 1, 1) if align_corners else cells / pixels
+    assert (found - ramp[:, 0]).abs().max() <= of_a_pixel / 2 + 1e-4
+    labels = torch.randint(CLASSES, (1, pixels, pixels), generator=torch.Generator().manual_seed(0))
+    read, wrong = labels_and_errors(
+        labels, logits_for(labels), torch.Size((cells, cells)), align_corners=align_corners
+    )
+    assert read.shape == wrong.shape == (1, cells, cells)
+    assert not wrong.any()
 
 
 def test_defect_4_class_0_is_an_ordinary_class() -> None:

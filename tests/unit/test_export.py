@@ -128,18 +128,18 @@ def session(content: bytes) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "decoder"),
+    ("backbone", "decoder", "align_corners"),
     [
-        ("hrnet_w18_small", "hrnet"),
-        ("hrnet_w18_small", "ocr"),
-        pytest.param("efficientnet_b0", "deeplabv3", marks=pytest.mark.slow),
+        ("hrnet_w18_small", "hrnet", "no"),
+        ("hrnet_w18_small", "ocr", None),
+        pytest.param("efficientnet_b0", "deeplabv3", None, marks=pytest.mark.slow),
     ],
 )
 def test_onnx_gives_the_network_s_logits_at_any_batch_and_size(
-    backbone: str, decoder: Any, tmp_path: Path
+    backbone: str, decoder: Any, align_corners: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnx")
-    settings = Model(backbone=backbone, decoder=decoder, embedding_dim=8)
+    settings = Model(backbone=backbone, decoder=decoder, align_corners=align_corners, embedding_dim=8)
     folder, _ = write_run(tmp_path, model=settings, steps=(4,))
     model = load_model(folder)
     file = export_model(model, "onnx", out=str(tmp_path / "a.onnx"))

@@ -30,7 +30,7 @@ from pixelcontrast.contrast.inputs import (
     refuse_image_ids,
     refuse_labels,
 )
-from pixelcontrast.contrast.maps import labels_at, predictions_at, unit
+from pixelcontrast.contrast.maps import labels_and_errors, unit
 from pixelcontrast.contrast.memory import build_memory
 from pixelcontrast.contrast.mining import build_miners
 from pixelcontrast.contrast.sampling import (
@@ -139,8 +139,8 @@ class PixelContrast(nn.Module):
         self._waiting: list[Callable[[], object]] = []
         self._in_memory: Any = []  # Memory.counts of this step, on the host
         self._batch_key = 0  # names the batch of this step among all
-        for name in ("next_position", "steps"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self.register_buffer("next_position", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_pixels", torch.zeros(num_classes, dtype=torch.int64))
 
     def forward(
@@ -152,15 +152,16 @@ class PixelContrast(nn.Module):
         positions: Tensor | None = None,
         image_ids: Tensor | None = None,
         project: Projection | None = None,
+        align_corners: bool = True,
     ) -> Tensor:
         """The term's value on this rank; its mean over the ranks is the mean over all valid anchors.
 
         An anchor is valid if it has a positive. In training mode, the batch then enters the memory, at once
-        or, ``deferred``, when ``keep`` is called.
+        or, ``deferred``, by ``keep``.
 
         Args:
             embeddings: [B, D, h, w], of any length over D; B may differ between ranks, and be 0.
-            labels: int64 [B, H, W] of any size; read at the nearest pixel.
+            labels: int64 [B, H, W] of any size; read at the pixels on which the embeddings lie.
             logits: [B, num_classes, ., .] of any size; only decides which pixels are misclassified.
             positions: int64 [B], the images' places in the global sample stream; by default the images are
                 counted over all batches, in rank order.
@@ -170,6 +171,7 @@ class PixelContrast(nn.Module):
                 ``ProjectionHead.rows``. ``embeddings`` are then the features [B, C, h, w], and the head runs
                 on drawn pixels only: anchors, what enters the queue, and for the region memory at most 128
                 pixels of each class in an image.
+            align_corners: how the network upsamples its logits, as in ``interpolate``.
 
         Returns:
             A float32 scalar (float64 for float64 embeddings), connected to ``embeddings`` even where no pixel
@@ -183,8 +185,8 @@ class PixelContrast(nn.Module):
         has_slots = self.training and isinstance(self.memory.region, Slots)
         image_ids = check_image_ids(image_ids, len(embeddings)) if has_slots else None
         self._waiting = []
-        labels = labels_at(labels, embeddings.shape[-2:])
-        wrong = predictions_at(logits, embeddings.shape[-2:]) != labels
+        size = embeddings.shape[-2:]
+        labels, wrong = labels_and_errors(labels, logits, size, align_corners=align_corners)
         if positions is None:
             positions = self._count(len(embeddings))
         drawn = self._draw(labels, wrong, positions, image_ids, by_pixel=project is not None)

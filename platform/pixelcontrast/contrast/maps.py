@@ -34,21 +34,32 @@ def are_finite(rows: Tensor) -> Tensor:
     return rows.sum(dim=1) * 0 == 0
 
 
-def labels_at(labels: Tensor, size: torch.Size) -> Tensor:
-    """Labels [B, H, W] at the pixels on which the map's strided convolutions are centred: [B, h, w]."""
-    rows, columns = (
-        torch.arange(0, n * full, full, device=labels.device).div(n, rounding_mode="floor")
-        for n, full in zip(size, labels.shape[-2:], strict=True)
-    )
-    return labels[:, rows[:, None], columns]
+def read_at(map: Tensor, size: torch.Size, *, align_corners: bool) -> Tensor:
+    """The pixels of a map [..., H, W] on which the cells of one of ``size`` (h, w) come to lie: [..., h, w].
+
+    Upsampling, so aligned, gives these pixels their cell's value: the cross-entropy teaches a cell the label
+    that is read here. Halves are rounded up.
+    """
+    if map.shape[-2:] == size:
+        return map
+    places = []
+    for cells, pixels in zip(size, map.shape[-2:], strict=True):
+        cell = torch.arange(cells, device=map.device)
+        if align_corners:
+            twice, parts = 2 * cell * (pixels - 1) + cells - 1, 2 * max(cells - 1, 1)
+        else:
+            twice, parts = (2 * cell + 1) * pixels, 2 * cells
+        places.append(twice.div(parts, rounding_mode="floor"))
+    return map[..., places[0][:, None], places[1]]
 
 
 @torch.no_grad()
-def predictions_at(logits: Tensor, size: torch.Size) -> Tensor:
-    """Classes [B, h, w] predicted by logits of any size."""
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
-    return logits.max(dim=1).indices  # on CPUs several times faster than argmax
+def labels_and_errors(
+    labels: Tensor, logits: Tensor, size: torch.Size, *, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Labels at a map's size, int64 [B, h, w], and which of its pixels are misclassified, bool [B, h, w]."""
+    labels, logits = (read_at(map, size, align_corners=align_corners) for map in (labels, logits))
+    return labels, logits.max(dim=1).indices != labels  # on CPUs several times faster than argmax
 
 
 def boundaries(labels: Tensor, ignore_index: int) -> Tensor:

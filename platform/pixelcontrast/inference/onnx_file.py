@@ -71,6 +71,7 @@ class _Graph(nn.Module):
         cells = (height * per + stride - 1) // stride, (width * per + stride - 1) // stride
         valid = cells if multiple > 1 else None
         logits = model.decoder(model.backbone(padded), valid).logits
-        size = padded.shape[-2:]
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=True)[..., :height, :width]
+        size, align_corners = padded.shape[-2:], model.align_corners
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+        logits = logits[..., :height, :width]
         return logits.argmax(dim=1).to(torch.uint8) if self.argmax else logits

@@ -171,10 +171,17 @@ def _contrast(
     model = network.module if isinstance(network, DistributedDataParallel) else network
     assert isinstance(model, SegmentationModel)
     assert model.projection is not None
-    head, images = model.projection, {"positions": batch.positions, "image_ids": batch.indices}
-    if head.pixelwise:
-        return contrast(features, batch.labels, logits, project=head.rows, **images)
-    return contrast(head(features), batch.labels, logits, **images)
+    call = partial(
+        contrast,
+        labels=batch.labels,
+        logits=logits,
+        positions=batch.positions,
+        image_ids=batch.indices,
+        align_corners=model.align_corners,
+    )
+    if model.projection.pixelwise:
+        return call(features, project=model.projection.rows)
+    return call(model.projection(features))
 
 
 def autocast_dtype(run: Run) -> torch.dtype | None:
