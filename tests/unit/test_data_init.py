@@ -131,6 +131,18 @@ def test_masks_of_colours_become_a_table_of_colours(tmp_path: Path) -> None:
     ) == {0, 1}
 
 
+def test_masks_of_1_bit_hold_the_ids_0_and_1(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
+    for path in tmp_path.glob("masks/*/*.png"):
+        Image.fromarray(some_ids(2) == 1).save(path)
+    described, notes = propose(tmp_path)
+    assert [entry.ids for entry in described.classes] == [(0,), (1,)]
+    assert notes == ()
+    data = Data(layout="folder", root=str(tmp_path))
+    assert build_dataset(data, "val").read(0)[1].flatten()[:4].tolist() == [0, 1, 0, 1]
+    assert check_files(data, processes=1).well
+
+
 def palette(path: Path, colors: list[int]) -> None:
     label = Image.fromarray(some_ids(2).astype(np.uint8))
     label.putpalette(colors)
@@ -156,12 +168,21 @@ def pictures(root: Path) -> None:
         write_image(path)
 
 
+def sixteen_bits(root: Path) -> None:
+    for path in root.glob("masks/*/*.png"):
+        Image.fromarray(some_ids(3)).save(path)
+
+
 def one_is_rgb(root: Path) -> None:
     Image.new("RGB", (32, 24)).save(root / "masks/train/ta.png")
 
 
 WRONG = {
     "pictures": (pictures, r"different values in 8 masks|more than 1000 colours"),
+    "16 bits": (
+        sixteen_bits,
+        r"none of 8 masks can be read; .*ta\.png: mode I;16 is not supported; allowed are 8-bit L, P",
+    ),
     "mixed": (one_is_rgb, r"1 of 8 masks are RGB and the others grey"),
     "no masks": (
         lambda root: (root / "masks").rename(root / "stuff"),

@@ -170,7 +170,6 @@ def converted(mode: str) -> Callable[[Path], None]:
 
 
 WRONG_LABELS = {
-    "1-bit": (converted("1"), "mode 1 is not supported"),
     "16-bit": (lambda path: Image.fromarray(some_ids(11).astype(np.uint16)).save(path), "mode I;16 is not"),
     "rgb": (converted("RGB"), "mode RGB is not supported"),
     "grey and alpha": (converted("LA"), "mode LA is not supported"),

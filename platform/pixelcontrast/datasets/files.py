@@ -59,14 +59,17 @@ class _Kind:
 
     formats: tuple[str, ...]
     modes: tuple[str, ...]
+    """Pillow's."""
+    allowed: str
+    """The modes in words, for errors."""
 
     def __str__(self) -> str:
         return " or ".join(self.formats)
 
 
-_IMAGE = _Kind(("PNG", "JPEG"), ("RGB", "RGBA", "L", "P"))
-_LABEL = _Kind(("PNG",), ("L", "P"))
-_COLORS = _Kind(("PNG",), ("RGB", "RGBA", "P"))
+_IMAGE = _Kind(("PNG", "JPEG"), ("RGB", "RGBA", "L", "P"), "8-bit RGB, RGBA, L, P")
+_LABEL = _Kind(("PNG",), ("L", "P", "1"), "8-bit L, P, and 1 bit")
+_COLORS = _Kind(("PNG",), ("RGB", "RGBA", "P"), "8-bit RGB, RGBA, P")
 
 
 def read_image(path: Path) -> Tensor:
@@ -94,15 +97,18 @@ def decode_image(content: bytes, path: Path | str) -> Tensor:
 def read_label(path: Path) -> np.ndarray:
     """Decode a label map to its stored ids, uint8 [H, W]: grey values, or the indices of a palette PNG.
 
+    A 1-bit PNG holds the ids 0 and 1.
+
     Raises:
-        FileError: the file cannot be read, is damaged or truncated, or is no 8-bit grey or palette PNG.
+        FileError: the file cannot be read, is damaged or truncated, or is no PNG of a palette or of 8 or 1
+            grey bits.
     """
     return decode_label(read_bytes(path, _LABEL), path)
 
 
 def decode_label(content: bytes, path: Path | str) -> np.ndarray:
     """Decode a label file's content; as ``read_label``."""
-    return np.asarray(_decode(content, path, _LABEL))
+    return np.asarray(_decode(content, path, _LABEL), np.uint8)  # 1 bit would be bool
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,7 @@ def _too_large(path: Path | str, what: str) -> FileError:
 
 
 def _check_mode(image: Image.Image, head: bytes, path: Path | str, kind: _Kind) -> None:
-    allowed = f"allowed are 8-bit {', '.join(kind.modes)}"
+    allowed = f"allowed are {kind.allowed}"
     remedy = "save it with 8 bits per value, " + (
         "as a colour or grey image"
         if kind is _IMAGE

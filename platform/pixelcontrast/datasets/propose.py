@@ -62,7 +62,8 @@ def init(
         What a person should know, one sentence each.
 
     Raises:
-        ValueError: there is a ``dataset.toml`` already, nothing is found, or the masks hold no classes.
+        ValueError: there is a ``dataset.toml`` already, nothing is found, or the masks cannot be read or
+            hold no classes.
     """
     path = root / FILE_NAME
     if path.exists():
@@ -226,6 +227,8 @@ def _ignores_255(values: MaskValues) -> bool:
 
 def _classes(plan: Plan, values: MaskValues) -> str:
     """The table of classes, in the order of ids or of frequency."""
+    if values.faults and len(values.faults) == values.num_masks:
+        raise ValueError(f"{plan.masks}: none of {values.num_masks} masks can be read; {values.faults[0]}")
     if values.faults:
         plan.notes.append(
             f"{len(values.faults)} masks could not be read, the first: {values.faults[0]}. `pixelcontrast "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixelcontrast.datasets.files import FileError, color_counts, read_label
+from pixelcontrast.datasets.files import FileError, color_counts, read_header, read_label
 from pixelcontrast.datasets.labels import Color
 
 _MOST_COLORS = 1000
@@ -31,6 +31,7 @@ class MaskValues:
     """Index → its colours in the palettes of the masks that use it."""
     num_rgb: int = 0
     faults: list[str] = field(default_factory=list)
+    """What keeps a mask from being read, and the remedy, one text for each."""
 
     @property
     def are_mixed(self) -> bool:
@@ -83,7 +84,11 @@ def scan_masks(paths: list[Path]) -> MaskValues:
 def _scan(path: Path, values: MaskValues) -> None:
     try:
         ids = read_label(path)
-    except FileError:
+    except FileError as error:
+        try:
+            read_header(path, "colors")
+        except FileError:
+            raise error from None  # of no kind: the error names the modes of the usual one
         colors = color_counts(path)
         values.num_rgb += 1
         values.num_pixels += sum(colors.values())
