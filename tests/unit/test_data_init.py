@@ -85,6 +85,48 @@ def test_without_splits_lists_are_written_and_stay_as_they_are(tmp_path: Path) -
     assert sizes(tmp_path)[0] == 1
 
 
+def list_of(root: Path, split: str) -> list[str]:
+    return (root / f"{split}.txt").read_text().split()
+
+
+@pytest.mark.parametrize("options", [{}, {"images": "images", "masks": "labels"}])
+def test_a_folder_called_test_is_never_trained_on(tmp_path: Path, options: dict[str, str]) -> None:
+    for seed, name in enumerate([*(f"train/{number}" for number in range(5)), "Test/6", "Test/7"]):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_label(tmp_path / f"labels/{name}.png", some_ids(3))
+    _, notes = propose(tmp_path, **options)
+    assert sorted(list_of(tmp_path, "train") + list_of(tmp_path, "val")) == [
+        f"train/{number}" for number in range(5)
+    ]
+    assert list_of(tmp_path, "test") == ["Test/6", "Test/7"]
+    assert "No images for validation were found: train.txt has 4 images and val.txt 1" in notes[0]
+    assert "test.txt has the 2 images in folders called test" in notes[1]
+    assert len(build_dataset(Data(layout="folder", root=str(tmp_path)), "test")) == 2
+
+
+def test_folders_called_val_and_test_are_told_apart_below_a_pattern(tmp_path: Path) -> None:
+    for seed, name in enumerate(["x/1", "x/2", "val/3", "test/4"]):
+        write_image(tmp_path / f"photos/{name}.jpg", seed=seed)
+        write_label(tmp_path / f"gt/{name}.png", some_ids(3))
+    propose(tmp_path, images="photos/*/*.jpg", masks="gt/*/*.png")
+    assert [list_of(tmp_path, split) for split in ("train", "val", "test")] == [
+        ["x/1", "x/2"],
+        ["val/3"],
+        ["test/4"],
+    ]
+
+
+def test_without_images_to_train_on_nothing_is_written(tmp_path: Path) -> None:
+    for seed, name in enumerate(["val/1", "val/2", "test/3"]):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_label(tmp_path / f"masks/{name}.png", some_ids(3))
+    with pytest.raises(
+        ValueError, match=r"2 are in folders called val, 1 in test, and 0 elsewhere; .*--images"
+    ):
+        propose(tmp_path)
+    assert not list(tmp_path.glob("*.t*"))
+
+
 def test_splits_may_have_the_same_names(tmp_path: Path) -> None:
     for split, ids in (("train", some_ids(2)), ("val", some_ids(2, first=5))):
         write_image(tmp_path / f"images/{split}/1.jpg", seed=len(split))
@@ -211,7 +253,7 @@ def test_lists_are_written_only_when_the_masks_can_be_used(tmp_path: Path) -> No
     for name in "abc":
         write_label(tmp_path / f"masks/{name}.png", some_ids(2))
     (tmp_path / "val.txt").write_text("a\n")
-    with pytest.raises(ValueError, match=r"only one of train\.txt and val\.txt is there"):
+    with pytest.raises(ValueError, match=r"only val\.txt is there; allowed are both train\.txt and val"):
         propose(tmp_path)
 
 

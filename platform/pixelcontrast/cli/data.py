@@ -32,7 +32,7 @@ def init(
     """Describe a folder of images and masks in ROOT/dataset.toml, for you to edit.
 
     It proposes a class for every id or colour in the masks. Where no folders or lists tell training and
-    validation images apart, it writes such lists.
+    validation images apart, it writes such lists; images in folders called test are in neither.
 
     Args:
         root: the folder of images and masks.

@@ -1,6 +1,5 @@
 """Write a ``dataset.toml`` for a folder of images and masks, from what lies there; a person then edits it."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +13,11 @@ from pixelcontrast.datasets.folder import matching
 from pixelcontrast.datasets.labels import Color, voc_color
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.scan import MaskValues, scan_masks
+from pixelcontrast.datasets.splits import TRAIN, VAL, has_lists, split_images
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "gtfine")
 _BESIDE = ("annot", "_labels", "_masks", "_label", "_mask", "_annotations", "_gt")
-_TRAIN, _VAL = ("train", "training"), ("val", "validation", "valid")
-_VAL_SHARE = 0.1
 _CHUNK = 32
 
 
@@ -32,8 +30,8 @@ class Plan:
     lists: str | None = None
     train: str = "train"
     val: str = "val"
-    keys: list[str] = field(default_factory=list)
-    """The images that have a mask."""
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    """Split → the names in the list to be written of it; empty where none is to be written."""
     notes: list[str] = field(default_factory=list)
     """What a person should know, one sentence each."""
 
@@ -46,10 +44,11 @@ def init(
     processes: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
-    """Write ``dataset.toml`` and, where nothing tells the splits, the lists ``train.txt`` and ``val.txt``.
+    """Write ``dataset.toml`` and, where no pattern tells the splits, the lists ``train.txt`` and ``val.txt``.
 
-    Every mask is read for the ids or colours that occur. Without splits, one image in ten is for validation,
-    by a hash of its name: more images do not change the split of those that are there.
+    Every mask is read for the ids or colours that occur. Images in folders called val or test are listed
+    there. Without val, one in ten of the others is for validation, by a hash of its name: more images do not
+    change the split of those that are there.
 
     Args:
         root: the data set's folder.
@@ -77,8 +76,8 @@ def init(
         if on_progress is not None:
             on_progress(values.num_masks, len(paths))
     classes = _classes(plan, values)
-    if plan.lists is not None:
-        _write_lists(root, plan)
+    for split, names in plan.splits.items():
+        (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     temporary = path.with_name(f".{FILE_NAME}.tmp")
     temporary.write_text(_head(plan, values) + classes, encoding="utf-8")
     temporary.replace(path)
@@ -102,10 +101,11 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
     labels = _matching(root, plan, plan.masks, (".png",))
     if not found.keys() & labels.keys():
         plan.masks, labels = _with_suffix(root, plan, found, labels)
-    plan.keys = sorted(found.keys() & labels.keys())
     if "{split}" not in plan.images:
         plan.lists = "{split}.txt"
-        _check_lists(root, plan)
+        if not has_lists(root):
+            plan.splits, notes = split_images(root, sorted(found.keys() & labels.keys()))
+            plan.notes += notes
     return plan
 
 
@@ -117,7 +117,7 @@ def _usual_places(root: Path) -> Iterator[Plan]:
         return {name.lower(): name for name in visible}
 
     top = folders(root)
-    for train, val in product(_TRAIN, _VAL):
+    for train, val in product(TRAIN, VAL):
         if train in top and val in top:
             inner = folders(root / top[train])
             for image, mask in product(_IMAGES, _MASKS):
@@ -132,7 +132,7 @@ def _usual_places(root: Path) -> Iterator[Plan]:
     for image, mask in product(_IMAGES, _MASKS):
         if image in top and mask in top:
             inner = folders(root / top[image])
-            for train, val in product(_TRAIN, _VAL):
+            for train, val in product(TRAIN, VAL):
                 if train in inner and val in inner:
                     parts = f"{top[image]}/{{split}}", f"{top[mask]}/{{split}}"
                     yield Plan(*parts, train=inner[train], val=inner[val])
@@ -170,34 +170,6 @@ def _with_suffix(
         f"{root}: no mask at {plan.masks} has the name of an image at {plan.images} (the first are "
         f"{next(iter(masks))} and {next(iter(images))}); say how they belong together, as in --images "
         "'photos/*_rgb.jpg' --masks 'photos/*_labels.png'"
-    )
-
-
-def _check_lists(root: Path, plan: Plan) -> None:
-    """Raise ``ValueError`` where lists of the splits can be neither read nor written."""
-    if len({(root / f"{split}.txt").is_file() for split in ("train", "val")}) > 1:
-        raise ValueError(f"{root}: only one of train.txt and val.txt is there; allowed are both or none")
-    if len(plan.keys) < 2:
-        raise ValueError(
-            f"{root}: {len(plan.keys)} image with a mask; at least two are needed, to train and to validate"
-        )
-
-
-def _write_lists(root: Path, plan: Plan) -> None:
-    """Lists of the splits, unless they are there."""
-    paths = [root / "train.txt", root / "val.txt"]
-    if paths[0].is_file():
-        return
-    digests = {key: hashlib.sha256(key.encode()).digest() for key in plan.keys}
-    ordered = sorted(plan.keys, key=digests.__getitem__)
-    border = bytes([round(256 * _VAL_SHARE)])
-    val = {key for key in ordered[:-1] if digests[key] < border} or {ordered[0]}
-    train = [key for key in plan.keys if key not in val]
-    for path, names in zip(paths, (train, sorted(val)), strict=True):
-        path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    plan.notes.append(
-        f"No splits were found: train.txt has {len(train)} images and val.txt {len(val)}. Images that "
-        "resemble each other, such as the frames of one video, belong in the same list: edit them."
     )
 
 

@@ -1,0 +1,67 @@
+"""Which images train, validate and test where a person has not said: by folders' names, or drawn. For ``data
+init``."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+TRAIN, VAL, TEST = ("train", "training"), ("val", "validation", "valid"), ("test", "testing")
+"""Usual names of the splits' folders, in small letters."""
+_VAL_SHARE = 0.1
+
+
+def has_lists(root: Path) -> bool:
+    """Whether lists of the splits are there; raises ``ValueError`` where only some of them are."""
+    there = [name for name in ("train.txt", "val.txt", "test.txt") if (root / name).is_file()]
+    if there and there[:2] != ["train.txt", "val.txt"]:
+        raise ValueError(
+            f"{root}: of the lists only {' and '.join(there)} is there; allowed are both train.txt and "
+            "val.txt, or none"
+        )
+    return bool(there)
+
+
+def split_images(root: Path, keys: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Deal images to the splits; what lies in a folder called test is never trained on.
+
+    Args:
+        root: the data set's folder, for the error.
+        keys: of the images with a mask: paths without ending, sorted.
+
+    Returns:
+        Split → keys, without empty ones; and what a person should know, one sentence each.
+
+    Raises:
+        ValueError: nothing is left to train on, or to validate with.
+    """
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for key in keys:
+        folders = {part.lower() for part in key.split("/")[:-1]}
+        splits["test" if folders & {*TEST} else "val" if folders & {*VAL} else "train"].append(key)
+    train, val, test = splits.values()
+    if len(train) < (1 if val else 2):
+        raise ValueError(
+            f"{root}: of the images with a mask {len(val)} are in folders called val, {len(test)} in test, "
+            f"and {len(train)} elsewhere; at least two are needed, to train and to validate. Add images, or "
+            "say which to take: --images photos/train --masks gt/train"
+        )
+    notes = []
+    if not val:
+        train, val = _drawn(train)
+        found = "No images for validation were found" if test else "No splits were found"
+        notes.append(
+            f"{found}: train.txt has {len(train)} images and val.txt {len(val)}. Images that "
+            "resemble each other, such as the frames of one video, belong in the same list: edit them."
+        )
+    if test:
+        notes.append(f"test.txt has the {len(test)} images in folders called test: no training sees them.")
+    return {"train": train, "val": val} | ({"test": test} if test else {}), notes
+
+
+def _drawn(keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Images to train and to validate, by a hash of each name."""
+    digests = {key: hashlib.sha256(key.encode()).digest() for key in keys}
+    ordered = sorted(keys, key=digests.__getitem__)
+    border = bytes([round(256 * _VAL_SHARE)])
+    val = {key for key in ordered[:-1] if digests[key] < border} or {ordered[0]}
+    return [key for key in keys if key not in val], sorted(val)
