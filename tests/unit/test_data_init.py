@@ -116,6 +116,24 @@ def test_folders_called_val_and_test_are_told_apart_below_a_pattern(tmp_path: Pa
     ]
 
 
+def test_images_and_masks_without_a_partner_are_said(tmp_path: Path) -> None:
+    for seed, name in enumerate("abcdef"):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_label(tmp_path / f"masks/{name if name < 'd' else f'{name}{name}'}.png", some_ids(3))
+    assert propose(tmp_path)[1][0] == (
+        "Unpaired: 3 images without a mask, the first images/d.jpg; 3 masks without an image, the first "
+        "masks/dd.png. Correct their names, or add what is missing."
+    )
+    notes = check_files(Data(layout="folder", root=str(tmp_path)), processes=1).findings
+    assert [(note.severity, note.file, note.problem) for note in notes] == [
+        ("note", "images/d.jpg", "no list names this image, nor 2 others"),
+        ("note", "masks/dd.png", "no list names this label, nor 2 others"),
+    ]
+    (tmp_path / "test.txt").write_text("d\ne\nf\n")
+    notes = check_files(Data(layout="folder", root=str(tmp_path)), processes=1).findings
+    assert [note.file for note in notes] == ["masks/dd.png"]
+
+
 def test_without_images_to_train_on_nothing_is_written(tmp_path: Path) -> None:
     for seed, name in enumerate(["val/1", "val/2", "test/3"]):
         write_image(tmp_path / f"images/{name}.jpg", seed=seed)

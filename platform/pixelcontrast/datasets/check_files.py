@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.report import DataReport, Facts, Finding, Tally
 from pixelcontrast.datasets.segmentation import list_split
 from pixelcontrast.datasets.segmentation_set import check_sizes
+from pixelcontrast.words import count
 
 _CHUNK = 16
 """Pairs that a process looks at before it reports."""
@@ -31,10 +33,10 @@ def check_files(
 ) -> DataReport:
     """Decode every image and label of both splits.
 
-    Found are: wrong lists and settings, empty splits, images without label and labels without image, files
-    that are unreadable, truncated, too large or of another kind, sizes that differ, ids outside of the map,
-    links out of the root, the same pixels twice in a split or in train and val, classes without pixels. A
-    wrong bit in a JPEG is not: only a checksum tells. Of a pack all checksums are compared, too.
+    Found are: wrong lists and settings, empty splits, images without label and labels without image, both in
+    no list, files that are unreadable, truncated, too large or of another kind, sizes that differ, ids not in
+    the map, links out of the root, the same pixels twice in a split or in train and val, classes without
+    pixels. A wrong bit in a JPEG is not: only a checksum tells. Of a pack all checksums are compared, too.
 
     Args:
         data: layout, root and class order are used.
@@ -53,6 +55,7 @@ def check_files(
             continue
         tally.report.findings += [*_list_findings(root, found), *_links_out(root, found)]
         tally.add_split(split, found.labels, _look(root, found, processes if total > _FEW else 1))
+    tally.report.findings += _unlisted(data, listings)
     return tally.report
 
 
@@ -133,6 +136,24 @@ def _list_findings(root: Path, found: Listing) -> Iterator[Finding]:
         yield Finding(
             "note", "pair", _below(root, path), "label without image", "add the image, or ignore this"
         )
+
+
+def _unlisted(data: Data, listings: Mapping[Split, Listing | ValueError]) -> Iterator[Finding]:
+    """A note of images, and one of labels, that no list names; that of the test split may be missing."""
+    with suppress(ValueError):
+        listings = {**listings, "test": list_split(data, "test")}
+    found = [listing.found for listing in listings.values() if isinstance(listing, Listing)]
+    if len(found) < len(listings):  # a list that cannot be read is a problem of its own
+        return
+    for place, kind in enumerate(("image", "label")):
+        named = {pair[place] for pairing in found for pair in pairing.pairs}
+        named |= {fault.file for pairing in found for fault in pairing.faults}
+        rest = sorted(frozenset().union(*(pairing.listable[place] for pairing in found)) - named)
+        if rest:
+            others = f", nor {count(len(rest) - 1, 'other')}" if len(rest) > 1 else ""
+            remedy = "look whether image and label have the same name, and list them; or ignore this"
+            name = _below(Path(data.root), rest[0])
+            yield Finding("note", "list", name, f"no list names this {kind}{others}", remedy)
 
 
 def _links_out(root: Path, found: Listing) -> Iterator[Finding]:

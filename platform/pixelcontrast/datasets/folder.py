@@ -52,7 +52,8 @@ def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
     source = root / described.lists.replace("{split}", name)
     keys = _keys_of_names(root, _fixed(root, images), found)
     names = [keys.get(entry, entry) for entry in read_list(source)]
-    return pair_listed(names, found, labels, source=source, label_of=suggestion)
+    paired = pair_listed(names, found, labels, source=source, label_of=suggestion)
+    return paired._replace(listable=(frozenset(found.values()), frozenset(labels.values())))
 
 
 def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str) -> dict[str, Path]:

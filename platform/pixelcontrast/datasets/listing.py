@@ -41,6 +41,8 @@ class Pairing(NamedTuple):
     """Images without label, and listed names without image."""
     unused: tuple[Path, ...] = ()
     """Labels without image."""
+    listable: tuple[frozenset[Path], frozenset[Path]] = (frozenset(), frozenset())
+    """Images and labels that the split's list may name; empty where folders or a published list tell."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pixelcontrast.datasets.labels import Color, voc_color
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.scan import MaskValues, scan_masks
 from pixelcontrast.datasets.splits import TRAIN, VAL, has_lists, split_images
+from pixelcontrast.words import count
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "gtfine")
@@ -101,6 +102,7 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
     labels = _matching(root, plan, plan.masks, (".png",))
     if not found.keys() & labels.keys():
         plan.masks, labels = _with_suffix(root, plan, found, labels)
+    plan.notes += _unpaired(root, found, labels)
     if "{split}" not in plan.images:
         plan.lists = "{split}.txt"
         if not has_lists(root):
@@ -171,6 +173,18 @@ def _with_suffix(
         f"{next(iter(masks))} and {next(iter(images))}); say how they belong together, as in --images "
         "'photos/*_rgb.jpg' --masks 'photos/*_labels.png'"
     )
+
+
+def _unpaired(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
+    """A note of images without mask and masks without image, if there are any."""
+    paired = {file for key in images.keys() & masks.keys() for file in (images[key], masks[key])}
+    parts = []
+    for kind, files, partner in (("image", images, "a mask"), ("mask", masks, "an image")):
+        lone = sorted({*files.values()} - paired)
+        if lone:
+            first = lone[0].relative_to(root).as_posix()
+            parts.append(f"{count(len(lone), kind)} without {partner}, the first {first}")
+    return [f"Unpaired: {'; '.join(parts)}. Correct their names, or add what is missing."] if parts else []
 
 
 def _head(plan: Plan, values: MaskValues) -> str:
