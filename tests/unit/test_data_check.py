@@ -173,7 +173,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "images/val: no images found in this folder",
     ),
     "escape": (escape, "problem", "train", "train.txt, line 2: ../../x leaves the data set's folder"),
-    "settings": (lambda root: rewrite(root, "ignored_ids", "ignore"), "problem", "train", "ignore: "),
+    "settings": (lambda root: rewrite(root, "ignored_ids", "ignore"), "problem", "train, val", "ignore: "),
 }
 
 

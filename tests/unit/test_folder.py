@@ -263,7 +263,7 @@ def test_what_is_wrong_in_dataset_toml_is_named(root: Path, kind: str) -> None:
 
 
 WRONG_LISTS = {
-    "missing": (None, r"train\.txt: cannot be read as a list in UTF-8"),
+    "missing": (None, r"train\.txt: no such list, so the data set has no such split"),
     "latin-1": ("é\n".encode("latin-1"), r"train\.txt: cannot be read as a list in UTF-8"),
     "empty": (b"\n", r"train\.txt: an empty list"),
     "twice": (b"a\nb\na\n", r"train\.txt, line 3: a was already named in line 1"),

@@ -42,16 +42,21 @@ def check_files(
         data: layout, root and class order are used.
         processes: that decode at the same time.
         on_progress: called with the pairs looked at and their number.
+
+    Raises:
+        ValueError: no such folder; or as ``check_pack``.
     """
     if find_pack(data.root) is not None:
         return check_pack(data, processes=processes, on_progress=on_progress)
-    root, listings = Path(data.root), _listings(data)
+    root = Path(data.root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; give the data set's folder, or a pack")
+    listings = _listings(data)
     total = sum(len(found.found.pairs) for found in listings.values() if isinstance(found, Listing))
     tally = Tally(total=total, on_progress=on_progress)
     for split, found in listings.items():
         if not isinstance(found, Listing):
-            remedy = "see what the layout expects in README.md"
-            tally.report.findings.append(Finding("problem", "split", split, str(found), remedy))
+            tally.report.findings += _split_findings(root, split, found, listings)
             continue
         tally.report.findings += [*_list_findings(root, found), *_links_out(root, found)]
         tally.add_split(split, found.labels, _look(root, found, processes if total > _FEW else 1))
@@ -67,6 +72,17 @@ def _listings(data: Data) -> dict[Split, Listing | ValueError]:
         except ValueError as error:
             found[split] = error
     return found
+
+
+def _split_findings(
+    root: Path, split: Split, error: ValueError, listings: Mapping[Split, Listing | ValueError]
+) -> Iterator[Finding]:
+    """Why a split cannot be listed; what keeps others from it, too, is said of the first alone."""
+    errors = {other: found for other, found in listings.items() if isinstance(found, ValueError)}
+    splits = [other for other, found in errors.items() if str(found) == str(error)]
+    if split == splits[0]:
+        problem, remedy = (error.problem, error.remedy) if isinstance(error, FileError) else (str(error), "")
+        yield Finding("problem", "split", ", ".join(splits), problem.replace(f"{root}{os.sep}", ""), remedy)
 
 
 def _look(root: Path, found: Listing, processes: int) -> Iterator[Facts]:

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from pixelcontrast.config import explain
-from pixelcontrast.datasets.files import ColorLabels
+from pixelcontrast.datasets.files import ColorLabels, FileError
 from pixelcontrast.datasets.labels import IGNORE_INDEX, Color, LabelSpace, voc_color
 from pixelcontrast.datasets.listing import Split, escapes
 
@@ -157,17 +157,19 @@ def read_dataset_file(root: Path) -> DatasetFile:
     """
     path = root / FILE_NAME
     if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file; `pixelcontrast data init {root}` writes one from what is in the folder"
-        )
+        remedy = f"`pixelcontrast data init {root}` writes one from what is in the folder"
+        raise FileError(f"{path}: no such file", remedy=remedy)
     try:
         # A byte order mark is what some editors put first.
         tree: Any = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return _adapter.validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise ValueError(f"{path}: {explain(error)}") from error
+        remedy = "correct the key; platform/pixelcontrast/datasets/dataset_file.py has all of them"
+        raise FileError(f"{path}: {explain(error)}", remedy=remedy) from error
     except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as TOML in UTF-8: {error}") from error
+        raise FileError(
+            f"{path}: cannot be read as TOML in UTF-8: {error}", remedy="correct what stands there"
+        ) from error
 
 
 def _colors_of(entry: ClassEntry) -> tuple[Color, ...]:

@@ -8,6 +8,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+from pixelcontrast.datasets.files import FileError
 from pixelcontrast.datasets.listing import Split
 
 _KEY = b'"images"'
@@ -25,9 +26,10 @@ def detail_split(path: Path, split: Split) -> tuple[str, ...]:
         images = _images(path)
         return tuple(Path(image["file_name"]).stem for image in images if image["phase"] == split)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
+        raise FileError(
             f'{path}: cannot be read as Detail\'s file: {error!r}; expected is a list "images" of entries '
-            "with file_name and phase"
+            "with file_name and phase",
+            remedy="copy or download the file again",
         ) from error
 
 

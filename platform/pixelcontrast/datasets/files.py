@@ -28,7 +28,7 @@ _ORIENTATION = 0x0112
 
 
 class FileError(ValueError):
-    """A file that cannot be used as it is; as text, the problem and the remedy.
+    """A file or folder that cannot be used as it is; as text, the problem and the remedy.
 
     Attributes:
         problem: names the file.

@@ -15,6 +15,7 @@ from pixelcontrast.datasets.listing import (
     pair_all,
     pair_listed,
     read_list,
+    same_name,
 )
 
 
@@ -78,7 +79,7 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
             continue
         key = "/".join(filter(None, (part.strip("/") for part in match.groups())))
         if key in files:
-            raise ValueError(f"{path}: the same name as {files[key]}; allowed is one file of a name")
+            raise same_name(path, files[key])
         files[key] = path
     return files
 

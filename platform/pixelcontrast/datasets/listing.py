@@ -10,11 +10,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pixelcontrast.datasets.files import IMAGE_ENDINGS, read_label
+from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, read_label
 from pixelcontrast.datasets.labels import LabelSpace
 
 Split = Literal["train", "val", "test"]
 """A run trains on train and evaluates on val; few layouts have labels for test."""
+
+SEE_TREES = "compare it with the layout's tree in experiments/README.md, or name another layout or folder"
+"""The remedy where a folder of a layout is missing or empty."""
+
+
+_WRITE_LIST = "write it, with one image name per line"
 
 
 class Pair(NamedTuple):
@@ -74,7 +80,7 @@ def list_files(folder: Path, endings: Sequence[str], *, expected: str) -> dict[s
         ValueError: no such folder, or two files with the same key.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected is {expected}")
+        raise FileError(f"{folder}: no such folder; expected is {expected}", remedy=SEE_TREES)
     files: dict[str, Path] = {}
     for name in _names_below(str(folder), "", set()):
         ending = next((ending for ending in endings if name.lower().endswith(ending.lower())), None)
@@ -82,9 +88,15 @@ def list_files(folder: Path, endings: Sequence[str], *, expected: str) -> dict[s
             continue
         key, path = normalized(name[: len(name) - len(ending)]), folder / name
         if key in files:
-            raise ValueError(f"{path}: the same name as {files[key]}; allowed is one file of a name")
+            raise same_name(path, files[key])
         files[key] = path
     return files
+
+
+def same_name(path: Path, other: Path) -> FileError:
+    """The error for two files with the same key."""
+    problem = f"{path}: the same name as {other}; allowed is one file of a name"
+    return FileError(problem, remedy="rename or remove one of them")
 
 
 def normalized(name: str) -> str:
@@ -135,7 +147,7 @@ def pair_all(
         ValueError: there are no images.
     """
     if not images:
-        raise ValueError(f"{folder}: no images found in this folder; expected is {expected}")
+        raise FileError(f"{folder}: no images found in this folder; expected is {expected}", remedy=SEE_TREES)
     found = _paired(images.items(), labels, label_of)
     return found._replace(unused=tuple(sorted(labels[key] for key in labels.keys() - images.keys())))
 
@@ -161,7 +173,7 @@ def pair_listed(
         ValueError: the list is empty.
     """
     if not names:
-        raise ValueError(f"{source}: an empty list; allowed is one image name per line")
+        raise FileError(f"{source}: an empty list", remedy=_WRITE_LIST)
     keys = [normalized(name) for name in names]
     found = _paired(((key, images[key]) for key in keys if key in images), labels, label_of)
     absent = tuple(
@@ -176,24 +188,26 @@ def read_list(path: Path) -> tuple[str, ...]:
     """The names in a text file, one per line; a byte order mark, CRLF and empty lines do not matter.
 
     Raises:
-        ValueError: the file cannot be read as UTF-8, names an image twice, or names one outside of the
-            folder.
+        ValueError: there is no such file, it cannot be read as UTF-8, names an image twice, or names one
+            outside of the folder.
     """
+    if not path.is_file():
+        raise FileError(f"{path}: no such list, so the data set has no such split", remedy=_WRITE_LIST)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a list in UTF-8: {error}") from error
+        raise FileError(f"{path}: cannot be read as a list in UTF-8: {error}", remedy=_WRITE_LIST) from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         name = normalized(line.strip())
         if not name:
             continue
         if name in seen:
-            raise ValueError(f"{path}, line {number}: {name} was already named in line {seen[name]}")
+            problem = f"{path}, line {number}: {name} was already named in line {seen[name]}"
+            raise FileError(problem, remedy="remove one of the two lines")
         if escapes(name):
-            raise ValueError(
-                f"{path}, line {number}: {name} leaves the data set's folder; allowed are names in it"
-            )
+            problem = f"{path}, line {number}: {name} leaves the data set's folder; allowed are names in it"
+            raise FileError(problem, remedy="remove the line, or copy the image into the folder")
         seen[name] = number
     return tuple(seen)
 
@@ -210,7 +224,7 @@ def first_folder(candidates: Iterable[Path], *, expected: str) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise ValueError(f"{places[0]}: no such folder; expected is {expected}")
+    raise FileError(f"{places[0]}: no such folder; expected is {expected}", remedy=SEE_TREES)
 
 
 def _paired(

@@ -22,9 +22,10 @@ from typing import Literal
 
 from pixelcontrast.config import ClassOrder
 from pixelcontrast.datasets.detail import detail_split
-from pixelcontrast.datasets.files import IMAGE_ENDINGS
+from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError
 from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace, voc_color
 from pixelcontrast.datasets.listing import (
+    SEE_TREES,
     Listing,
     Pairing,
     Split,
@@ -148,7 +149,8 @@ def _split_names(base: Path, root: Path, split: Split) -> tuple[tuple[str, ...],
             return detail_split(place / "trainval_merged.json", split), place / "trainval_merged.json"
     if official.is_file():
         return read_list(official), official
-    raise ValueError(
+    raise FileError(
         f"{base}: no split lists; allowed are ImageSets/SegmentationContext/{split}.txt, "
-        f"trainval_merged.json and ImageSets/Main/{split}.txt"
+        f"trainval_merged.json and ImageSets/Main/{split}.txt",
+        remedy=SEE_TREES,
     )
