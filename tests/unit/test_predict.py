@@ -103,6 +103,23 @@ def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:
     assert [picture.name for picture in pictures] == ["a"]
 
 
+def test_of_a_data_set_the_images_alone_are_predicted(tmp_path: Path) -> None:
+    for name in (
+        "images/train/a.jpg",
+        "images/val/b.jpg",
+        "masks/train/a.png",
+        "masks/val/b.png",
+        "test.jpg",
+    ):
+        write_image(tmp_path / name)
+    text = 'images = "images/{split}"\nmasks = "masks/{split}"\n[[classes]]\nname = "road"\n'
+    (tmp_path / "dataset.toml").write_text(text)
+    pictures = find_pictures([str(tmp_path)], out="out")
+    assert [picture.name for picture in pictures] == ["images/train/a", "images/val/b"]
+    write_image(tmp_path / "images/test/c.png")
+    assert len(find_pictures([str(tmp_path)], out="out")) == 3
+
+
 def test_no_images_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no images in this folder; allowed are files that end with \.jpg"):
         find_pictures([str(tmp_path)], out="out")

@@ -22,8 +22,8 @@ def predict(
 ) -> None:
     """Segment images: pictures with the classes over them, masks of class numbers, maps of confidence.
 
-    Images are JPEG or PNG files of any size. Those that cannot be read are left out and listed at the end,
-    with status 1.
+    Images are JPEG or PNG files of any size; of a folder with a dataset.toml they are the images that it
+    names, without the masks. Those that cannot be read are left out and listed at the end, with status 1.
 
     Args:
         run: A run's or a checkpoint's folder, a file of pixelcontrast export (.safetensors, .pt), or a URI.

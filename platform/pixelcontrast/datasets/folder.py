@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from pixelcontrast.datasets.dataset_file import FILE_NAME, DatasetFile, read_dataset_file
 from pixelcontrast.datasets.files import IMAGE_ENDINGS, read_label
@@ -55,6 +56,22 @@ def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
     names = [keys.get(entry, entry) for entry in read_list(source)]
     paired = pair_listed(names, found, labels, source=source, label_of=suggestion)
     return paired._replace(listable=(frozenset(found.values()), frozenset(labels.values())))
+
+
+def image_names(root: Path) -> frozenset[str]:
+    """The images of all splits that ``dataset.toml`` describes, with or without mask: paths below the root.
+
+    Raises:
+        ValueError: a wrong ``dataset.toml``, or two files of one name.
+    """
+    described = read_dataset_file(root)
+    patterns = {described.images.replace("{split}", described.split_name(s)) for s in get_args(Split)}
+    found = (
+        matching(root, pattern, IMAGE_ENDINGS, expected=pattern)
+        for pattern in patterns
+        if _fixed(root, pattern).is_dir()
+    )
+    return frozenset(path.relative_to(root).as_posix() for files in found for path in files.values())
 
 
 def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str) -> dict[str, Path]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from pixelcontrast.datasets.dataset_file import FILE_NAME
 from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, decode_image
+from pixelcontrast.datasets.folder import image_names
 from pixelcontrast.evaluation import blend, legend
 from pixelcontrast.inference.classify import Prediction, classify
 from pixelcontrast.inference.trained import TrainedModel
@@ -28,12 +30,12 @@ def find_pictures(locations: Sequence[str], *, out: str) -> list[Picture]:
 
     Args:
         locations: files and folders, local or URIs that ``pyarrow.fs`` reads. A file that is not there is
-            found missing when it is read.
+            found missing when it is read. Of a local folder with a ``dataset.toml``, the images of that.
         out: where predictions go; what lies there is left out.
 
     Raises:
-        ValueError: no locations, a folder without images, or two images whose predictions would have one
-            name.
+        ValueError: no locations, a folder without images or with a wrong ``dataset.toml``, or two images
+            whose predictions would have one name.
     """
     if not locations:
         raise ValueError("no images: give files or folders of images")
@@ -92,9 +94,10 @@ def predict_pictures(
 def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
     if not place.is_folder:
         return [Picture(place, PurePosixPath(place.name).stem)]
+    described = place.is_local and place.exists(FILE_NAME)
     names = [
         name
-        for name in sorted(place.sizes())
+        for name in sorted(image_names(Path(place.path())) if described else place.sizes())
         if name.lower().endswith(IMAGE_ENDINGS)
         and not any(part.startswith(".") for part in name.split("/"))
         and not place.path(name).startswith(f"{out.root.rstrip('/')}/")
