@@ -68,6 +68,32 @@ def test_a_mistyped_command_is_told_which_there_are(
     assert commands in " ".join(shown.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("data check x --processes 0", "--processes 0: allowed are 1 and more"),
+        ("data check x --limit -1", "--limit -1: allowed are 0 and more"),
+        ("data init x --processes 0", "--processes 0: allowed are 1 and more"),
+        ("data pack x y --processes 0", "--processes 0: allowed are 1 and more"),
+        ("data show x --num 0", "--num 0: allowed are 1 and more"),
+        ("data show x --crop-size 0 4", "crop_size.0: Input should be greater than or equal to 1 (got 0)"),
+        ("evaluate x --processes 0", "--processes 0: allowed are 1 and more"),
+        (
+            "doctor --layout camvid",
+            "--layout camvid: there is no --data to look at; give the data set's folder, too",
+        ),
+        (
+            "doctor --class-order voc",
+            "--class-order voc: there is no --data to look at; give the data set's folder, too",
+        ),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_option(
+    command: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(monkeypatch, capsys, *command.split()) == (2, f"{message}\n")
+
+
 def test_train_takes_the_settings_of_a_file_as_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,7 @@ def test_impossible_dimensions_and_settings_are_refused(make: Any) -> None:
     ("arms", "names", "message"),
     [
         ({}, (), "search.arms is empty"),
-        ({"a": {}}, ("b",), "there is no b; there are a"),
+        ({"a": {}}, ("b",), "there is no arm b; the experiment's file has a"),
         ({"a": {}, "b": {"contrast.temperature": 0.1}}, (), "b and a are the same configuration"),
         ({"a": {}, "b": {"contrast.temperature": -1.0}}, (), "b: contrast.temperature: .* greater than 0"),
         ({"a": {"run.seed": 3}}, (), "a: run.seed is set by the search"),

@@ -79,7 +79,7 @@ def refusal(args: str, capsys: pytest.CaptureFixture[str]) -> str:
             "compare --max-failures -1",
             "--max-failures: Input should be greater than or equal to 0 (got -1)\n",
         ),
-        ("compare hard", "search.arms: there is no hard; there are ce, contrast\n"),
+        ("compare hard", "there is no arm hard; the experiment's file has ce, contrast\n"),
         (
             "serach --trials 2",
             "serach: no such command; there are train, search, compare, each with --help\n",

@@ -189,6 +189,9 @@ def doctor(
     from pixelcontrast.cli.tables import show_findings
     from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
 
+    for option, value in (("--layout", layout), ("--class-order", class_order)):
+        if value is not None and data is None:
+            refuse(f"{option} {value}: there is no --data to look at; give the data set's folder, too")
     try:
         count = Workers.parse(workers)
         asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)

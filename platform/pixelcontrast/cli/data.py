@@ -10,7 +10,7 @@ import tyro
 from pixelcontrast.cli.pack import pack
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.show import show
-from pixelcontrast.cli.terminal import failures_told
+from pixelcontrast.cli.terminal import check_least, failures_told
 from pixelcontrast.config import ClassOrder, Data, Layout
 
 _Root = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
@@ -43,6 +43,7 @@ def init(
     from pixelcontrast.datasets.parallel import default_processes
     from pixelcontrast.datasets.propose import init as write
 
+    check_least("--processes", processes)
     folder = Path(root).expanduser()
     with failures_told(resume="Nothing was written."), progress("masks") as tell:
         notes = write(
@@ -86,6 +87,8 @@ def check(
     from pixelcontrast.datasets.packing.manifest import layout_of
     from pixelcontrast.datasets.parallel import default_processes
 
+    check_least("--processes", processes)
+    check_least("--limit", limit, least=0)
     with failures_told(resume="Nothing was changed."), progress("pairs") as tell:
         report = check_files(
             Data(layout=layout or layout_of(root), root=root, class_order=class_order),

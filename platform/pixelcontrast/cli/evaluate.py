@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pixelcontrast.cli.progress import progress
-from pixelcontrast.cli.terminal import failures_told, refuse
+from pixelcontrast.cli.terminal import check_least, failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout
 from pixelcontrast.words import count, percent
 
@@ -87,6 +87,7 @@ def evaluate(
     from pixelcontrast.inference.evaluate import Job, results_folder
     from pixelcontrast.inference.export import default_name
 
+    check_least("--processes", processes)
     with failures_told(resume="Run the command again to start over."):
         metadata = load_model(run, step).metadata
         out = out or f"evaluations/{default_name(metadata)}-{split}"

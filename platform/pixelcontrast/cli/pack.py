@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pixelcontrast.cli.progress import progress
-from pixelcontrast.cli.terminal import failures_told
+from pixelcontrast.cli.terminal import check_least, failures_told
 from pixelcontrast.cluster.connect import connect, names_cluster
 from pixelcontrast.config import ClassOrder, Data, Layout, absolute_path
 from pixelcontrast.words import count
@@ -46,6 +46,7 @@ def pack(
     from pixelcontrast.datasets.packing.staging import stage_files
     from pixelcontrast.datasets.packing.write import pack as write
 
+    check_least("--processes", processes)
     with failures_told(resume="Rerun the command to resume."):
         if names_cluster() and "://" in root:
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pixelcontrast.cli.terminal import failures_told, refuse
+from pixelcontrast.cli.terminal import check_least, failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def show(
     from pixelcontrast.datasets.segmentation import build_dataset
     from pixelcontrast.datasets.stream import build_stream
 
-    if num < 1:
-        refuse(f"--num {num}: allowed are 1 and more")
+    check_least("--num", num)
     with failures_told(resume="Nothing was written."):
         asked = Data(
             layout=layout or layout_of(root),

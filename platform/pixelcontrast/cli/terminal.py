@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.signals import Interrupted
+from pixelcontrast.config import explain
 from pixelcontrast.storage import one_line
 
 
@@ -16,6 +17,12 @@ def refuse(message: str) -> NoReturn:
     """Print the message and end with status 2: nothing has been started."""
     print(message, file=sys.stderr)
     sys.exit(2)
+
+
+def check_least(option: str, value: int | None, *, least: int = 1) -> None:
+    """Refuse the value of an option that is below ``least``; None, an option that is unset, is none."""
+    if value is not None and value < least:
+        refuse(f"{option} {value}: allowed are {least} and more")
 
 
 @contextmanager
@@ -29,7 +36,7 @@ def failures_told(resume: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        refuse(str(error))
+        refuse(explain(error))
     except LaunchError as error:
         sys.exit(str(error))
     except OSError as error:

@@ -186,7 +186,7 @@ def arms_of(search: Search, experiment: Experiment, names: tuple[str, ...] = ())
     if not search.arms:
         raise ValueError("search.arms is empty: the experiment's file names no arms to compare")
     mistakes = [
-        f"search.arms: there is no {name}; there are {', '.join(search.arms)}"
+        f"there is no arm {name}; the experiment's file has {', '.join(search.arms)}"
         for name in names
         if name not in search.arms
     ]
