@@ -17,6 +17,7 @@ from pixelcontrast.datasets import check_files as files_check
 from pixelcontrast.datasets.check_files import DataReport, check_files
 from pixelcontrast.datasets.histogram import histogram_picture
 from pixelcontrast.datasets.parallel import in_processes
+from pixelcontrast.datasets.report import SplitReport
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from small_sets import HEIGHT, WIDTH, some_ids, write_image, write_label
 
@@ -207,6 +208,15 @@ def test_a_set_that_is_well_is_counted(root: Path) -> None:
     assert train.class_images.tolist() == [4, 4, 4]
     assert train.sizes == {(WIDTH, HEIGHT): 4}
     np.testing.assert_allclose(train.shares(), [0.5, 0.5, 1 / HEIGHT])
+    np.testing.assert_allclose(train.class_weights(), [1, 1])
+
+
+def test_class_weights_are_roots_of_the_median_frequency_over_each() -> None:
+    pixels, images = np.array([9000, 100, 0, 400, 50]), np.array([10, 10, 0, 1, 10])
+    found = SplitReport(10, pixels, images).class_weights()  # 900, 10 and 400 a picture; the last is ignored
+    np.testing.assert_allclose(found, [(400 / 900) ** 0.5, 40**0.5, 1, 1])
+    nothing = np.zeros(3, np.int64)
+    np.testing.assert_allclose(SplitReport(0, nothing, nothing).class_weights(), [1, 1])
 
 
 def test_other_processes_find_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +254,14 @@ def test_the_command_shows_contents_and_ends_with_0(root: Path, capsys: pytest.C
         data_command(["check", str(root), "--processes", "1", "--histogram", str(root / "classes.png")])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for text in ("road", "car", "50.000", "train: 4 images of 32×24 (4)", "all well"):
+    for text in (
+        "road",
+        "car",
+        "50.000",
+        "train: 4 images of 32×24 (4)",
+        "--optim.class-weights 1 1",
+        "all well",
+    ):
         assert text in shown
     assert Image.open(root / "classes.png").size[0] > 500
 

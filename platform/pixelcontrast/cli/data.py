@@ -70,7 +70,8 @@ def check(
 ) -> None:
     """Decode every image and mask, and list what is wrong, in which file, and what to do about it.
 
-    The status is 1 if anything is wrong. Otherwise it shows the share of each class and the image sizes.
+    The status is 1 if anything is wrong. Otherwise it shows the share of each class, the image sizes, and
+    weights for the classes in the cross-entropy.
 
     Args:
         root: the data set's folder, or a pack: a folder, or a URI that pyarrow reads.

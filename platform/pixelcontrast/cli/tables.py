@@ -103,7 +103,7 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
 
 
 def show_data_summary(report: "DataReport") -> None:
-    """Print each class's share of the pixels in both splits, the ignored share, and the image sizes."""
+    """Print each class's share of the pixels in both splits, the ignored share, image sizes and weights."""
     console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
     shares = {split: found.shares() for split, found in report.splits.items()}
     for place, name in enumerate((*report.names, "ignored")):
@@ -116,6 +116,9 @@ def show_data_summary(report: "DataReport") -> None:
         more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
         _say(console, f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
         _say(console, f"{split}: sha256 of all names and bytes {found.contents}")
+    if "train" in report.splits:
+        weights = " ".join(f"{weight:.3g}" for weight in report.splits["train"].class_weights())
+        _say(console, f"to weigh rare classes more, train with --optim.class-weights {weights}")
     _say(console, "all well")
 
 

@@ -219,7 +219,8 @@ class Optim:
     clip_norm: Positive | None = None
     """Gradients are scaled down to this norm when they exceed it; unset: never."""
     class_weights: tuple[Positive, ...] | None = None
-    """Class weights of the cross-entropy, one per class in the data set's order; unset: all alike."""
+    """Class weights of the cross-entropy, one per class in the data set's order, such as pixelcontrast data
+    check proposes; unset: all alike."""
     auxiliary_weight: NonNegative = 0.4
     """Weight of the auxiliary head's cross-entropy, where the decoder has one (deeplabv3, ocr)."""
     non_finite: Literal["stop", "skip"] = "stop"

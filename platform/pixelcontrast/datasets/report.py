@@ -48,6 +48,18 @@ class SplitReport:
         counted, whole = self.class_pixels[:-1].sum(), self.class_pixels.sum()
         return np.append(self.class_pixels[:-1] / max(counted, 1), self.class_pixels[-1] / max(whole, 1))
 
+    def class_weights(self) -> np.ndarray:
+        """float64 [num_classes], for ``optim.class_weights``: square roots of median-frequency balancing.
+
+        A class's frequency is its mean number of pixels in the images that have it (Eigen and Fergus, ICCV
+        2015); the root halves, on a logarithmic scale, what that takes from frequent classes. A class without
+        pixels gets 1.
+        """
+        pixels, images = self.class_pixels[:-1], self.class_images[:-1]
+        occurs, frequency = pixels > 0, pixels / np.maximum(images, 1)
+        median = np.median(frequency[occurs]) if occurs.any() else 1.0
+        return np.sqrt(median / np.where(occurs, frequency, median))
+
 
 @dataclass
 class DataReport:
