@@ -49,8 +49,12 @@ SEARCH = Search(
 
 
 def write_scenes(experiment: Experiment) -> None:
-    """Write the data set on the first call; later calls find it."""
-    streets.write(experiment.data.root, num_train=120, num_val=20)
+    """Write the data set on the first call; later calls find it. Other layouts and packs are not written."""
+    from pixelcontrast.datasets.packing.manifest import find_pack
+
+    data = experiment.data
+    if data.layout == EXPERIMENT.data.layout and find_pack(data.root) is None:
+        streets.write(data.root, num_train=120, num_val=20)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 import timm
 import torch
 
-from pixelcontrast import Experiment, config, parse
+from pixelcontrast import Data, Experiment, config, parse
+from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.models import build_model, check_model
 from pixelcontrast.search.settings import arms_of, check_space
 
@@ -120,3 +121,15 @@ def test_help_is_light() -> None:
     assert len(loaded) == len(FILES)
     for path, modules in zip(FILES, loaded, strict=True):
         assert not {"torch", "ray", "timm", "torchvision"} & set(modules), path
+
+
+def test_the_demo_leaves_images_of_another_layout_and_packs_alone(scenes: Path, tmp_path: Path) -> None:
+    found = runpy.run_path(str(FILES[0].parent / "streets.py"))
+    photos, packed = tmp_path / "photos", tmp_path / "packed"
+    photos.mkdir()
+    pack(Data(layout="cityscapes", root=str(scenes)), str(packed))
+    before = sorted(tmp_path.rglob("*"))
+    for layout, root in (("folder", photos), ("cityscapes", packed)):
+        changed = config.replace(found["EXPERIMENT"], {"data.layout": layout, "data.root": str(root)})
+        found["write_scenes"](changed)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -193,9 +193,10 @@ def test_other_arguments_are_refused_by_name(root: Path, name: str, value: objec
 
 
 def test_a_folder_of_other_pictures_is_refused(tmp_path: Path):
-    (tmp_path / "leftImg8bit").mkdir()
-    with pytest.raises(ValueError, match="not written by the street generator"):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: is not empty, .* name a new or an empty folder"):
         streets.write(tmp_path, num_train=1, num_val=1, size=SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 @pytest.mark.parametrize("bad", [{"num_train": 0}, {"num_val": 0}, {"size": (16, 512)}, {"seed": -1}])

@@ -43,8 +43,8 @@ def write(
         seed: which world to draw from, 0 or more.
 
     Raises:
-        ValueError: an argument is out of its range, or the folder holds scenes of other arguments or images
-            that this function did not write.
+        ValueError: an argument is out of its range, or the folder holds scenes of other arguments or
+            anything that this function did not write.
     """
     root = Path(root)
     wanted = {
@@ -86,12 +86,11 @@ def _finished(root: Path, wanted: dict[str, object]) -> bool:
         if mark.is_file():
             _refuse_others(root, _read_json(mark), wanted)
             return mark.name == _MARK
-    for folder in ("leftImg8bit", "gtFine"):
-        if (root / folder).exists():
-            raise ValueError(
-                f"{root}: holds a {folder} folder that was not written by the street generator (no {_MARK}); "
-                "choose another folder"
-            )
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(
+            f"{root}: is not empty, and was not written by the street generator (no {_MARK}); name a new or "
+            "an empty folder for its scenes"
+        )
     return False
 
 
