@@ -110,6 +110,19 @@ def test_train_takes_the_settings_of_a_file_as_options(
     assert "street" in shown
 
 
+def test_train_takes_the_folder_of_a_run_as_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, shown = said(monkeypatch, capsys, "train", str(tmp_path), "--help")
+    assert status == 2
+    assert f"{tmp_path}/experiment.json cannot be read: " in shown
+    recorded = Experiment(data=Data(layout="camvid", root="x"), run=Run(name="street"))
+    (tmp_path / "experiment.json").write_text(config.to_json(recorded))
+    status, shown = said(monkeypatch, capsys, "train", str(tmp_path), "--help")
+    assert status == 0
+    assert "street" in shown
+
+
 def test_help_is_light() -> None:
     code = "import sys\nfrom pixelcontrast.cli import command\nsys.argv = ['pixelcontrast', '--help']\n"
     code += "try: command()\nfinally: print('loaded:', *sys.modules)"

@@ -23,7 +23,7 @@ from pixelcontrast.config import ClassOrder, Layout, Run, Workers, explain
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
-_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
 _Others = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="")
 ]
@@ -86,10 +86,10 @@ def data() -> None:
 def train(experiment: _File) -> None:
     """Train again what the experiment.json of a run or a checkpoint records, with any setting changed.
 
-    Every setting is an option after the file: ``pixelcontrast train FILE --help`` lists them.
+    Every setting is an option after it: ``pixelcontrast train RUN_OR_FILE --help`` lists them.
 
     Args:
-        experiment: the file, or a URI that pyarrow reads.
+        experiment: the folder of a run or a checkpoint, or its experiment.json; or a URI that pyarrow reads.
     """
     _train(experiment, [])
 

@@ -67,17 +67,22 @@ def read_experiment(run: Storage) -> Experiment:
 
 
 def read_experiment_file(location: str) -> Experiment:
-    """What an experiment.json records; ``location`` is its path, or a URI that ``pyarrow.fs`` reads.
+    """What an experiment.json records.
+
+    Args:
+        location: its path, the folder of its run or checkpoint, or a URI of either that ``pyarrow.fs`` reads.
 
     Raises:
         ValueError: it is not there, or cannot be read by this version.
     """
     file = Storage(location)
     try:
+        if file.is_folder:
+            file /= EXPERIMENT
         content = file.parent.read(file.name)
     except OSError as error:
-        raise ValueError(f"{location} cannot be read: {one_line(error)}") from error
-    return parse_experiment(content, where=location)
+        raise ValueError(f"{file.location} cannot be read: {one_line(error)}") from error
+    return parse_experiment(content, where=file.location)
 
 
 def write_experiment(run: Storage, experiment: Experiment) -> None:
