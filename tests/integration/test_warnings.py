@@ -47,6 +47,14 @@ def test_a_warning_is_logged_and_recorded_once_across_a_resume(
     assert learnt(fit(uninterrupted)) == learnt(rows)
 
 
+def test_a_run_says_at_its_start_which_settings_lack_their_memory(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"contrast.memory": "none", "contrast.negative_mining": "semi-hard"}
+    fit(config.replace(experiment(scenes, tmp_path), changes), until=0)
+    assert "contrast.negative_mining semi-hard has no effect: contrast.memory is none" in caplog.messages
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("CAMVID_ROOT" not in os.environ, reason="CAMVID_ROOT does not name a folder with CamVid")
 @pytest.mark.parametrize(("overrides", "warns"), [(PAPER, True), ({}, False)], ids=["paper", "default"])

@@ -15,6 +15,7 @@ from pixelcontrast import Data, Experiment, config, parse
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.models import build_model, check_model
 from pixelcontrast.search.settings import arms_of, check_space
+from pixelcontrast.training.contrast import without_effect
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 
@@ -28,6 +29,7 @@ def test_experiment_is_complete(path: Path) -> None:
     experiment = runpy.run_path(str(path))["EXPERIMENT"]
     assert isinstance(experiment, Experiment)
     assert config.from_json(config.to_json(experiment)) == experiment
+    assert without_effect(experiment.contrast) is None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

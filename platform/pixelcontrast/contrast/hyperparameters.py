@@ -40,9 +40,9 @@ class InfoNCE(_Checked):
     memory_term: Term = "separate"
     """separate: Eq. 3 over the batch plus memory_weight times Eq. 3 over the memory (after XBM, arXiv
     1912.06798), so that many old rows cannot outweigh the batch. joint: one Eq. 3 over both, as in the
-    paper."""
+    paper. Needs a memory."""
     memory_weight: NonNegative = 1.0
-    """Weight of the separate memory term."""
+    """Weight of the separate memory term; needs a memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +81,24 @@ class MemoryConfig(_Checked):
     """none: an anchor is compared with the other anchors of the global batch only. pixel: also with a queue
     of earlier batches' pixels. region: also with the average embedding of each class in an image."""
     pixel_queue_size: Count | None = None
-    """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes."""
+    """Pixels per class; unset: 10 per training image, and at most 200,000 over all classes. Needs memory
+    pixel or both."""
     pixels_per_image: Count = 10
-    """Random pixels per class and image that enter the queue."""
+    """Random pixels per class and image that enter the queue; needs memory pixel or both."""
     boundary_share: Share = 0.0
     """Share of them, rounded up, drawn next to pixels of another class (boundary-aware negatives, after
-    Contextrast, arXiv 2404.10633)."""
+    Contextrast, arXiv 2404.10633); needs memory pixel or both."""
     region_memory_size: Count | None = None
     """Regions per class; unset: 1 per training image, and at most 200,000 over all classes. With fewer than
-    training images, the newest regions are kept."""
+    training images, the newest regions are kept. Needs memory region or both."""
     memory_dtype: Literal["float32", "bfloat16"] = "float32"
-    """How the memory is stored; bfloat16 halves it."""
+    """How the memory is stored; bfloat16 halves it. Needs a memory."""
     memory_max_age: Count | None = None
     """Steps after which a stored row is no longer used; unset: only newer rows replace it. With it, the
-    region memory keeps the newest regions instead of one per image."""
+    region memory keeps the newest regions instead of one per image. Needs a memory."""
     memory_sharded: bool = False
     """Each of W workers stores 1/W of the memory, in which it mines 1/W of the examples of every anchor;
-    unset: each stores all of it."""
+    unset: each stores all of it. Needs a memory."""
 
     def pixels_of(self, num_classes: int, num_images: int | None) -> int:
         """Rows per class of the pixel queue; 0 for none."""
@@ -120,15 +121,19 @@ class Mining(_Checked):
     """Which positives of the memory an anchor is compared with (those of the batch always): all, random ones,
     the hardest (least similar), or, semi-hard, random ones of the hardest semi_hard_share; semi-hard-subset
     takes the hardest semi_hard_share of random ones, which is faster: hardest and semi-hard compare all rows
-    with every anchor, and as negative_mining make the host wait for a GPU several times a step."""
+    with every anchor, and as negative_mining make the host wait for a GPU several times a step. Needs a
+    memory."""
     negative_mining: ExampleMining = "random"
-    """Likewise for negatives, of which the most similar are the hardest."""
+    """Likewise for negatives, of which the most similar are the hardest; needs a memory."""
     num_positives: Count = 1024
-    """Positives in the memory that an anchor is compared with, at most, unless positive_mining is all."""
+    """Positives in the memory that an anchor is compared with, at most, unless positive_mining is all; needs
+    a memory."""
     num_negatives: Count = 2048
-    """Negatives in the memory that an anchor is compared with, at most, unless negative_mining is all."""
+    """Negatives in the memory that an anchor is compared with, at most, unless negative_mining is all; needs
+    a memory."""
     semi_hard_share: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Share of an anchor's positives, and of its negatives, that semi-hard mining draws from."""
+    """Share of an anchor's positives, and of its negatives, that semi-hard mining draws from; needs a
+    memory."""
 
 
 def _default_size(name: str, per_image: int, num_classes: int, num_images: int | None) -> int:

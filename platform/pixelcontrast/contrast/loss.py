@@ -86,7 +86,7 @@ class PixelContrast(nn.Module):
         loss: temperature, and how batch and memory make up the loss.
         anchors: how many pixels are anchors, and which.
         memory: what is remembered of earlier batches; by default nothing.
-        mining: which examples of the memory an anchor is compared with.
+        mining: which examples of the memory an anchor is compared with; no effect without a memory.
         num_images: of the training set; the size of a memory follows from it where that is not set. If the
             region memory has a slot for every image, ``forward`` needs ``image_ids``.
         ignore_index: the label of pixels that take no part.

@@ -17,6 +17,7 @@ from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
 from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import restore_newest
+from pixelcontrast.training.contrast import without_effect
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.origin import collect, describe_data
 from pixelcontrast.training.recorder import Attempt, Recorder
@@ -102,6 +103,13 @@ def warn_of_emulated_precision(experiment: Experiment, device: torch.device) -> 
         )
 
 
+def warn_of_idle_settings(experiment: Experiment) -> None:
+    """Log on rank 0 which settings of the contrast act on a memory that the run does not have."""
+    line = without_effect(experiment.contrast)
+    if line is not None and distributed.rank() == 0:
+        logger.warning("%s", line)
+
+
 class ContrastSchedule(NamedTuple):
     """How the contrastive term acts in one step."""
 
@@ -131,6 +139,7 @@ class _StepSettings(TypedDict):
 def _step_settings(experiment: Experiment, device: torch.device) -> _StepSettings:
     """What a step needs to know; the process's products of matrices are from now on as the run wants them."""
     warn_of_emulated_precision(experiment, device)
+    warn_of_idle_settings(experiment)
     torch.set_float32_matmul_precision(experiment.run.matmul_precision)
     optim = experiment.optim
     return {
