@@ -14,6 +14,7 @@ from PIL import Image
 
 from object_store import ObjectStore
 from pixelcontrast import Data, Model, load_model
+from pixelcontrast.cli.evaluate import DataOptions, ProtocolOptions
 from pixelcontrast.cli.evaluate import evaluate as command
 from pixelcontrast.datasets.official import result_ids, result_name
 from pixelcontrast.datasets.packing.write import pack
@@ -207,3 +208,32 @@ def test_the_command_takes_the_run_s_own_data_and_shows_every_class(
         command("/nowhere", device="cpu")
     assert ended.value.code == 2
     assert "/nowhere: there is no run here" in capsys.readouterr().err
+
+
+def test_another_evaluation_is_not_overwritten(
+    run: str, streets: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command(run, out=str(out), device="cpu", official=True)
+    command(run, out=str(out), device="cpu", official=True)  # the same again
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    moved = tmp_path / "moved"
+    moved.symlink_to(streets.root)
+    other = write_run(tmp_path, data=streets, model=SMALL, num_classes=19, steps=(4,), name="b")[0]
+    capsys.readouterr()
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
+        (other, {}, f"network.run was '{run}' and is now '{other}'"),
+        (run, {"protocol": ProtocolOptions(flip=True)}, "protocol.flip was False and is now True. Choose"),
+        (run, {"data": DataOptions(root=str(moved))}, f"data.root was '{streets.root}' and is now '{moved}'"),
+        (run, {"boundary_ratio": 0.005}, "boundary_ratio was 0.02 and is now 0.005"),
+        (run, {}, f"{out}/results holds result files that this evaluation does not write, such as eschbach"),
+    )
+    for network, changes, says in cases:
+        with pytest.raises(SystemExit) as ended:
+            command(network, out=str(out), device="cpu", **changes)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert f"--out {out}: " in said
+        assert says in said
+        assert "nother --out, or delete" in said
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before

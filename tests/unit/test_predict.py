@@ -90,10 +90,35 @@ def test_pictures_come_from_an_object_store_and_go_there(
     assert predict_pictures(model, pictures, out=out) == []
     assert set(Storage(out).sizes()) == {
         "legend.png",
+        "predictions.json",
         "overlays/a.png",
         "masks/a.png",
         "confidence/a.png",
     }
+
+
+def test_predictions_of_others_are_not_overwritten(
+    run: str, model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    files = [tmp_path / name for name in ("a.png", "b.png", "other/a.png")]
+    for file in files:
+        write_image(file)
+    first, second, other = (find_pictures([str(file)], out=out) for file in files)
+    assert predict_pictures(model, first, out=out) == []
+    assert predict_pictures(model, [*first, *second], out=out) == []  # again, and one more
+    with pytest.raises(ValueError, match=r"images\.a was '.*/a\.png' and is now '.*/other/a\.png'\. Choose"):
+        predict_pictures(model, other, out=out)
+    before = {path: path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
+    another = write_run(tmp_path, model=model.metadata.model, name="b", steps=(4,))[0]
+    with pytest.raises(SystemExit) as ended:
+        command(another, [str(tmp_path / "b.png")], out=out, device="cpu")
+    assert ended.value.code == 2
+    assert f"--out {out}: holds other results: network.run was '{run}' and is" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path(out).rglob("*") if path.is_file()} == before
+    (tmp_path / "out" / "predictions.json").unlink()
+    with pytest.raises(ValueError, match=r"unknown network, as predictions\.json is missing; choose another"):
+        predict_pictures(model, first, out=out)
 
 
 def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:

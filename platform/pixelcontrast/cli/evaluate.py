@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import check_least, failures_told, refuse
-from pixelcontrast.config import ClassOrder, Data, Layout
+from pixelcontrast.config import ClassOrder, Data, Layout, absolute_path
 from pixelcontrast.words import count, percent
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def evaluate(
             tools have 0.005 for Cityscapes.
         official: Also write each image's prediction as the data set's own scripts read it, to OUT/results.
         out: Folder or URI to write evaluation.json, confusion.png and confusion.parquet to; unset:
-            evaluations/<run's name>-<split>.
+            evaluations/<run's name>-<split>. What lies there of another network, protocol or data set is not
+            overwritten.
         step: Take the checkpoint of this step; unset: the best of a finished run, else the newest.
         processes: Processes that share the images on a CPU, each with a copy of the network.
         device: Where the network runs; auto takes a GPU where there is one.
@@ -84,7 +85,7 @@ def evaluate(
     from pixelcontrast.evaluation import Protocol
     from pixelcontrast.inference import load_model
     from pixelcontrast.inference.device import choose_device
-    from pixelcontrast.inference.evaluate import Job, results_folder
+    from pixelcontrast.inference.evaluate import Job, check_out, results_folder
     from pixelcontrast.inference.export import default_name
 
     check_least("--processes", processes)
@@ -102,6 +103,7 @@ def evaluate(
             device=choose_device(device),
             threads=1 if processes > 1 else None,
         )
+        check_out(out, job, metadata)
         found = _score(job, out, processes)
     _show(found)
     print(f"written  {out}")
@@ -124,7 +126,7 @@ def _data(options: DataOptions, metadata: "Metadata") -> Data:
     same = layout == metadata.layout
     return Data(
         layout=layout,
-        root=options.root or metadata.root,
+        root=absolute_path(options.root or metadata.root),
         class_order=options.class_order or (metadata.class_order if same else None),
     )
 

@@ -28,7 +28,8 @@ def predict(
     Args:
         run: A run's or a checkpoint's folder, a file of pixelcontrast export (.safetensors, .pt), or a URI.
         images: Image files, and folders of them; or URIs.
-        out: Folder or URI to write overlays/, masks/, confidence/ and legend.png to.
+        out: Folder or URI to write overlays/, masks/, confidence/, legend.png and predictions.json to. What
+            lies there of another network or other images is not overwritten.
         step: Take the checkpoint of this step; unset: the best of a finished run, else the newest.
         device: Where the network runs; auto takes a GPU where there is one.
     """

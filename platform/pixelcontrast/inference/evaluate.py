@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +28,12 @@ from pixelcontrast.evaluation import (
 )
 from pixelcontrast.evaluation.summary import confusion_table, summarize
 from pixelcontrast.inference.classes import check_classes
+from pixelcontrast.inference.earlier import REMEDY, refuse_others
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.trained import TrainedModel, load_model
 from pixelcontrast.storage import Storage
+
+_RECORD = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +66,10 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Scores, and what they are of, as plain JSON values."""
-        job = self.job
         return {
             **summarize(self.metadata.classes, self.confusion, self.boundary),
-            "network": asdict(self.metadata.source),
-            "data": {"layout": job.data.layout, "root": job.data.root, "split": job.split},
+            **origin(self.job, self.metadata),
             "images": self.num_images,
-            "protocol": {"text": str(job.protocol), **asdict(job.protocol)},
         }
 
     def write(self, folder: str) -> None:
@@ -77,7 +78,7 @@ class Evaluation:
         miou = "no pixels" if found["miou"] is None else f"mIoU {100 * found['miou']:.1f} %"
         source = self.metadata.source
         title = f"{Storage(source.run).name}, step {source.step}, {self.job.split}: {miou}"
-        storage.write("evaluation.json", json.dumps(found, indent=2).encode())
+        storage.write(_RECORD, json.dumps(found, indent=2).encode())
         storage.write("confusion.png", confusion_picture(self.confusion.matrix.numpy(), names, title=title))
         storage.write("confusion.parquet", confusion_table(names, self.confusion))
 
@@ -119,6 +120,36 @@ def evaluate(
         confusion=confusion,
         boundary=boundary,
     )
+
+
+def origin(job: Job, metadata: Metadata) -> dict[str, Any]:
+    """What an evaluation is of, as plain JSON values: network, data and protocol."""
+    return {
+        "network": asdict(metadata.source),
+        "data": {"layout": job.data.layout, "root": job.data.root, "split": job.split},
+        "protocol": {"text": str(job.protocol), **asdict(job.protocol)},
+        "boundary_ratio": job.boundary_ratio,
+    }
+
+
+def check_out(out: str, job: Job, metadata: Metadata) -> None:
+    """Look at the folder or URI that an evaluation is to be written to; the same one may be repeated.
+
+    Raises:
+        ValueError: another network's, protocol's or data's evaluation lies there, or result files that would
+            stay beside the new scores; names what differs.
+    """
+    refuse_others(Storage(out), _RECORD, origin(job, metadata) | {"protocol": asdict(job.protocol)})
+    results = Storage(results_folder(out))
+    stale = {name for name in results.sizes() if not PurePosixPath(name).name.startswith(".")}
+    if stale and job.results is not None:
+        dataset = build_dataset(stage_pack(job.data), job.split)
+        stale -= {result_name(job.data.layout, dataset.name(index)) for index in range(len(dataset))}
+    if stale:
+        raise ValueError(
+            f"--out {out}: {results.location} holds result files that this evaluation does not write, such "
+            f"as {min(stale)}; repeat it with --official, {REMEDY}"
+        )
 
 
 def results_folder(out: str) -> str:

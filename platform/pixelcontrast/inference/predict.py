@@ -1,6 +1,8 @@
 """A trained network on pictures of any size: overlays, id masks and confidences as files."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -14,8 +16,12 @@ from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, decode_image
 from pixelcontrast.datasets.folder import image_names
 from pixelcontrast.evaluation import blend, legend
 from pixelcontrast.inference.classify import Prediction, classify
+from pixelcontrast.inference.earlier import REMEDY, refuse_others
 from pixelcontrast.inference.trained import TrainedModel
+from pixelcontrast.runs.run_folder import read_json
 from pixelcontrast.storage import Storage
+
+_RECORD = "predictions.json"
 
 
 class Picture(NamedTuple):
@@ -61,6 +67,9 @@ def predict_pictures(
 ) -> list[str]:
     """Write for each picture ``overlays/``, ``masks/`` and ``confidence/<name>.png``, and one ``legend.png``.
 
+    ``predictions.json`` records the network and each picture's file. Predictions of other files may be added
+    to those of the same network.
+
     A mask is a palette PNG of class numbers; a confidence is grey, 255 for a softmax probability of 1. All
     have the picture's size; a photograph that lies on its side by its EXIF orientation is turned upright.
 
@@ -74,9 +83,11 @@ def predict_pictures(
         A line for each picture that could not be read, which is left out.
 
     Raises:
+        ValueError: another network's predictions lie there, or those of another file by a picture's name.
         OSError: a prediction cannot be written.
     """
     folder, failures = Storage(out), []
+    _record(folder, model, pictures)
     folder.write("legend.png", legend(model.classes, model.metadata.palette))
     for done, picture in enumerate(pictures, start=1):
         try:
@@ -89,6 +100,26 @@ def predict_pictures(
                 folder.write(f"{kind}/{picture.name}.png", content)
         on_progress(done, len(pictures))
     return failures
+
+
+def _record(folder: Storage, model: TrainedModel, pictures: Sequence[Picture]) -> None:
+    """Add to the record of what the folder's predictions are of; raises ``ValueError`` if it is another's."""
+    earlier: dict[str, str] = {}
+    if folder.exists(_RECORD):
+        earlier = read_json(folder, _RECORD, remedy=REMEDY.capitalize())["images"]
+    elif folder.exists("legend.png"):
+        raise ValueError(
+            f"--out {folder.location}: holds predictions of an unknown network, as {_RECORD} is missing; "
+            f"{REMEDY}"
+        )
+    network, images = asdict(model.metadata.source), {name: _place(file) for file, name in pictures}
+    again = {name: place for name, place in images.items() if name in earlier}
+    refuse_others(folder, _RECORD, {"network": network, "images": again})
+    folder.write(_RECORD, json.dumps({"network": network, "images": earlier | images}, indent=2).encode())
+
+
+def _place(file: Storage) -> str:
+    return file.path() if file.is_local else file.location
 
 
 def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
