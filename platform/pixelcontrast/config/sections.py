@@ -148,9 +148,10 @@ class Model:
     of a plain Vision Transformer, such as vit_small_patch14_dinov2."""
     weights: Location = "none"
     """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth) of
-    the backbone or of a published network (platform/README.md lists them)."""
+    the backbone, of a published network (platform/README.md lists them), or of a run of yours: a checkpoint's
+    model.safetensors or an exported file."""
     classifier: Literal["keep", "new"] | None = None
-    """A published network's classifier: keep, if its classes are the data's in the same order, or new, a
+    """The classifier of a file's network: keep, if its classes are the data's in the same order, or new, a
     random one. unset: new where the numbers of classes differ; where they agree, an error asks."""
     freeze_backbone: bool = False
     """Train the layers above the backbone only."""

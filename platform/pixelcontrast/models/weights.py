@@ -9,7 +9,7 @@ import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from torch import Tensor
 
-from pixelcontrast.models.published import Start, Target, map_published, recognise
+from pixelcontrast.models.published import Start, Target, is_own, map_published, own_layout, recognise
 from pixelcontrast.models.weights_file import WeightsFile, first, read_weights_file
 
 _SUFFIXES = ".safetensors, .pth, .pt"
@@ -87,19 +87,20 @@ def starting_weights(path: Path, target: Target) -> Start:
     A backbone's file holds a state dict, of timm's network, of the backbone alone or of a network that has it
     under ``backbone.``. Every tensor of the backbone must be there, except BatchNorm's step counters, which
     old files lack; further ones, such as a classifier's, are left aside. A published network's file is mapped
-    as ``models.published`` says. Either may be nested under ``state_dict``, or be written from DDP.
+    as ``models.published`` says, and so is the platform's own whose decoder fits. Each may be nested under
+    ``state_dict``, or be written from DDP.
 
     Raises:
         ValueError: the file cannot be read safely, or does not fit the network.
     """
     file = read_weights_file(path)
-    layout = recognise(file)
+    layout = recognise(file) or own_layout(file, target)
     if layout is not None:
         return map_published(layout, file, target)
     if target.settings.classifier == "keep":
         raise ValueError(
-            f"model.classifier is keep, but {path} is not recognised as a published network's file, and only "
-            "its backbone would be taken; leave model.classifier out"
+            f"model.classifier is keep, but {path} is not recognised as a network with such a decoder, and "
+            "only its backbone would be taken; leave model.classifier out"
         )
     wanted = {
         key.removeprefix("backbone."): value
@@ -107,7 +108,9 @@ def starting_weights(path: Path, target: Target) -> Start:
         if key.startswith("backbone.")
     }
     found = _fitting(file, wanted, name=target.settings.backbone)
-    return Start({f"backbone.{key}": found[key] for key in wanted if key in found}, [])
+    told = f"only its backbone is taken: its decoder has other layers than {target.settings.decoder} here"
+    notes = [told] if is_own(file) else []
+    return Start({f"backbone.{key}": found[key] for key in wanted if key in found}, notes)
 
 
 def _fitting(file: WeightsFile, wanted: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:

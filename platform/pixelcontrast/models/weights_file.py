@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -29,16 +30,17 @@ class WeightsFile(NamedTuple):
 
 
 def read_weights_file(path: Path) -> WeightsFile:
-    """Read a state dict, plain or nested under ``state_dict``.
+    """Read a state dict, plain or nested under ``state_dict``, or a file of ``pixelcontrast export``.
 
     Raises:
         ValueError: the file is damaged, holds more than tensors and plain settings, or no state dict.
     """
     content = _read(path)
     extra: Mapping[str, Any] = {}
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        extra = {str(key): value for key, value in content.items() if key != "state_dict"}
-        content = content["state_dict"]
+    for nested in ("state_dict", "weights"):
+        if isinstance(content, dict) and isinstance(content.get(nested), dict):
+            extra = {str(key): value for key, value in content.items() if key != nested}
+            content = content[nested]
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     tensors = {
@@ -50,7 +52,8 @@ def read_weights_file(path: Path) -> WeightsFile:
 def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, "pt") as file:
+                return {"weights": safetensors.torch.load_file(path), "metadata": file.metadata()}
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything

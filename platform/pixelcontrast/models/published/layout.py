@@ -9,6 +9,10 @@ from torch import Tensor
 from pixelcontrast import config
 from pixelcontrast.models.weights_file import WeightsFile
 
+CLASSIFIERS = ("decoder.classifier.", "decoder.auxiliary.classifier.")
+"""How the names of the layers begin whose channels are the classes."""
+HEAD = "projection."
+
 
 class Target(NamedTuple):
     """The network that the tensors are for; it may be on the meta device."""

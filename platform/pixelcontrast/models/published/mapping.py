@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from pixelcontrast.models.published import hrnet, mmsegmentation, reference, torchvision
-from pixelcontrast.models.published.layout import Layout, Target
+from pixelcontrast.models.published.layout import CLASSIFIERS, HEAD, Layout, Target
 from pixelcontrast.models.published.settings import check_settings, keeps_classifier
 from pixelcontrast.models.weights_file import WeightsFile, first
 
 LAYOUTS = (*reference.LAYOUTS, *hrnet.LAYOUTS, *mmsegmentation.LAYOUTS, *torchvision.LAYOUTS)
-_CLASSIFIERS = ("decoder.classifier.", "decoder.auxiliary.classifier.")
-_HEAD = "projection."
 
 
 class Start(NamedTuple):
@@ -83,15 +81,15 @@ def _stay_random(
     random = [part for part in layout.optional if not any(key.startswith(part) for key in tensors)]
     if "decoder.auxiliary." in random:
         reasons.append("it has no auxiliary head: a new one is trained")
-    if not any(key.startswith(_HEAD) for key in target.tensors):
-        random.append(_HEAD)  # the baseline without contrast has no head
-    elif _HEAD not in random and not target.settings.embedding_batchnorm:
-        random.append(_HEAD)
+    if not any(key.startswith(HEAD) for key in target.tensors):
+        random.append(HEAD)  # the baseline without contrast has no head
+    elif any(key.startswith(HEAD) and key not in target.tensors for key in tensors):
+        random.append(HEAD)
         reasons.append(
             "its projection head is left aside: it has BatchNorm, and model.embedding_batchnorm is not set"
         )
     if not keeps_classifier(target, tensors):
-        random.extend(_CLASSIFIERS)
+        random.extend(CLASSIFIERS)
         theirs, ours = (len(state["decoder.classifier.weight"]) for state in (tensors, target.tensors))
         reasons.append(f"its classifier of {theirs} classes is replaced by a new one of {ours}")
     return tuple(random), reasons
@@ -104,7 +102,7 @@ def _zero_biases(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
         for key, value in wanted.items()
         if key.endswith(".bias")
         and key not in tensors
-        and not key.startswith(_CLASSIFIERS)
+        and not key.startswith(CLASSIFIERS)
         and tensors.get(key.removesuffix("bias") + "weight", value).ndim == 4
     }
 
