@@ -50,7 +50,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a name when it is first asked for: a configuration must not cost the import of torch or Ray.
 
-    ``PixelContrast`` needs torch and numpy; the other names need the extra ``platform``.
+    ``PixelContrast`` needs torch, numpy and annotated-types; the other names need the extra ``platform``.
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'pixelcontrast' has no attribute {name!r}")
