@@ -2,7 +2,8 @@
 
 The method's paper has no ADE20K; steps, batch, crop, rate and weight decay are those of mmsegmentation's
 `fcn_hr48_512x512_160k_ade20k` (its poly schedule ends at a rate of 1e-4, ours at 0; its head has 1×1 kernels,
-as here). We have not measured this experiment: it needs GPUs.
+as here). mmsegmentation first resizes images to fit into 2048×512, in training and in validation; here they
+keep their size, so figures may differ. We have not measured this experiment: it needs GPUs.
 
 `ADE20K_ROOT` names the folder of `ADEChallengeData2016`.
 
