@@ -164,7 +164,10 @@ def test_command_line_sets_values() -> None:
     [
         ("--contrast.temperature -1", "contrast.temperature: Input should be greater than 0 (got -1.0)\n"),
         ("--run.workers 9", "run.workers is 9 and optim.batch_size 8"),
-        ("--contrast.anchors-per-class 1", "contrast.anchors_per_class is 1 and no memory is used"),
+        (
+            "--contrast.anchors-per-class 1 --contrast.memory none",
+            "contrast.anchors_per_class is 1 and no memory is used",
+        ),
         ("--run.workers many", "such as 2 or 1:4, not"),
         ("--contrast.temperatur 1", "--contrast.temperatur"),
         ("--contrast.memory all", "'none', 'pixel', 'region'"),
