@@ -24,7 +24,9 @@ def train(
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        term = contrast(features.take(), labels, output.logits, project=network.projection.rows)  # contrast
+        term = contrast(  # contrast, whose labels are read where transformers upsamples the logits to
+            features.take(), labels, output.logits, project=network.projection.rows, align_corners=False
+        )
         loss = output.loss + term
         optimizer.zero_grad()
         loss.backward()

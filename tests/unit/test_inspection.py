@@ -1,10 +1,12 @@
 """``pixelcontrast inspect``: which pixels are drawn, what the pictures show of them, files and report."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from pixelcontrast import Contrast, Data, Model, load_model
@@ -78,30 +80,47 @@ def runs(streets: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     )
 
 
+draw = partial(draw_pixels, align_corners=True)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_features_are_those_that_upsampling_weighs_most(align_corners: bool) -> None:
+    """The nearest cell's: of a map whose cells count rows, within half a cell of the upsampled count."""
+    cells = torch.arange(6).float()[None, None, :, None].expand(1, 1, 6, 6)
+    upsampled = F.interpolate(cells, (32, 32), mode="bilinear", align_corners=align_corners)[0, 0]
+    label = torch.zeros(32, 32).long()
+    angles = torch.cat([(cells / 6).cos(), (cells / 6).sin()], dim=1)
+    drawn = draw_pixels(0, label, label, {"map": angles}, per_class=99, align_corners=align_corners)
+    rows = drawn.layers["map"]
+    found = 6 * torch.atan2(rows[:, 1], rows[:, 0])
+    assert (found - upsampled[drawn.rows, drawn.columns]).abs().max() <= 0.5 + 1e-4
+
+
 def test_the_same_pixels_are_drawn_whatever_the_network(streets: Data) -> None:
     _, label = build_dataset(streets, "val").read(0)
     label = label.long()
-    coarse = draw_pixels(0, label, label, {"a": torch.randn(1, 4, 8, 16)}, per_class=5)
-    fine = draw_pixels(0, label, 0 * label, {"b": torch.randn(1, 3, 16, 32)}, per_class=5)
+    coarse = draw(0, label, label, {"a": torch.randn(1, 4, 8, 16)}, per_class=5)
+    fine = draw(0, label, 0 * label, {"b": torch.randn(1, 3, 16, 32)}, per_class=5)
     for field in ("classes", "rows", "columns"):
         assert torch.equal(getattr(coarse, field), getattr(fine, field))
     assert torch.equal(coarse.classes, label[coarse.rows, coarse.columns])
     expected = torch.bincount(label[label != 255].flatten()).clamp(max=5)
     assert torch.equal(torch.bincount(coarse.classes), expected)
-    assert not torch.equal(draw_pixels(1, label, label, {}, per_class=5).rows, coarse.rows)
+    assert not torch.equal(draw(1, label, label, {}, per_class=5).rows, coarse.rows)
 
 
-def test_features_are_those_of_the_cell_that_a_pixel_lies_in() -> None:
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_features_are_those_of_the_cell_that_a_pixel_lies_in(align_corners: bool) -> None:
     label = torch.tensor([[0, 0, 1, 1], [255, 0, 1, 2]])
     layer = torch.tensor([[[[3.0, 0.0]], [[4.0, 5.0]]]])  # [1, 2, 1, 2]: left half (3, 4), right half (0, 5)
-    drawn = draw_pixels(0, label, label, {"map": layer}, per_class=9)
+    drawn = draw_pixels(0, label, label, {"map": layer}, per_class=9, align_corners=align_corners)
     for column, row in zip(drawn.columns, drawn.layers["map"], strict=True):
         assert torch.allclose(row, torch.tensor([0.6, 0.8] if column < 2 else [0.0, 1.0]))
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_images(streets: Data) -> None:
     dataset = build_dataset(streets, "val")
-    drawn = [draw_pixels(i, label := dataset.read(i)[1].long(), label, {}, per_class=7) for i in range(3)]
+    drawn = [draw(i, label := dataset.read(i)[1].long(), label, {}, per_class=7) for i in range(3)]
     one = merge(merge(drawn[0], drawn[1], per_class=7), drawn[2], per_class=7)
     other = merge(drawn[2], merge(drawn[1], drawn[0], per_class=7), per_class=7)
     assert torch.equal(one.keys, other.keys)

@@ -38,19 +38,25 @@ def read_at(map: Tensor, size: torch.Size, *, align_corners: bool) -> Tensor:
     """The pixels of a map [..., H, W] on which the cells of one of ``size`` (h, w) come to lie: [..., h, w].
 
     Upsampling, so aligned, gives these pixels their cell's value: the cross-entropy teaches a cell the label
-    that is read here. Halves are rounded up.
+    that is read here.
     """
     if map.shape[-2:] == size:
         return map
-    places = []
-    for cells, pixels in zip(size, map.shape[-2:], strict=True):
-        cell = torch.arange(cells, device=map.device)
-        if align_corners:
-            twice, parts = 2 * cell * (pixels - 1) + cells - 1, 2 * max(cells - 1, 1)
-        else:
-            twice, parts = (2 * cell + 1) * pixels, 2 * cells
-        places.append(twice.div(parts, rounding_mode="floor"))
-    return map[..., places[0][:, None], places[1]]
+    rows, columns = (
+        nearest(torch.arange(cells, device=map.device), cells, pixels, align_corners=align_corners)
+        for cells, pixels in zip(size, map.shape[-2:], strict=True)
+    )
+    return map[..., rows[:, None], columns]
+
+
+def nearest(places: Tensor, size: int, other: int, *, align_corners: bool) -> Tensor:
+    """Where rows or columns of a map lie in one of another size: int64 places in [0, size) → in [0, other).
+
+    Halves are rounded up.
+    """
+    if align_corners:
+        return (2 * places * (other - 1) + size - 1).div(2 * max(size - 1, 1), rounding_mode="floor")
+    return ((2 * places + 1) * other).div(2 * size, rounding_mode="floor")
 
 
 @torch.no_grad()

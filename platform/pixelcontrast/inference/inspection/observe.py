@@ -81,7 +81,9 @@ def observe(
     worst: list[BadImage] = []
     for index in images:
         label, prediction, maps = _run(model, dataset, index)
-        drawn = draw_pixels(index, label, prediction, maps, per_class=per_class)
+        drawn = draw_pixels(
+            index, label, prediction, maps, per_class=per_class, align_corners=model.align_corners
+        )
         found = drawn if found is None else merge(found, drawn, per_class=per_class)
         confusion = ConfusionMatrix(dataset.labels.num_classes)
         confusion.update(prediction, label)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelcontrast.contrast.maps import pixel_rows, unit
+from pixelcontrast.contrast.maps import nearest, pixel_rows, unit
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.draws import hashed
 
@@ -49,7 +49,13 @@ class Pixels:
 
 
 def draw_pixels(
-    image: int, label: Tensor, prediction: Tensor, maps: Mapping[str, Tensor], *, per_class: int
+    image: int,
+    label: Tensor,
+    prediction: Tensor,
+    maps: Mapping[str, Tensor],
+    *,
+    per_class: int,
+    align_corners: bool,
 ) -> Pixels:
     """At most ``per_class`` random pixels of each class of an image; the draw depends on the label alone.
 
@@ -57,7 +63,8 @@ def draw_pixels(
         image: its index in the split.
         label: int64 [H, W].
         prediction: int64 [H, W].
-        maps: the layer's name → [1, D, h, w], of any size: read where the pixel lies.
+        maps: the layer's name → [1, D, h, w], of any size: read at the cell nearest to the pixel.
+        align_corners: how the network upsamples its logits.
     """
     height, width = label.shape
     places = torch.nonzero(label.flatten() != IGNORE_INDEX).squeeze(1)
@@ -67,7 +74,9 @@ def draw_pixels(
     rows, columns = places.div(width, rounding_mode="floor"), places % width
     layers = {}
     for name, layer in maps.items():
-        cells = rows * layer.shape[2] // height * layer.shape[3] + columns * layer.shape[3] // width
+        row = nearest(rows, height, layer.shape[2], align_corners=align_corners)
+        column = nearest(columns, width, layer.shape[3], align_corners=align_corners)
+        cells = row * layer.shape[3] + column
         layers[name] = unit(pixel_rows(layer, cells.to(layer.device))).cpu().float()
     return Pixels(
         classes=label.flatten()[places],
