@@ -33,6 +33,8 @@ EXPERIMENT = Experiment(
     run=Run(name="camvid", eval_interval=200, checkpoint_interval=100),
 )
 
+CLASS_WEIGHTS = (0.5285, 0.4491, 2.1878, 0.386, 1.0, 0.6494, 1.9613, 1.4048, 0.8882, 2.5248, 2.9764)
+"""As ``pixelcontrast data check`` proposes: the roots of median-frequency balancing."""
 MEMORY = {"contrast.memory": "pixel", "contrast.pixel_queue_size": 300, "contrast.memory_max_age": 50}
 SEARCH = Search(
     space={
@@ -49,8 +51,10 @@ SEARCH = Search(
     known=({},),
     arms={
         "ce": {"contrast.weight": 0.0},
+        "ce-weighted": {"contrast.weight": 0.0, "optim.class_weights": CLASS_WEIGHTS},
         "in-batch": {},
         "in-batch-0.05": {"contrast.weight": 0.05},
+        "weighted-0.05": {"contrast.weight": 0.05, "optim.class_weights": CLASS_WEIGHTS},
         "memory": MEMORY,
         "paper": PAPER,
     },

@@ -43,6 +43,8 @@ EXPERIMENT = Experiment(
     run=Run(name="camvid-pretrained", eval_interval=200, checkpoint_interval=100),
 )
 
+CLASS_WEIGHTS = (0.5285, 0.4491, 2.1878, 0.386, 1.0, 0.6494, 1.9613, 1.4048, 0.8882, 2.5248, 2.9764)
+"""As ``pixelcontrast data check`` proposes: the roots of median-frequency balancing."""
 MEMORY = {"contrast.memory": "pixel", "contrast.pixel_queue_size": 300, "contrast.memory_max_age": 50}
 SEARCH = Search(
     space={
@@ -57,13 +59,16 @@ SEARCH = Search(
     known=({},),  # the rate stays: a fair comparison has one for each arm
     arms={
         "ce": {"contrast.weight": 0.0},
+        "ce-weighted": {"contrast.weight": 0.0, "optim.class_weights": CLASS_WEIGHTS},
         "in-batch": {},
+        "weighted-no-warmup": {"contrast.warmup": 0.0, "optim.class_weights": CLASS_WEIGHTS},
         "memory": MEMORY,
         "paper": PAPER,
         "no-warmup": {"contrast.warmup": 0.0},
         "random-anchors": {"contrast.hard_share": 0.0},
         "boundaries": {**MEMORY, "contrast.boundary_share": 0.5},
         "rare-classes": {"contrast.rare_class_power": 0.5},
+        "rare-no-warmup": {"contrast.rare_class_power": 0.5, "contrast.warmup": 0.0},
         "joint": {**MEMORY, "contrast.memory_term": "joint"},
     },
 )
