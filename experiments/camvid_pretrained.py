@@ -10,8 +10,8 @@ The data are those of `camvid.py`; `CAMVID_ROOT` names their folder. The weights
 
 Measured 2026-11-28 on an AMD EPYC, one thread, 800 steps, seeds 0 to 2 at commit 81ffc7f in bfloat16, 3 and 4
 at cb8d9cd in float32: mIoU 61.4 ± 0.8 % by cross-entropy, 64.4 ± 0.7 % with in-batch contrast (the default);
-at 746fe46, seeds 0 to 2, with class weights 63.6 ± 0.8 %, and 65.3 ± 0.9 % with contrast (weighted-no-warmup).
-README.md has more.
+at 746fe46, seeds 0 to 2, with class weights 63.6 ± 0.8 %, and 65.3 ± 0.9 % with contrast (the arm
+weighted-no-warmup). README.md has more.
 """
 
 import importlib.util
