@@ -10,7 +10,7 @@ from dense_contrast import DenseContrast
 from torch import Tensor
 
 from contrasts import pixel_contrast
-from pixelcontrast import Data, Experiment, Model, Optim, Run
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.contrast.hyperparameters import ExampleMining, Term
 from pixelcontrast.contrast.maps import read_at
@@ -31,6 +31,7 @@ BEFORE, RECORDED = 30, 20
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root=os.environ.get("CAMVID_ROOT", "camvid"), crop_size=(192, 256)),
     model=Model(backbone="hrnet_w18_small"),
+    contrast=Contrast(memory="both"),
     optim=Optim(steps=BEFORE + RECORDED, batch_size=8, lr=0.02),
     run=Run(name="replayed"),
 )
