@@ -24,9 +24,13 @@ def train(
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        term = contrast(  # contrast, whose labels are read where transformers upsamples the logits to
-            features.take(), labels, output.logits, project=network.projection.rows, align_corners=False
-        )
+        term = contrast(  # contrast
+            features.take(),  # contrast
+            labels,  # contrast
+            output.logits,  # contrast
+            project=network.projection.rows,  # contrast
+            align_corners=False,  # contrast: so transformers upsamples the logits
+        )  # contrast
         loss = output.loss + term
         optimizer.zero_grad()
         loss.backward()

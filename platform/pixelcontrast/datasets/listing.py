@@ -18,8 +18,6 @@ Split = Literal["train", "val", "test"]
 
 SEE_TREES = "compare it with the layout's tree in experiments/README.md, or name another layout or folder"
 """The remedy where a folder of a layout is missing or empty."""
-
-
 _WRITE_LIST = "write it, with one image name per line"
 
 
