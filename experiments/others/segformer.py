@@ -24,13 +24,8 @@ def train(
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        term = contrast(  # contrast
-            features.take(),  # contrast
-            labels,  # contrast
-            output.logits,  # contrast
-            project=network.projection.rows,  # contrast
-            align_corners=False,  # contrast: so transformers upsamples the logits
-        )  # contrast
+        rows, aligned = network.projection.rows, False  # contrast: transformers upsamples unaligned
+        term = contrast(features.take(), labels, output.logits, project=rows, align_corners=aligned)  # contrast
         loss = output.loss + term
         optimizer.zero_grad()
         loss.backward()
