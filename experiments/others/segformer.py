@@ -24,8 +24,8 @@ def train(
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        rows, aligned = network.projection.rows, False  # contrast: transformers upsamples unaligned
-        term = contrast(features.take(), labels, output.logits, project=rows, align_corners=aligned)  # contrast
+        how = {"project": network.projection.rows, "align_corners": False}  # contrast: as logits are upsampled
+        term = contrast(features.take(), labels, output.logits, **how)  # contrast
         loss = output.loss + term
         optimizer.zero_grad()
         loss.backward()
