@@ -24,7 +24,7 @@ def train(
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        how = {"project": network.projection.rows, "align_corners": False}  # contrast: as logits are upsampled
+        how = {"project": network.projection.rows, "align_corners": False}  # contrast
         term = contrast(features.take(), labels, output.logits, **how)  # contrast
         loss = output.loss + term
         optimizer.zero_grad()
