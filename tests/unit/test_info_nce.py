@@ -207,6 +207,15 @@ def test_stored_bfloat16_is_summed_in_float32() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "most"), [(0, 5), (7, 0), (40, 16), (95_000, 551), (33, 33)])
+def test_slices_make_up_everything_and_begin_at_64_bytes(count: int, most: int) -> None:
+    parts = list(sweeps.split(count, most))
+    assert [number for part in parts for number in range(part.start, part.stop)] == list(range(count))
+    assert all(part.stop - part.start <= max(most, 1) for part in parts)
+    if most >= 16:
+        assert all(part.start % 16 == 0 for part in parts), "float32 rows"
+
+
 def test_nothing_at_all() -> None:
     nothing = torch.zeros(0, D, requires_grad=True)
     loss = info_nce(nothing, nothing, Comparison(torch.zeros(0).long(), [0], slice(0, 0), 0.1))

@@ -15,6 +15,8 @@ from pixelcontrast.distributed import Group
 
 _CPU_CHUNK, _GPU_CHUNK = 1 << 19, 1 << 28
 """Similarities computed at a time: what fits a CPU's cache; 1 GB on a GPU, which is slow to start a block."""
+_ALIGNED = 16
+"""Floats in 64 bytes: an AMD CPU is up to 1.7 times slower at products whose rows do not begin at such."""
 _NOTHING = -1e30
 """The log-sum-exp of nothing: finite, so that no difference is NaN."""
 _FLOOR = -80.0
@@ -270,5 +272,7 @@ def overlap(part: slice, of: slice) -> slice | None:
 def split(count: int, most: int) -> Iterator[slice]:
     """Slices of about equal size, at most ``most`` and at least 1, that make up the first ``count``."""
     step = math.ceil(count / math.ceil(count / max(most, 1))) if count else 1
+    if _ALIGNED <= most < count:
+        step = min(math.ceil(step / _ALIGNED), most // _ALIGNED) * _ALIGNED
     for begin in range(0, count, step):
         yield slice(begin, min(begin + step, count))
