@@ -49,7 +49,7 @@ SEARCH = Search(
         "optim.lr": loguniform(0.0003, 0.01),
         "contrast.weight": loguniform(0.05, 2.0),
         "contrast.temperature": loguniform(0.03, 0.5),
-        "contrast.warmup": uniform(0.0, 0.3),
+        "contrast.rare_class_power": uniform(0.0, 1.0),
         "contrast.anchors_per_class": integers(10, 200, log=True),
         "contrast.hard_share": uniform(0.0, 1.0),
         "contrast.memory": choice("none", "pixel"),

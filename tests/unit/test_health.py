@@ -11,7 +11,7 @@ from pixelcontrast.training.health import STREAK, YOUNG, EmbeddingWatch
 
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="unused"),
-    contrast=Contrast(memory="both"),
+    contrast=Contrast(memory="both", warmup=0.1),
     optim=Optim(steps=1000),  # warm-up: 100 steps
     run=Run(name="x"),
 )

@@ -82,9 +82,11 @@ _MEMORY_SHARE = 0.25
 """The part of a worker's memory (a GPU's, or its part of the node's) that stored embeddings may take."""
 PAPER: dict[str, Any] = {
     "contrast.weight": 1.0,
+    "contrast.warmup": 0.1,
     "contrast.temperature": 0.1,
     "contrast.anchors_per_class": 50,
     "contrast.hard_share": 0.5,
+    "contrast.rare_class_power": 0.0,
     "contrast.memory": "both",
     "contrast.memory_term": "joint",
     "contrast.memory_max_age": None,

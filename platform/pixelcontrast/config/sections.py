@@ -190,8 +190,8 @@ class Contrast(Mining, MemoryConfig, AnchorSampling, InfoNCE):
 
     weight: NonNegative = 1.0
     """λ, the term's weight in the loss; 0 trains the plain network, without head, sampling or bank."""
-    warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the steps in which the term trains the projection head alone; then the memory is emptied."""
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the first steps in which the term trains the head alone; then the memory is emptied."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
