@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
@@ -25,6 +25,17 @@ _PNG_DEPTH_OFFSET = 24
 """Where a PNG's header holds the bits per value: behind signature, length, type, width and height."""
 _ORIENTATION = 0x0112
 """EXIF's tag of how a camera was held: 1 upright, 5 to 8 on its side."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each orientation upright. ``ImageOps.exif_transpose`` does the same, and then writes
+all tags anew, which fails where any of them is malformed."""
 
 
 class FileError(ValueError):
@@ -89,8 +100,8 @@ def decode_image(content: bytes, path: Path | str) -> Tensor:
     image = _decode(content, path, _IMAGE)
     if image.has_transparency_data:
         _check_opaque(image, path)
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
+    if (orientation := _orientation(image)) != 1:
+        image = image.transpose(_UPRIGHT[orientation])
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
@@ -252,11 +263,17 @@ def _check_opaque(image: Image.Image, path: Path | str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation. Of a PNG only what stands before its pixels, or all of it once they are decoded."""
+    """EXIF's orientation. Of a PNG only what stands before its pixels, or all of it once they are decoded.
+
+    An orientation that cannot be read is none, as for viewers.
+    """
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    found = image.getexif().get(_ORIENTATION, 1)
-    return found if found in range(1, 9) else 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises several types over malformed EXIF
+        return 1
+    return int(found) if found in range(1, 9) else 1
 
 
 def _codes(path: Path) -> np.ndarray:
