@@ -71,6 +71,11 @@ def only_road(root: Path) -> None:
         write_label(path, np.zeros((HEIGHT, WIDTH)))
 
 
+def void(root: Path) -> None:
+    for path in (root / "masks/val").iterdir():
+        write_label(path, np.full((HEIGHT, WIDTH), 255))
+
+
 def rewrite(root: Path, old: str, new: str) -> None:
     (root / "dataset.toml").write_text(TOML.replace(old, new))
 
@@ -143,6 +148,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "10000×8001 pixels; allowed are at most 80,000,000",
     ),
     "class": (only_road, "problem", "car", "no pixel in train"),
+    "void": (void, "problem", "val", "no labelled pixel in val"),
     "duplicate": (
         lambda root: shutil.copy(root / "images/train/a.jpg", root / "images/train/c.jpg"),
         "problem",

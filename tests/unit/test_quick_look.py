@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from pixelcontrast.config import Data
+from pixelcontrast.datasets import segmentation
+from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from small_sets import write_image, write_label
 
@@ -49,10 +52,44 @@ def test_a_class_that_no_label_has_is_said(root: Path, caplog: pytest.LogCapture
     assert said(root, caplog) == ""
 
 
-def test_a_training_set_of_void_labels_is_refused(root: Path) -> None:
-    for path in (root / "masks/train").iterdir():
-        write_label(path, np.full_like(np.asarray(Image.open(path)), 255))
-    with pytest.raises(ValueError, match=r"all pixels of all 2 labels to train on are ignored"):
+def void(path: Path) -> None:
+    write_label(path, np.full_like(np.asarray(Image.open(path)), 255))
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train", r"all pixels of all 2 labels to train on are ignored; at least one must have a class"),
+        ("val", r"all pixels of all 1 labels to validate on are ignored; at least one must have a class"),
+    ],
+)
+def test_a_split_of_void_labels_is_refused_packed_or_not(root: Path, split: str, message: str) -> None:
+    for path in (root / "masks" / split).iterdir():
+        void(path)
+    data = Data(layout="folder", root=str(root))
+    with pytest.raises(ValueError, match=message):
+        check_data(data)
+    pack(data, str(root / "packed"))
+    with pytest.raises(ValueError, match=message):
+        check_data(replace(data, root=str(root / "packed")))
+
+
+def test_void_labels_are_no_hindrance_when_time_is_over_before_another_is_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "defg":
+        shutil.copy(root / "images/val/c.jpg", root / f"images/val/{name}.jpg")
+        shutil.copy(root / "masks/val/c.png", root / f"masks/val/{name}.png")
+    for name in "cdef":
+        void(root / f"masks/val/{name}.png")
+    monkeypatch.setattr(segmentation, "_LABELS_S", 0.0)
+    check_data(Data(layout="folder", root=str(root)))
+
+
+def test_ids_that_must_not_occur_in_labels_to_validate_on_are_named(root: Path) -> None:
+    shutil.copy(root / "images/val/c.jpg", root / "images/val/d.jpg")
+    write_label(root / "masks/val/d.png", np.full_like(np.asarray(Image.open(root / "masks/val/c.png")), 7))
+    with pytest.raises(ValueError, match=r"val/d\.png: unknown label ids: 7; allowed are 0–2, 255"):
         check_data(Data(layout="folder", root=str(root)))
 
 

@@ -185,7 +185,11 @@ def duplicates(
 
 
 def absent_classes(split: Split, whole: SplitReport, names: tuple[str, ...]) -> Iterator[Finding]:
-    """Findings for classes without a pixel: a problem in train, a note elsewhere."""
+    """Findings for classes without a pixel: a problem in train, a note elsewhere unless none has any."""
+    if not whole.class_pixels[:-1].any():
+        remedy = "look whether the labels' ids are right, and which of them are ignored"
+        yield Finding("problem", "split", split, f"no labelled pixel in {split}", remedy)
+        return
     for name, pixels in zip(names, whole.class_pixels[:-1], strict=True):
         if pixels == 0:
             severity: Severity = "problem" if split == "train" else "note"

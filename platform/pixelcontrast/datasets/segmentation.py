@@ -16,7 +16,7 @@ from pixelcontrast.datasets.stream import build_stream
 _HEADERS_S = 5.0
 """How long the look at the headers may take, per split: some 15,000 pairs from a local disk."""
 _LABELS_S = 1.0
-"""How long the look at what the labels to train on hold may take."""
+"""How long the look at what the labels hold may take, per split; longer where none has a pixel of a class."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +107,13 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
 
 
 def check_data(data: Data) -> None:
-    """A quick look before any worker starts: splits, names, headers, the classes in the labels to train on.
+    """A quick look before any worker starts: splits, names, headers, the classes in the labels.
 
-    What is left out, and classes that do not occur, are warned of. ``check_files`` is the thorough one, which
-    decodes every file: this one stops after seconds, which large sets need more of.
+    What is left out, and classes that are never trained, are warned of. ``check_files`` is the thorough one,
+    which decodes every file: this one stops after seconds, which large sets need more of.
 
     Raises:
-        ValueError: as ``build_dataset`` and ``SegmentationSet.read``.
+        ValueError: as ``build_dataset`` and ``SegmentationSet.read``; or all pixels of a split are ignored.
     """
     for split in ("train", "val"):
         dataset = build_dataset(data, split)
@@ -122,10 +122,9 @@ def check_data(data: Data) -> None:
                 logger.warning("%s: %s", split, line)
         if split == "train":
             build_stream(dataset, data, seed=0)
-        # Workers stage a URI, on the machines that need it; bad samples that are skipped end nothing.
-        if "://" in data.root or (split == "train" and data.on_bad_sample == "skip"):
+        if split == "train" and data.on_bad_sample == "skip":  # bad samples that are skipped end nothing
             continue
-        dataset.read(0)
-        dataset.check_headers(seconds=_HEADERS_S)
-        if split == "train":
-            dataset.check_classes(seconds=_LABELS_S)
+        if "://" not in data.root:  # workers stage a URI, on the machines that need it
+            dataset.read(0)
+            dataset.check_headers(seconds=_HEADERS_S)
+        dataset.check_classes(split=split, seconds=_LABELS_S)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pixelcontrast.datasets.files import ColorLabels, FileError, read_header, read_image, read_label
 from pixelcontrast.datasets.labels import IGNORE_INDEX, LabelSpace
-from pixelcontrast.datasets.listing import Pair
+from pixelcontrast.datasets.listing import Pair, Split
 
 logger = logging.getLogger(__name__)
 
@@ -82,33 +82,35 @@ class SegmentationSet:
             count += 1
         return count
 
-    def check_classes(self, *, seconds: float) -> None:
-        """Look at the labels of pairs spread over the split; warn of classes that do not occur.
+    def check_classes(self, *, split: Split, seconds: float) -> None:
+        """Look at the labels of pairs spread over the split; warn of classes that are never trained.
 
         Args:
-            seconds: when to stop.
+            split: what the set is used for.
+            seconds: when to stop, but not before a pixel of a class was found.
 
         Raises:
             ValueError: as ``read``; or no label of the split has a pixel of any class.
         """
-        pixels, count = np.zeros(IGNORE_INDEX + 1, np.int64), 0
-        for pair in self._spread(seconds):
+        pixels, count, end = np.zeros(IGNORE_INDEX + 1, np.int64), 0, time.monotonic() + seconds
+        for pair in self._spread(math.inf):
+            if time.monotonic() > end and pixels[: self.labels.num_classes].any():
+                break
             encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
             pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
             count += 1
-        self._tell_absent_classes(pixels[: self.labels.num_classes], count)
+        self._tell_absent_classes(pixels[: self.labels.num_classes], count, split)
 
-    def _tell_absent_classes(self, pixels: np.ndarray, num_labels: int) -> None:
-        """Warn, or raise, over the pixels of each class in so many labels."""
-        absent = [name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0]
-        nothing, is_all = len(absent) == self.labels.num_classes, num_labels == len(self)
-        if nothing and is_all:
+    def _tell_absent_classes(self, pixels: np.ndarray, num_labels: int, split: Split) -> None:
+        """Warn, or raise, over the pixels of each class in so many labels; without any, in all of them."""
+        if not pixels.any():
+            purpose = "train" if split == "train" else "validate"
             raise ValueError(
-                f"data.root {self.root}: all pixels of all {num_labels} labels to train on are ignored"
+                f"data.root {self.root}: all pixels of all {num_labels} labels to {purpose} on are ignored; "
+                "at least one must have a class"
             )
-        if nothing:
-            logger.warning("of the %d labels looked at, all pixels are ignored", num_labels)
-        elif absent and is_all:
+        absent = [name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0]
+        if absent and split == "train" and num_labels == len(self):
             logger.warning("without a pixel in the training labels, so never learnt: %s", ", ".join(absent))
 
     def _spread(self, seconds: float) -> Iterator[Pair]:

@@ -45,9 +45,9 @@ class PackedSet(SegmentationSet):
         """Nothing is left to look at: the sizes of all shards are compared when a pack is opened."""
         return len(self)
 
-    def check_classes(self, *, seconds: float) -> None:  # noqa: ARG002
+    def check_classes(self, *, split: Split, seconds: float) -> None:  # noqa: ARG002
         """The manifest has the pixels of every label's classes."""
-        self._tell_absent_classes(self.class_pixels().sum(axis=0), len(self))
+        self._tell_absent_classes(self.class_pixels().sum(axis=0), len(self), split)
 
     def class_pixels(self) -> np.ndarray:
         """Pixels of each class in each image, int64 [num_images, num_classes]; no image is read."""
