@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import fs
@@ -20,6 +21,15 @@ _SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 """What ``fsync`` of a folder ends with where a file system has no such thing."""
 _GCS_RETRIES = "retry_limit_seconds"
+
+
+class Stamp(NamedTuple):
+    """What a listing says of a file."""
+
+    size: int
+    """In bytes."""
+    changed_ns: int | None
+    """When it was written, in nanoseconds since 1970; None where a store does not say."""
 
 
 class Storage:
@@ -103,9 +113,15 @@ class Storage:
 
     def sizes(self) -> dict[str, int]:
         """The size in bytes of every file below, by its path from here; none if this does not exist."""
+        return {name: stamp.size for name, stamp in self.stamps().items()}
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Size and time of change of every file below, by its path from here; none if this does not exist."""
         selector = fs.FileSelector(self.root, recursive=True, allow_not_found=True)
         files = [info for info in self.fs.get_file_info(selector) if info.is_file]
-        return {info.path.removeprefix(self.root).lstrip("/"): info.size for info in files}
+        return {
+            info.path.removeprefix(self.root).lstrip("/"): Stamp(info.size, info.mtime_ns) for info in files
+        }
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; whoever reads meanwhile sees the old one or the new one.

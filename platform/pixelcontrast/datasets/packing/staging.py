@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,17 +42,21 @@ def stage_pack(data: Data) -> Data:
         folder = _folder(data.root, content)
         shards = {shard.file: shard for shards in manifest.splits.values() for shard in shards}
         with _alone(folder):
-            _copy_all(
-                folder,
-                {file: shard.size for file, shard in shards.items()},
-                lambda file: _copy(remote, file, folder, shards[file].sha256),
-            )
+            missing = {
+                file: shard.size
+                for file, shard in shards.items()
+                if not _is_there(folder / file, shard.size)  # those that are were whole when they appeared
+            }
+            _copy_all(folder, missing, lambda file: _copy(remote, file, folder, sha256=shards[file].sha256))
             (folder / MANIFEST).write_bytes(content)
     return replace(data, root=str(folder))
 
 
 def stage_files(root: str) -> str:
     """The folder on this machine with all files of an unpacked data set: itself, or a copy of a URI's.
+
+    An earlier copy is brought up to date: files that have gone are deleted, and those with another size or
+    time of change are copied again. A copy has its original's time of change.
 
     Raises:
         ValueError: it cannot be read, or the disk has no room.
@@ -61,11 +65,20 @@ def stage_files(root: str) -> str:
         return root
     remote = Storage(root, option="ROOT")
     with _failures_named(root):
-        folder, sizes = _folder(root, b""), remote.sizes()
-        if not sizes:
-            raise ValueError(f"{root}: no files there; allowed is the folder of a data set")
+        folder = _folder(root, b"")
         with _alone(folder):
-            _copy_all(folder, sizes, lambda file: _copy(remote, file, folder))
+            stamps = remote.stamps()
+            if not stamps:
+                raise ValueError(f"{root}: no files there; allowed is the folder of a data set")
+            _delete_others(folder, stamps)
+            stale = {
+                file: stamp.size
+                for file, stamp in stamps.items()
+                if not _is_there(folder / file, stamp.size, changed_ns=stamp.changed_ns)
+            }
+            _copy_all(
+                folder, stale, lambda file: _copy(remote, file, folder, changed_ns=stamps[file].changed_ns)
+            )
     return str(folder)
 
 
@@ -100,26 +113,46 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _delete_others(folder: Path, files: Container[str]) -> None:
+    """Delete what the original has no longer, and what a copying that was killed has left."""
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for path in (Path(parent) / name for name in names):
+            if path.relative_to(folder).as_posix() not in files:
+                path.unlink()
+        for path in (Path(parent) / name for name in folders):
+            if not any(path.iterdir()):
+                path.rmdir()
+
+
 def _copy_all(folder: Path, sizes: Mapping[str, int], copy: Callable[[str], None]) -> None:
-    """Copy the files that are not there; those that are were whole when they appeared."""
-    missing = [file for file, size in sizes.items() if not _is_there(folder / file, size)]
-    needed, free = sum(sizes[file] for file in missing), shutil.disk_usage(folder).free
+    """Copy files of these sizes in bytes, if there is room for them."""
+    needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
     if needed + _RESERVE > free:
         raise ValueError(
             f"{folder}: the data take {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free; make "
             "room, or set TMPDIR to a larger local disk"
         )
     with ThreadPoolExecutor(_CONNECTIONS) as threads:
-        for _ in threads.map(copy, missing):
+        for _ in threads.map(copy, sizes):
             pass
 
 
-def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _is_there(path: Path, size: int, *, changed_ns: int | None = None) -> bool:
+    """Whether a file has this size and, where it is known, this time of change."""
+    if not path.is_file():
+        return False
+    status = path.stat()
+    return status.st_size == size and changed_ns in (None, status.st_mtime_ns)
 
 
-def _copy(remote: Storage, file: str, folder: Path, sha256: str | None = None) -> None:
-    """Copy a file, which appears whole; raises ``ValueError`` if it has not the ``sha256`` that is given."""
+def _copy(
+    remote: Storage, file: str, folder: Path, *, sha256: str | None = None, changed_ns: int | None = None
+) -> None:
+    """Copy a file, which appears whole, with its original's time of change where that is given.
+
+    Raises:
+        ValueError: it has not the ``sha256`` that is given.
+    """
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, found = path.with_name(f".{path.name}.partial"), hashlib.sha256()
@@ -133,4 +166,6 @@ def _copy(remote: Storage, file: str, folder: Path, sha256: str | None = None) -
             f"{remote.location}: {file} is damaged: its sha256 is not the manifest's; copy it there again, "
             "or pack the data again"
         )
+    if changed_ns is not None:
+        os.utime(partial, ns=(changed_ns, changed_ns))
     partial.replace(path)
