@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.io import decode_png
 
 from object_store import ObjectStore
 from pixelcontrast import Model, load_model
@@ -77,6 +78,19 @@ def test_what_the_files_show(model: TrainedModel, tmp_path: Path) -> None:
     drawn = read(tmp_path / "out/overlays/a.png").astype(int)
     assert drawn.shape == (40, 48, 3)
     assert (np.abs(drawn - 0.68 * palette[found.classes]) <= 0.32 * 255 + 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_masks_of_few_classes_are_8_bit_pngs_which_torchvision_reads(
+    model: TrainedModel, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "a.png", size=(40, 48))
+    predict_pictures(model, find_pictures([str(tmp_path / "a.png")], out="out"), out=str(tmp_path))
+    content = (tmp_path / "masks" / "a.png").read_bytes()
+    bits, color_type = content[24:26]
+    assert (len(model.classes), bits, color_type) == (11, 8, 3)
+    ids = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    np.testing.assert_array_equal(ids[0], model.predict(read(tmp_path / "a.png")))
 
 
 def test_pictures_come_from_an_object_store_and_go_there(

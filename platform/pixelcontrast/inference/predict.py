@@ -70,8 +70,9 @@ def predict_pictures(
     ``predictions.json`` records the network and each picture's file. Predictions of other files may be added
     to those of the same network.
 
-    A mask is a palette PNG of class numbers; a confidence is grey, 255 for a softmax probability of 1. All
-    have the picture's size; a photograph that lies on its side by its EXIF orientation is turned upright.
+    A mask is a palette PNG of class numbers in 8 bits; a confidence is grey, 255 for a softmax probability of
+    1. All have the picture's size; a photograph that lies on its side by its EXIF orientation is turned
+    upright.
 
     Args:
         model: from ``load_model``.
@@ -154,7 +155,8 @@ def _draw(image: Tensor, found: Prediction, model: TrainedModel) -> dict[str, by
     """Folder → PNG."""
     classes, palette = found.classes.numpy(), np.array(model.metadata.palette, np.uint8)
     mask = Image.fromarray(classes)
-    mask.putpalette(palette.flatten().tolist())
+    # Pillow packs a palette of up to 16 colours into 1, 2 or 4 bits, which torchvision decodes to wrong ids.
+    mask.putpalette(np.pad(palette, ((0, 256 - len(palette)), (0, 0))).flatten().tolist())
     confidence = (255 * found.confidence.numpy()).round().astype(np.uint8)
     pictures = {
         "overlays": Image.fromarray(blend(image.permute(1, 2, 0).numpy(), classes, palette)),
