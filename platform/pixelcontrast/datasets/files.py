@@ -73,14 +73,23 @@ class _Kind:
     """Pillow's."""
     allowed: str
     """The modes in words, for errors."""
+    remedy: str
+    """How to save a file of another mode or depth."""
 
     def __str__(self) -> str:
         return " or ".join(self.formats)
 
 
-_IMAGE = _Kind(("PNG", "JPEG"), ("RGB", "RGBA", "L", "P"), "8-bit RGB, RGBA, L, P")
-_LABEL = _Kind(("PNG",), ("L", "P", "1"), "8-bit L, P, and 1 bit")
-_COLORS = _Kind(("PNG",), ("RGB", "RGBA", "P"), "8-bit RGB, RGBA, P")
+_EIGHT_BITS = "save it with 8 bits per value, as a "
+_AS_MASK = f"{_EIGHT_BITS}PNG of class ids; masks of colours: see mask_values in dataset.toml"
+_IMAGE = _Kind(
+    ("PNG", "JPEG"),
+    ("RGB", "RGBA", "L", "P"),
+    "8-bit RGB, RGBA, L, P",
+    f"{_EIGHT_BITS}colour or grey image",
+)
+_LABEL = _Kind(("PNG",), ("L", "P", "1"), "8-bit L, P, and 1 bit", _AS_MASK)
+_COLORS = _Kind(("PNG",), ("RGB", "RGBA", "P"), "8-bit RGB, RGBA, P", _AS_MASK)
 
 
 def read_image(path: Path) -> Tensor:
@@ -98,10 +107,24 @@ def read_image(path: Path) -> Tensor:
 def decode_image(content: bytes, path: Path | str) -> Tensor:
     """Decode an image file's content, which came from a path or a URI; as ``read_image``."""
     image = _decode(content, path, _IMAGE)
-    if image.has_transparency_data:
-        _check_opaque(image, path)
     if (orientation := _orientation(image)) != 1:
         image = image.transpose(_UPRIGHT[orientation])
+    return image_pixels(image, path)
+
+
+def image_pixels(image: Image.Image, name: Path | str) -> Tensor:
+    """An opened image's pixels, uint8 [3, H, W] (a view with the channels last in memory).
+
+    Args:
+        image: as it lies; EXIF's orientation is not applied.
+        name: what errors call it.
+
+    Raises:
+        FileError: it is of another mode than those of 8 bits, or has transparent pixels.
+    """
+    _check_mode(image, name, _IMAGE)
+    if image.has_transparency_data:
+        _check_opaque(image, name)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
@@ -172,7 +195,7 @@ def read_header(path: Path, content: Literal["image", "ids", "colors"]) -> Heade
         with path.open("rb") as file, Image.open(file, formats=kind.formats) as image:
             _check_size(image, path)
             file.seek(0)
-            _check_mode(image, file.read(_PNG_DEPTH_OFFSET + 1), path, kind)
+            _check_values(image, file.read(_PNG_DEPTH_OFFSET + 1), path, kind)
             orientation = _orientation(image) if kind is _IMAGE else 1
             width, height = image.size
     except FileError:
@@ -204,7 +227,7 @@ def _decode(content: bytes, path: Path | str, kind: _Kind) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types, and none of them names the file.
         raise _unreadable(path, kind, error) from error
-    _check_mode(image, content[: _PNG_DEPTH_OFFSET + 1], path, kind)
+    _check_values(image, content[: _PNG_DEPTH_OFFSET + 1], path, kind)
     return image
 
 
@@ -235,22 +258,23 @@ def _too_large(path: Path | str, what: str) -> FileError:
     )
 
 
-def _check_mode(image: Image.Image, head: bytes, path: Path | str, kind: _Kind) -> None:
-    allowed = f"allowed are {kind.allowed}"
-    remedy = "save it with 8 bits per value, " + (
-        "as a colour or grey image"
-        if kind is _IMAGE
-        else "as a PNG of class ids; masks of colours: see mask_values in dataset.toml"
-    )
+def _check_mode(image: Image.Image, path: Path | str, kind: _Kind) -> None:
     if image.mode not in kind.modes:
-        raise FileError(f"{path}: mode {image.mode} is not supported; {allowed}", remedy=remedy)
+        problem = f"{path}: mode {image.mode} is not supported; allowed are {kind.allowed}"
+        raise FileError(problem, remedy=kind.remedy)
+
+
+def _check_values(image: Image.Image, head: bytes, path: Path | str, kind: _Kind) -> None:
+    """Check the mode, and the bits per value that stand at the file's head."""
+    _check_mode(image, path, kind)
     if image.format != "PNG":
         return
     depth = head[_PNG_DEPTH_OFFSET]
     # Pillow takes the high byte of 16 bits, and stretches 1 to 4 grey bits to 0 … 255, which changes ids.
     if depth == 16 or (depth != 8 and image.mode == "L" and kind is not _IMAGE):
         values = "grey values" if image.mode == "L" else "values"
-        raise FileError(f"{path}: {values} of {depth} bits; {allowed}", remedy=remedy)
+        problem = f"{path}: {values} of {depth} bits; allowed are {kind.allowed}"
+        raise FileError(problem, remedy=kind.remedy)
 
 
 def _check_opaque(image: Image.Image, path: Path | str) -> None:

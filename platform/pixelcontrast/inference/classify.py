@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from pixelcontrast.datasets.files import image_pixels
 from pixelcontrast.datasets.transforms import Normalization, normalize
 from pixelcontrast.models import SegmentationModel
 
@@ -73,14 +74,11 @@ def to_tensor(image: Image.Image | ArrayLike) -> Tensor:
     """A PIL image, or an array of uint8 [H, W, 3] or grey [H, W] → uint8 [3, H, W].
 
     Raises:
-        ValueError: an array of another type or shape, or an image with transparent pixels.
+        ValueError: an array of another type or shape, or an image of another mode than 8-bit RGB, RGBA, L and
+            P, or with transparent pixels.
     """
     if isinstance(image, Image.Image):
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
-            raise ValueError(
-                "image: transparent pixels, whose colour is undefined; flatten it onto a background"
-            )
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return image_pixels(image, "image")
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ValueError(

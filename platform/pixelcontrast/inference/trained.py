@@ -55,14 +55,16 @@ class TrainedModel(SegmentationModel):
         """The class of every pixel.
 
         Args:
-            image: a PIL image, or uint8 [H, W, 3] (RGB) or [H, W] (grey); of any size. A camera's orientation
-                tag (EXIF) is not applied: turn such an image with ``PIL.ImageOps.exif_transpose``.
+            image: a PIL image of 8 bits (RGB, RGBA, L or P), or uint8 [H, W, 3] (RGB) or [H, W] (grey); of
+                any size. A camera's orientation tag (EXIF) is not applied: turn such an image with
+                ``PIL.ImageOps.exif_transpose``.
 
         Returns:
             uint8 [H, W]: places in ``classes``.
 
         Raises:
-            ValueError: an array of another type or shape, or an image with transparent pixels.
+            ValueError: an array of another type or shape, or an image of another mode or with transparent
+                pixels.
         """
         return classify(self, to_tensor(image)).classes.numpy()
 
