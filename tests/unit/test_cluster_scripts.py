@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from ray.autoscaler._private import command_runner
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
@@ -119,6 +120,15 @@ def test_the_image_is_pinned_runs_as_a_user_and_wants_a_token() -> None:
         if word in ("COPY", "ADD"):
             *sources, _ = [part for part in rest.split() if not part.startswith("--")]
             assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_image_has_the_programs_that_ray_s_autoscaler_calls() -> None:
+    """It runs in the head's container, and reaches the workers from there."""
+    packages, calls = {"ssh": "openssh-client", "rsync": "rsync"}, Path(command_runner.__file__).read_text()
+    assert all(f'["{program}"' in calls for program in packages)
+    found = instructions((CLUSTERS / "Dockerfile").read_text())
+    (install,) = [rest for word, rest in found if word == "RUN" and "apt-get install" in rest]
+    assert set(packages.values()) <= set(install.split())
 
 
 def test_the_image_installs_what_the_project_asks_for(tmp_path: Path) -> None:
