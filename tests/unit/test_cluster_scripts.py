@@ -46,6 +46,7 @@ def test_the_batch_script_starts_ray_on_all_nodes_with_a_token(tmp_path: Path) -
         "RAY_ADDRESS=node7:23456",
         "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300",
     } <= set(lines)
+    assert "--cpus-per-task=32" in lines[: lines.index("ray")], "srun does not take it over from sbatch"
     shown = lines[lines.index("symmetric-run") + 1 :]
     separator = shown.index("--")
     assert shown[separator + 1 : separator + 5] == [
