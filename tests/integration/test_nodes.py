@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cluster_loops
 import pytest
 import torch
+from cluster_processes import PATHS, tiny_experiment
 
 import raylets
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, Workers, config, training
+from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.train.worker import train
@@ -22,6 +25,7 @@ STEPS = 60
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without CPUs."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
     with raylets.cluster(tmp_path / "token", monkeypatch, **head) as started:
@@ -136,6 +140,21 @@ def test_a_run_lives_through_a_drained_node_a_lost_node_and_a_new_node(
     assert [row["step"] for row in trained] == list(range(1, STEPS + 1))
     check_lost_steps([attempt["from_step"] for attempt in attempts], trained, lost_at=changes.lost_at)
     check_losses(trained, config.replace(settings, {"run.name": "alone", "run.workers": "1"}))
+
+
+def test_a_run_waits_for_a_node_that_starts_because_of_it(cluster: Any, tmp_path: Path) -> None:
+    """As on a cluster that scales from none; without the setting the run is refused."""
+    settings, rows = tiny_experiment(tmp_path, workers=1), []
+    with pytest.raises(LaunchError, match=r"1 node with 0 CPUs, where none would fit.*run\.node_timeout"):
+        launch(settings, on_row=rows.append, loop=cluster_loops.counting)
+
+    def start_a_node(stage: str) -> None:
+        if stage.startswith("waiting for Ray to start the workers"):
+            cluster.add_node(num_cpus=1, **raylets.NODE)
+
+    waits = config.replace(settings, {"run.node_timeout": 300})
+    launch(waits, on_row=rows.append, loop=cluster_loops.counting, on_stage=start_a_node)
+    assert [row["step"] for row in rows] == list(range(1, 8))
 
 
 def check_lost_steps(begun: list[int], trained: list[dict[str, Any]], *, lost_at: int) -> None:

@@ -5,6 +5,7 @@ import pytest
 from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import check_memory_fits, check_placement, concurrency, takes_gpus
+from pixelcontrast.cluster.train.watch import Bounds, usual_bounds
 from pixelcontrast.config import Data, Experiment, Model, Run, Workers
 
 
@@ -41,9 +42,20 @@ def test_auto_takes_gpus_where_there_are_any():
 
 
 def test_an_autoscaled_cluster_may_grow_first():
-    check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 8.0})
-    with pytest.raises(LaunchError, match="4 workers"):
-        check_placement(run(Workers(4)), [{"CPU": 0.0}], growth={"CPU": 2.0})
+    nodes = [{"CPU": 0.0}]
+    with pytest.raises(LaunchError, match=r"4 workers.*set run\.node_timeout"):
+        check_placement(run(Workers(4)), nodes)
+    waits = run(Workers(4), device="cuda", node_timeout=3600)
+    check_placement(waits, nodes)
+    assert (concurrency(waits, nodes), concurrency(waits, nodes, 8)) == (1, 8)
+    assert usual_bounds(waits).placement_s == 3600
+    assert usual_bounds(run(Workers(4))).placement_s == Bounds().placement_s
+    assert usual_bounds(run(Workers(4), device="cpu", node_timeout=1)).placement_s == Bounds().placement_s
+
+
+def test_a_run_that_waits_for_nodes_must_say_its_device():
+    with pytest.raises(ValueError, match=r"node_timeout is 3600 and device auto.*set device to cuda or cpu"):
+        run(Workers(1), node_timeout=3600)
 
 
 def test_as_many_trials_run_at_a_time_as_fit_whole():
@@ -52,7 +64,7 @@ def test_as_many_trials_run_at_a_time_as_fit_whole():
     assert concurrency(run(Workers(2)), two) == 3
     assert concurrency(run(Workers(1), cpus_per_worker=2), two) == 3
     assert concurrency(run(Workers(1, 8)), two) == 1  # elastic: fewer workers than it may have
-    assert concurrency(run(Workers(2)), [{"CPU": 0.0}], growth={"CPU": 64.0}) == 32
+    assert (concurrency(run(Workers(2)), two, 2), concurrency(run(Workers(2)), two, 9)) == (2, 3)
     with pytest.raises(LaunchError, match="asks for 8 workers"):
         concurrency(run(Workers(8)), two)
 

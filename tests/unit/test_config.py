@@ -98,7 +98,7 @@ def test_differences_leave_out_placement() -> None:
     assert config.differences(EXPERIMENT, changed) == {"contrast.temperature": (0.1, 0.2)}
 
 
-ONE_WORKER = replace(EXPERIMENT, {"run.workers": "1"})
+ONE_WORKER = replace(EXPERIMENT, {"run.workers": "1", "run.device": "cpu"})
 
 
 def others(value: Any) -> list[Any]:

@@ -161,10 +161,17 @@ def test_clocks_that_are_apart_are_told_and_slow_answers_are_not() -> None:
 
 def test_workers_without_a_place_are_said_with_the_keys_to_change() -> None:
     run = Run(name="x", workers=Workers(4), cpus_per_worker=2)
-    found = findings.placement(run, [{"CPU": 4.0}, {"CPU": 1.0}], None)
+    found = findings.placement(run, [{"CPU": 4.0}, {"CPU": 1.0}])
     assert found.text.endswith("2 nodes with 4 CPUs; 1 CPU, where 2 would fit")
-    assert found.remedy == "Lower run.workers or run.cpus_per_worker, or add nodes."
-    assert not findings.placement(run, [{"CPU": 4.0}], {"CPU": 64.0}).remedy
+    assert found.remedy.startswith("Lower run.workers or run.cpus_per_worker, or add nodes; ")
+
+
+def test_workers_that_would_wait_for_nodes_are_no_fault() -> None:
+    run = Run(name="x", workers=Workers(4), device="cuda", node_timeout=3600)
+    found = findings.placement(run, [{"CPU": 0.0}])
+    assert found.text.endswith("none would fit; the run would wait for more nodes, 3600 seconds at most")
+    assert not found.remedy
+    assert findings.placement(run, [{"CPU": 4.0, "GPU": 4.0}]).text.endswith("they fit")
 
 
 def test_a_node_without_the_package_is_told_from_one_that_hangs() -> None:

@@ -129,11 +129,7 @@ def test_the_state_of_nodes_has_its_methods() -> None:
     from ray._private.state import GlobalState, state
 
     assert isinstance(state, GlobalState)
-    for method in (
-        state.get_draining_nodes,
-        state.available_resources_per_node,
-        state.get_max_resources_from_cluster_config,
-    ):
+    for method in (state.get_draining_nodes, state.available_resources_per_node):
         assert takes(method)
 
 

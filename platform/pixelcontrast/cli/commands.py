@@ -172,6 +172,7 @@ def doctor(
     workers: str = "1",
     cpus_per_worker: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    node_timeout: float = 0.0,
 ) -> None:
     """Check that this machine, or the cluster in RAY_ADDRESS, has all that a run needs.
 
@@ -185,6 +186,7 @@ def doctor(
         workers: number of workers that must fit: N, or MIN:MAX.
         cpus_per_worker: CPU cores that each worker reserves.
         device: auto asks for a GPU per worker where the cluster has GPUs.
+        node_timeout: seconds that the run would wait for nodes that an autoscaler starts.
     """
     from pixelcontrast.cli.tables import show_findings
     from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
@@ -194,7 +196,13 @@ def doctor(
             refuse(f"{option} {value}: there is no --data to look at; give the data set's folder, too")
     try:
         count = Workers.parse(workers)
-        asked = Run(name="doctor", workers=count, cpus_per_worker=cpus_per_worker, device=device)
+        asked = Run(
+            name="doctor",
+            workers=count,
+            cpus_per_worker=cpus_per_worker,
+            device=device,
+            node_timeout=node_timeout,
+        )
     except ValueError as error:
         refuse(explain(error))
     wanted = Wanted(storage=storage, data=data, layout=layout, class_order=class_order, run=asked)

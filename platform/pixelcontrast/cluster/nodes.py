@@ -4,14 +4,13 @@ from pathlib import Path
 
 import ray
 
-from pixelcontrast.cluster.ray_internals import autoscaler_limit, draining_nodes, free_resources_by_node
+from pixelcontrast.cluster.ray_internals import draining_nodes, free_resources_by_node
 
 
-def cluster_resources() -> tuple[list[dict[str, float]], dict[str, float] | None]:
-    """Resources of each living node that is not being drained, and the most that an autoscaler adds up to."""
+def cluster_resources() -> list[dict[str, float]]:
+    """Resources of each living node that is not being drained."""
     draining = draining_nodes()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
-    return nodes, autoscaler_limit()
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
 
 
 def free_resources() -> list[dict[str, float]]:

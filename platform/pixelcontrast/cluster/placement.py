@@ -8,33 +8,31 @@ from pixelcontrast.config import Run, check_memory
 Resources = Mapping[str, float]
 
 
-def takes_gpus(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> bool:
+def takes_gpus(run: Run, nodes: Sequence[Resources]) -> bool:
     """Whether each worker gets a GPU: as ``run.device`` says, or with ``auto`` if the cluster has any.
 
     Args:
         nodes: the resources of every living node.
-        growth: the most that an autoscaled cluster can grow to.
     """
     if run.device != "auto":
         return run.device == "cuda"
-    return any(resources.get("GPU", 0) > 0 for resources in [*nodes, growth or {}])
+    return any(resources.get("GPU", 0) > 0 for resources in nodes)
 
 
-def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> None:
+def check_placement(run: Run, nodes: Sequence[Resources]) -> None:
     """Check that the fewest workers of ``run.workers`` fit, each whole on one node.
+
+    With ``run.node_timeout`` nothing is refused: Ray does not tell what an autoscaler may start.
 
     Args:
         nodes: the resources of every living node.
-        growth: the most that an autoscaled cluster can grow to, in total; None for one of fixed size.
 
     Raises:
         LaunchError: they never fit; the text names what is asked, what there is, and the key to change.
     """
-    asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
-    if growth is not None and workers_in(growth, asked) >= run.workers.min:
-        return
+    asked = worker_resources(run, gpu=takes_gpus(run, nodes))
     fitting = sum(workers_in(node, asked) for node in nodes)
-    if fitting < run.workers.min:
+    if fitting < run.workers.min and not run.node_timeout:
         raise LaunchError(
             f"{describe_request(run, asked)}, but the cluster has {_describe_nodes(nodes, asked)}, where "
             f"{fitting or 'none'} would fit",
@@ -42,16 +40,21 @@ def check_placement(run: Run, nodes: Sequence[Resources], growth: Resources | No
         )
 
 
-def concurrency(run: Run, nodes: Sequence[Resources], growth: Resources | None = None) -> int:
+def concurrency(run: Run, nodes: Sequence[Resources], most: int | None = None) -> int:
     """How many such runs fit on the cluster at a time, each with all its workers; 1 where only fewer fit.
+
+    Args:
+        most: an upper bound; with ``run.node_timeout`` the answer, as nodes start for what waits.
 
     Raises:
         LaunchError: as ``check_placement``.
     """
-    check_placement(run, nodes, growth)
-    asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
-    workers = max(sum(workers_in(node, asked) for node in nodes), workers_in(growth, asked) if growth else 0)
-    return max(workers // run.workers.max, 1)
+    check_placement(run, nodes)
+    asked = worker_resources(run, gpu=takes_gpus(run, nodes))
+    fitting = max(sum(workers_in(node, asked) for node in nodes) // run.workers.max, 1)
+    if most is None:
+        return fitting
+    return most if run.node_timeout else min(most, fitting)
 
 
 def check_memory_fits(size: int, run: Run, nodes: Sequence[Resources], *, gpu: bool) -> None:
@@ -97,7 +100,8 @@ def _describe_nodes(nodes: Sequence[Resources], asked: Resources) -> str:
 
 def _remedy(asked: Resources) -> str:
     keys = "run.workers or run.cpus_per_worker"
-    return f"Lower {keys}, or set run.device to cpu." if "GPU" in asked else f"Lower {keys}, or add nodes."
+    other = "set run.device to cpu" if "GPU" in asked else "add nodes"
+    return f"Lower {keys}, or {other}; if an autoscaler is to start nodes, set run.node_timeout."
 
 
 def _count(number: float, noun: str) -> str:

@@ -152,15 +152,6 @@ def free_resources_by_node() -> dict[str, dict[str, float]]:
     return _state().available_resources_per_node()
 
 
-def autoscaler_limit() -> dict[str, float] | None:
-    """The most that an autoscaled cluster can grow to, in total; None for a cluster of fixed size.
-
-    Public: nothing. ``ray.cluster_resources()`` gives what is there now.
-    """
-    limit = _state().get_max_resources_from_cluster_config()
-    return dict(limit) if limit else None
-
-
 def _state() -> Any:
     from ray._private.state import state
 

@@ -106,7 +106,7 @@ The embedding collapses with them, from random weights and from ImageNet's (expe
 PLACEMENT = frozenset(
     {"data.root", "data.loader_processes", "data.on_bad_sample", "run.storage", "run.name"}
     | {"run.workers", "run.device", "run.cpus_per_worker", "run.gpus_per_worker", "run.compile"}
-    | {"run.max_failures"}
+    | {"run.max_failures", "run.node_timeout"}
     | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}
 )
 """Keys that may differ between two attempts at the same run: where and how often, not what."""

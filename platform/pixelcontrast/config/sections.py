@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
@@ -265,3 +265,15 @@ class Run:
     """Newest checkpoints kept beside the best."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times that Ray starts the workers again after one has died."""
+    node_timeout: NonNegative = 0.0
+    """Seconds to wait for nodes that an autoscaler starts. 0: the nodes that are there must do, and have a
+    place free within ten minutes."""
+
+    @model_validator(mode="after")
+    def _device_is_said_for_nodes_to_come(self) -> "Run":
+        if self.node_timeout > 0 and self.device == "auto":
+            raise ValueError(
+                f"node_timeout is {self.node_timeout:g} and device auto: nodes that are still to come do not "
+                "show whether they have GPUs; set device to cuda or cpu"
+            )
+        return self

@@ -128,7 +128,7 @@ def _diagnose_machine(wanted: Wanted) -> list[Finding]:
     # A local instance offers as many CPUs as the workers ask for.
     cpus = max(facts.cores, wanted.run.workers.max * wanted.run.cpus_per_worker)
     resources = {"CPU": float(cpus), "GPU": float(len(facts.gpus))}
-    workers = findings.placement(wanted.run, [resources], None)
+    workers = findings.placement(wanted.run, [resources])
     if cpus > facts.cores:
         workers = workers._replace(text=f"{workers.text}, and share {facts.cores} cores")
     return [*_judge(machines, {}, here, wanted), workers]
@@ -149,7 +149,7 @@ def _diagnose_cluster(wanted: Wanted) -> list[Finding]:
     found = [_describe_nodes(resources, len(ray.nodes()) - len(alive)), *findings.silent(failed)]
     if machines:
         found += [*_judge(machines, resources, asked, wanted), findings.clocks(_offsets(asked))]
-    return [*found, findings.placement(wanted.run, *nodes.cluster_resources())]
+    return [*found, findings.placement(wanted.run, nodes.cluster_resources())]
 
 
 def _describe_nodes(resources: Mapping[str, Resources], gone: int) -> Finding:

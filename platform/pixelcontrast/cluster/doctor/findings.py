@@ -11,6 +11,7 @@ from pixelcontrast.cluster.placement import (
     describe_request,
     takes_gpus,
     worker_resources,
+    workers_in,
 )
 from pixelcontrast.config import Run
 
@@ -156,14 +157,20 @@ def clocks(offsets: Mapping[str, tuple[float, float]]) -> Finding:
     return Finding("clocks", f"at most {1000 * (skew + unsure):.0f} ms apart")
 
 
-def placement(run: Run, nodes: Sequence[Resources], growth: Resources | None) -> Finding:
-    """Whether the workers fit on the cluster when it is idle."""
+def placement(run: Run, nodes: Sequence[Resources]) -> Finding:
+    """Whether the workers fit on the cluster when it is idle, or would wait for nodes to start."""
     try:
-        check_placement(run, nodes, growth)
+        check_placement(run, nodes)
     except LaunchError as error:
         return Finding("workers", error.finding, error.remedy)
-    asked = worker_resources(run, gpu=takes_gpus(run, nodes, growth))
-    return Finding("workers", f"{describe_request(run, asked)}: they fit")
+    asked = worker_resources(run, gpu=takes_gpus(run, nodes))
+    fitting = sum(workers_in(node, asked) for node in nodes)
+    if fitting >= run.workers.min:
+        return Finding("workers", f"{describe_request(run, asked)}: they fit")
+    waiting = f"on the nodes that are there {fitting or 'none'} would fit; the run would wait for more nodes"
+    return Finding(
+        "workers", f"{describe_request(run, asked)}: {waiting}, {run.node_timeout:g} seconds at most"
+    )
 
 
 def silent(failures: Mapping[str, Exception]) -> list[Finding]:

@@ -227,11 +227,13 @@ class Driver:
         if time.monotonic() - since > self._bounds.placement_s:
             free = ray.available_resources()
             there = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self._plan.resources)
-            raise LaunchError(
+            failure = LaunchError(
                 f"{describe_request(self._run, self._plan.resources)}; they got no place in "
                 f"{self._bounds.placement_s:g} seconds. The cluster has {there} free now",
-                "Others may hold the rest, or a node left: wait for them, or add nodes.",
+                "Others may hold the rest, or a node left or is still starting: wait for them, or add nodes; "
+                "run.node_timeout sets how long a run waits.",
             )
+            raise self._final(failure)
 
     def _end_hanging(self) -> None:
         """End the workers that keep the others waiting; all then start again, as after a death."""

@@ -14,7 +14,7 @@ from pixelcontrast.cluster.placement import (
 )
 from pixelcontrast.cluster.signals import sigterm_interrupts
 from pixelcontrast.cluster.train.events import Row
-from pixelcontrast.cluster.train.watch import Bounds
+from pixelcontrast.cluster.train.watch import Bounds, usual_bounds
 from pixelcontrast.cluster.train.worker import Loop, train
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs.lock import held
@@ -61,7 +61,7 @@ def launch(
         stopped_by: called in this thread twice a second; returns a signal that another process received on
             behalf of this one, or None. A signal stops the training as the first one to this process would.
         loop: what every worker runs.
-        bounds: None for the usual ones.
+        bounds: None for the usual ones (``usual_bounds``).
 
     Raises:
         ValueError: another driver has the run, the memory of the contrast does not fit on a node, or a path
@@ -71,7 +71,7 @@ def launch(
         Interrupted: by a signal; the same call resumes from the checkpoint.
     """
     experiment = reachable_paths(experiment)
-    run, bounds = experiment.run, bounds or Bounds()
+    run, bounds = experiment.run, bounds or usual_bounds(experiment.run)
     address = os.environ.get("RAY_ADDRESS")
     on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     with (
@@ -91,9 +91,9 @@ def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds) -> "P
     from pixelcontrast.cluster import nodes
     from pixelcontrast.cluster.train.launcher import Plan
 
-    run, (resources, growth) = experiment.run, nodes.cluster_resources()
-    check_placement(run, resources, growth)
-    gpu = takes_gpus(run, resources, growth)
+    run, resources = experiment.run, nodes.cluster_resources()
+    check_placement(run, resources)
+    gpu = takes_gpus(run, resources)
     check_memory_fits(memory, run, resources, gpu=gpu)
     return Plan(
         experiment=experiment,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pixelcontrast.cluster.train.events import Beat
+from pixelcontrast.config import Run
 
 _PAUSE_S = 10.0
 """If two looks are further apart than this, this process or the whole machine was paused."""
@@ -13,7 +14,7 @@ class Bounds:
     """Time limits of a launch, in seconds.
 
     Attributes:
-        placement_s: until the workers have a place, at the start or after a failure; autoscalers are slow.
+        placement_s: until the workers have a place, at the start or after a failure.
         placement_attempt_s: of one attempt of Ray's to place them; an elastic run then starts with fewer.
         silent_s: without a heartbeat; then the worker is stopped, or its machine is out of reach.
         still_s: a worker may keep the others waiting, or stay at one place.
@@ -27,6 +28,11 @@ class Bounds:
     still_s: float = 300.0
     resize_s: float = 30.0
     stop_s: float = 120.0
+
+
+def usual_bounds(run: Run) -> Bounds:
+    """The limits of a run; it waits for a place as long as for nodes that an autoscaler starts."""
+    return Bounds(placement_s=max(Bounds.placement_s, run.node_timeout))
 
 
 class Watch:

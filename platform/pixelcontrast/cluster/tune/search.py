@@ -54,8 +54,7 @@ def run_search(
             with connect(min_cpus=cpus, state_api=state_api) as cluster:
                 from pixelcontrast.cluster.nodes import cluster_resources
 
-                concurrent = concurrency(run, *cluster_resources())
-                concurrent = min(search.max_concurrent or concurrent, concurrent)
+                concurrent = concurrency(run, cluster_resources(), search.max_concurrent)
                 _announce(folder, cluster)
                 listener.began(remaining=trials.remaining, concurrent=concurrent)
                 _tune(running, concurrent)
