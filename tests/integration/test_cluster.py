@@ -15,7 +15,7 @@ import pytest
 from cluster_processes import PATHS, WORKER, names_of, tiny_experiment, workers_of
 
 from pixelcontrast.cluster.connect import Connection, connect
-from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.errors import LaunchError, NoPlaceError
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
@@ -267,7 +267,7 @@ def test_workers_without_a_place_end_in_bounded_time(alone_or_not):
     ray.get(occupant.ready.remote())
     try:
         asked = rf"run.workers is {left + 1}.*no place in 6 seconds.*has {left} CPUs free"
-        with pytest.raises(LaunchError, match=asked):
+        with pytest.raises(NoPlaceError, match=asked):
             launch(
                 alone_or_not,
                 on_row=print,

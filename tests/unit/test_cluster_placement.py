@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from pixelcontrast.cluster.errors import LaunchError, WorkerError, first_cause
+from pixelcontrast.cluster.errors import LaunchError, NoPlaceError, WorkerError, first_cause
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import check_memory_fits, check_placement, concurrency, takes_gpus
 from pixelcontrast.cluster.train.watch import Bounds, usual_bounds
@@ -21,7 +21,7 @@ def test_workers_that_fit_are_accepted():
 
 
 def test_too_few_cpus_are_named_with_the_keys():
-    with pytest.raises(LaunchError, match=r"run.workers is 4\).*1 node with 2 CPUs.*Lower run.workers"):
+    with pytest.raises(NoPlaceError, match=r"run.workers is 4\).*1 node with 2 CPUs.*Lower run.workers"):
         check_placement(run(Workers(4)), [{"CPU": 2.0}])
 
 

@@ -180,3 +180,15 @@ def test_the_end_of_a_trial_tells_what_its_training_warned_of(
     first, second = capsys.readouterr().out.splitlines()
     assert first == "trial-0001  warning: it has collapsed."
     assert second.startswith("trial-0001  failed: its disk is full")
+
+
+def test_a_trial_that_waits_for_a_place_says_so_and_stays_unfinished_when_stopped(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, listener = Driver(experiment, Search(space=SPACE, trials=5)), Lines()
+    running, _ = running_trials(experiment, driver, listener)
+    for report in ({"waiting": "the cluster has 0 CPUs free now"}, {"stopped": ""}):
+        assert running.report("a", report) is False
+    assert states(driver.trials.all()) == ["RUNNING"] * 3
+    assert listener.lines[3:] == [("stopped", "trial-0000", "")]
+    assert "trial-0000 waits for a place: the cluster has 0 CPUs free now" in caplog.text

@@ -30,6 +30,13 @@ class LaunchError(RuntimeError):
         return f"{self.finding}. {self.remedy}" if self.remedy else self.finding
 
 
+class NoPlaceError(LaunchError):
+    """The workers have no place on the cluster now: others hold it, or nodes are gone.
+
+    Nothing of the training failed, so it may wait.
+    """
+
+
 class WorkerError(Exception):
     """An exception of one worker as text: it crosses processes even if the exception itself cannot.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.errors import NoPlaceError
 from pixelcontrast.config import Run, check_memory
 
 Resources = Mapping[str, float]
@@ -28,12 +28,13 @@ def check_placement(run: Run, nodes: Sequence[Resources]) -> None:
         nodes: the resources of every living node.
 
     Raises:
-        LaunchError: they never fit; the text names what is asked, what there is, and the key to change.
+        NoPlaceError: they never fit on these nodes; the text names what is asked, what there is, and the
+            key to change.
     """
     asked = worker_resources(run, gpu=takes_gpus(run, nodes))
     fitting = sum(workers_in(node, asked) for node in nodes)
     if fitting < run.workers.min and not run.node_timeout:
-        raise LaunchError(
+        raise NoPlaceError(
             f"{describe_request(run, asked)}, but the cluster has {_describe_nodes(nodes, asked)}, where "
             f"{fitting or 'none'} would fit",
             _remedy(asked),
@@ -47,7 +48,7 @@ def concurrency(run: Run, nodes: Sequence[Resources], most: int | None = None) -
         most: an upper bound; with ``run.node_timeout`` the answer, as nodes start for what waits.
 
     Raises:
-        LaunchError: as ``check_placement``.
+        NoPlaceError: as ``check_placement``.
     """
     check_placement(run, nodes)
     asked = worker_resources(run, gpu=takes_gpus(run, nodes))

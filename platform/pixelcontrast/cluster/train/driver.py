@@ -11,7 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
-from pixelcontrast.cluster.errors import RERUN, LaunchError, first_cause
+from pixelcontrast.cluster.errors import RERUN, LaunchError, NoPlaceError, first_cause
 from pixelcontrast.cluster.placement import describe_request, workers_in
 from pixelcontrast.cluster.ray_internals import cause_of_death, draining_nodes
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
@@ -200,7 +200,7 @@ class Driver:
             return failure
         first, last, attempts = self._failures[0], self._failures[-1], len(self._failures)
         if attempts <= self._run.max_failures:  # retries are left, but there is no room
-            return LaunchError(f"{failure.finding}. Before that, {first}", failure.remedy)
+            return type(failure)(f"{failure.finding}. Before that, {first}", failure.remedy)
         if attempts == 1:
             return first
         others = "each" if str(first) == str(last) else f"the first; the last: {last}"
@@ -227,7 +227,7 @@ class Driver:
         if time.monotonic() - since > self._bounds.placement_s:
             free = ray.available_resources()
             there = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self._plan.resources)
-            failure = LaunchError(
+            failure = NoPlaceError(
                 f"{describe_request(self._run, self._plan.resources)}; they got no place in "
                 f"{self._bounds.placement_s:g} seconds. The cluster has {there} free now",
                 "Others may hold the rest, or a node left or is still starting: wait for them, or add nodes; "

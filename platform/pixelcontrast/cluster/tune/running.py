@@ -107,6 +107,9 @@ class RunningTrials:
     def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
         """Take a report of ``run_trial``; True if Tune shall stop the trial."""
         proposal = self._proposals[tune_id]
+        if "waiting" in result:
+            logger.warning("%s waits for a place: %s", proposal.name, result["waiting"])
+            return False
         if "finished" in result:
             del self._proposals[tune_id]
             self._end(proposal, finished=result["finished"], failures=result["failures"])

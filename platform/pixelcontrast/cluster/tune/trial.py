@@ -4,12 +4,13 @@ The process only waits for the training's workers, so it does not import torch.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from pixelcontrast import config
 from pixelcontrast.cluster.environment import environment
-from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.cluster.errors import LaunchError, NoPlaceError
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.launch import launch
@@ -19,6 +20,9 @@ from pixelcontrast.runs.run_folder import open_storage, read_result
 MEMORY = 50 * 2**20
 """What Tune reserves for a trial's own process, in bytes; the training's workers reserve the rest."""
 
+_PAUSE_S = 10.0
+"""Between two attempts to get a place, where the cluster has too few nodes for any."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +31,8 @@ def run_trial(trial: dict[str, Any]) -> None:
 
     The last report has ``finished`` and ``failures``; if the search's driver asked the trial to stop, it has
     ``stopped`` instead, which says where the checkpoint is. A training that fails is retried as long as that
-    may help, and resumes from its checkpoint.
+    may help, and resumes from its checkpoint. One that gets no place waits on, which counts as no failure;
+    ``waiting`` then says for what.
 
     Args:
         trial: ``experiment``, as JSON, with its own name and storage, checked; ``memory``, as of ``launch``;
@@ -73,7 +78,7 @@ def _attempt(
     """Run one attempt; returns what went wrong, if anything, and whether a retry would fail likewise."""
     try:
         if read_result(open_storage(experiment)) is None:  # as it is if this process follows one that died
-            launch(experiment, on_row=report, memory=memory, stopped_by=stopped_by)
+            _launch_when_placed(experiment, memory, report, stopped_by)
     except ValueError as error:
         return str(error), True
     except LaunchError as error:
@@ -81,3 +86,24 @@ def _attempt(
             raise Interrupted(number, f" without a new checkpoint: {error}") from error
         return str(error), error.final
     return None, False
+
+
+def _launch_when_placed(
+    experiment: config.Experiment, memory: int, report: Any, stopped_by: Callable[[], int | None]
+) -> None:
+    """``launch``, again and again as long as there is no place."""
+    from ray import tune
+
+    told = None
+    while True:
+        try:
+            return launch(experiment, on_row=report, memory=memory, stopped_by=stopped_by)
+        except NoPlaceError as error:
+            if (reason := str(error)) != told:
+                tune.report({"waiting": reason})
+            told = reason
+        until = time.monotonic() + _PAUSE_S
+        while time.monotonic() < until:
+            if (number := stopped_by()) is not None:
+                raise Interrupted(number)
+            time.sleep(0.5)
