@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,7 +17,8 @@ from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.models import SegmentationModel
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage
-from small_fit import STEPS, FinishedRun, experiment, fit, metrics
+from pixelcontrast.training.state import build_state
+from small_fit import CPU, STEPS, FinishedRun, experiment, fit, fit_until, metrics
 
 
 def test_run_folder_holds_what_was_reported(uninterrupted: FinishedRun) -> None:
@@ -153,3 +155,19 @@ def test_mistakes_are_found_before_anything_starts(
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         training.check(settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_frozen_backbone_keeps_its_statistics_before_the_first_evaluation_and_after_a_resume(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = {"model__freeze_backbone": True, "model__decoder": "linear", "contrast__weight": 0.0}
+    kept = {"run__eval_interval": STEPS, "run__keep_checkpoints": STEPS}
+    settings = experiment(scenes, tmp_path, **frozen, **kept)
+    fit_until(5, settings, monkeypatch)
+    fit(settings)
+    model = build_state(settings, num_classes=19, num_images=10, device=CPU).model
+    fresh = {f"backbone.{name}": tensor for name, tensor in model.backbone.named_buffers()}
+    run = open_storage(settings)
+    for step in (3, STEPS):
+        saved = safetensors.torch.load(checkpoint.load(run, checkpoint.folder_of(step))["model.safetensors"])
+        assert all(torch.equal(saved[name], tensor) for name, tensor in fresh.items())

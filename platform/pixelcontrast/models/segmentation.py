@@ -90,8 +90,8 @@ class SegmentationModel(nn.Module):
         self.mean = mean
         self.std = std
         self.frozen = frozen
-        if frozen:
-            backbone.requires_grad_(False)
+        if frozen:  # evaluation mode at once: a training loop need not call train() before its first step
+            backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "SegmentationModel":
         """As torch's; a frozen backbone keeps its statistics, and drops nothing."""
