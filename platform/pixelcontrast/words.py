@@ -68,3 +68,9 @@ def setting(value: Any) -> str:
 def count(number: int, noun: str) -> str:
     """``1 trial``, ``2 trials``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def opening(text: str, sentences: int) -> str:
+    """The first sentences of the first line, without the last full stop."""
+    line = next(iter(text.strip().splitlines()), "")
+    return ". ".join(line.split(". ")[:sentences]).rstrip(".")

@@ -3,13 +3,15 @@
 import errno
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+import torch
 from PIL import Image
 
 from pixelcontrast import config
 from pixelcontrast.cli.terminal import failures_told
+from pixelcontrast.cluster.train.worker import reason_of
 from pixelcontrast.datasets.loading import eval_loader, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.search.folder import SearchFolder
@@ -108,6 +110,46 @@ def test_a_file_that_the_system_refuses_ends_a_command_in_one_line(error: OSErro
         raise error
     assert str(stop.value.code).startswith(text)
     assert "\n" not in str(stop.value.code)
+
+
+FULL_TOLD = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which "
+    "1.25 GiB is free. "
+)
+FULL = torch.OutOfMemoryError(FULL_TOLD + "Of the allocated memory 77.90 GiB is in use.\nMore")
+
+
+def test_a_full_gpu_ends_a_command_in_one_line_with_what_to_do() -> None:
+    with pytest.raises(SystemExit) as stop, failures_told(resume=""):
+        raise FULL
+    assert stop.value.code == (
+        FULL_TOLD + "Give --device cpu, or have pixelcontrast evaluate use a smaller --protocol.window"
+    )
+    with pytest.raises(RuntimeError, match="another"), failures_told(resume=""):
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        (
+            {"contrast.memory": "none"},
+            " or data.crop_size (it is (32, 64)), or set run.precision to bfloat16",
+        ),
+        (
+            {"contrast.memory": "both", "run.precision": "bfloat16"},
+            ", data.crop_size (it is (32, 64)), contrast.pixel_queue_size or contrast.region_memory_size",
+        ),
+    ],
+)
+def test_a_full_gpu_is_final_and_names_the_settings_that_take_less(
+    scenes: Path, tmp_path: Path, overrides: dict[str, Any], remedy: str
+) -> None:
+    settings = experiment(scenes, tmp_path)
+    settings = config.replace(settings, {"data.crop_size": (32, 64), "optim.batch_size": 2} | overrides)
+    told = f"OutOfMemoryError: {FULL_TOLD}Lower optim.batch_size (it is 2){remedy}"
+    assert reason_of(FULL, settings) == (told, True)
+    assert reason_of(RuntimeError("another"), settings) == ("RuntimeError: another", False)
 
 
 def test_a_folder_that_may_not_be_read_is_named_with_what_to_do(

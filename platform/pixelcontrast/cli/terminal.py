@@ -11,6 +11,9 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.config import explain
 from pixelcontrast.storage import one_line
+from pixelcontrast.words import opening
+
+_LESS_MEMORY = "Give --device cpu, or have pixelcontrast evaluate use a smaller --protocol.window"
 
 
 def refuse(message: str) -> NoReturn:
@@ -27,8 +30,8 @@ def check_least(option: str, value: int | None, *, least: int = 1) -> None:
 
 @contextmanager
 def failures_told(resume: str) -> Iterator[None]:
-    """End the process with status 2 on a ``ValueError``, 1 where Ray or a file failed, 130 on Ctrl-C, 143 on
-    SIGTERM.
+    """End the process with status 2 on a ``ValueError``, 1 where Ray or a file failed or a GPU's memory is
+    full, 130 on Ctrl-C, 143 on SIGTERM.
 
     Args:
         resume: printed when the command is stopped: how to resume.
@@ -41,6 +44,10 @@ def failures_told(resume: str) -> Iterator[None]:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(one_line(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which a command may not have loaded
+            raise
+        sys.exit(f"{opening(str(error), 3)}. {_LESS_MEMORY}")
     except KeyboardInterrupt as stop:
         where, number = (stop.message, stop.signal) if isinstance(stop, Interrupted) else ("", signal.SIGINT)
         print(f"Stopped{where}. {resume}", file=sys.stderr)

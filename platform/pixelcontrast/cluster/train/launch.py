@@ -48,7 +48,8 @@ def launch(
     A failed worker or node costs at most the steps since the last checkpoint; an announced end costs none:
 
     - A worker that dies, raises, or hangs (``Bounds``) is named, and all workers are restarted, up to
-      ``run.max_failures`` times; not after a ``ValueError``, which a retry would meet again.
+      ``run.max_failures`` times; not after a ``ValueError`` or where a GPU's memory is full, which a retry
+      would meet again.
     - Workers on a node that is being drained (a preemption notice) write a checkpoint and are restarted
       elsewhere. An elastic run (a range of workers) does the same when there is room for more workers.
     - On the first Ctrl-C or SIGTERM they write a checkpoint and end; the second one ends them at once.

@@ -12,6 +12,7 @@ from pixelcontrast.cluster.train.events import Message, Metrics, Row, Started, S
 from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
 from pixelcontrast.storage import one_line
+from pixelcontrast.words import opening
 
 if TYPE_CHECKING:
     import torch
@@ -99,12 +100,35 @@ def run_loop(
             ray.get(launcher.put.remote(Stopped(stopped_at)))
     except Exception as error:
         rows.flush()
-        reason = f"{type(error).__name__}: {one_line(error) if isinstance(error, OSError) else error}"
-        final = isinstance(error, ValueError) or getattr(error, "errno", None) in _LASTING
+        reason, final = reason_of(error, experiment)
         raise WorkerError(rank, reason, traceback.format_exc(), time.time(), final) from error
     finally:
         platform_logger.removeHandler(messages)
         messages.flush()
+
+
+def reason_of(error: Exception, experiment: Experiment) -> tuple[str, bool]:
+    """What the driver is told of a loop's exception, and whether a retry would meet it again."""
+    import torch
+
+    text = one_line(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        text = f"{opening(text, 3)}. {_less_memory(experiment)}"
+    final = isinstance(error, ValueError | torch.OutOfMemoryError)
+    return f"{type(error).__name__}: {text}", final or getattr(error, "errno", None) in _LASTING
+
+
+def _less_memory(experiment: Experiment) -> str:
+    """The settings by which a training takes less of a GPU's memory."""
+    crop, contrast = experiment.data.crop_size, experiment.contrast
+    ways = [f"optim.batch_size (it is {experiment.optim.batch_size})", f"data.crop_size (it is {crop})"]
+    if contrast.weight > 0:
+        if contrast.memory in ("pixel", "both"):
+            ways.append("contrast.pixel_queue_size")
+        if contrast.memory in ("region", "both"):
+            ways.append("contrast.region_memory_size")
+    lower = f"Lower {', '.join(ways[:-1])} or {ways[-1]}"
+    return lower if experiment.run.precision == "bfloat16" else f"{lower}, or set run.precision to bfloat16"
 
 
 class _Rows:
