@@ -21,6 +21,10 @@ _SECRET_KEY = re.compile(r"secret|password|token|(^|_)key", re.IGNORECASE)
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 """What ``fsync`` of a folder ends with where a file system has no such thing."""
 _GCS_RETRIES = "retry_limit_seconds"
+RENAME = (
+    "rename it; `convmv -f latin1 -t utf8 -r --notest FOLDER` renames all names of Latin-1 below a folder"
+)
+"""The remedy where a file's name is not UTF-8, as archives of other systems have them."""
 
 
 class Stamp(NamedTuple):
@@ -41,7 +45,8 @@ class Storage:
         option: the setting that names the location, for errors.
 
     Raises:
-        ValueError: a URI that pyarrow does not know, or one with a password or key in it.
+        ValueError: a URI that pyarrow does not know, or one with a password or key in it, or a path that is
+            not UTF-8.
     """
 
     def __init__(self, location: str, *, option: str = "run.storage"):
@@ -49,6 +54,8 @@ class Storage:
         if "://" not in location:
             self.location = expand_home(location)
             self.fs, self.root = fs.LocalFileSystem(), absolute_path(location)
+            if not is_utf8(self.root):
+                raise ValueError(f"{option}: {not_utf8(os.fsencode(self.root))}; {RENAME}")
             return
         _refuse_secrets(location, option)
         try:
@@ -107,21 +114,32 @@ class Storage:
             return stream.read()
 
     def names(self, folder: str = "") -> list[str]:
-        """Names, sorted, of the files and folders directly in ``folder``; none if it does not exist."""
+        """Names, sorted, of the files and folders directly in ``folder``; none if it does not exist.
+
+        Raises:
+            ValueError: a name that is not UTF-8.
+        """
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
-        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+        with _names_decoded():
+            return sorted(info.base_name for info in self.fs.get_file_info(selector))
 
     def sizes(self) -> dict[str, int]:
-        """The size in bytes of every file below, by its path from here; none if this does not exist."""
+        """The size in bytes of every file below; as ``stamps``."""
         return {name: stamp.size for name, stamp in self.stamps().items()}
 
     def stamps(self) -> dict[str, Stamp]:
-        """Size and time of change of every file below, by its path from here; none if this does not exist."""
+        """Size and time of change of every file below, by its path from here; none if this does not exist.
+
+        Raises:
+            ValueError: a name that is not UTF-8.
+        """
         selector = fs.FileSelector(self.root, recursive=True, allow_not_found=True)
-        files = [info for info in self.fs.get_file_info(selector) if info.is_file]
-        return {
-            info.path.removeprefix(self.root).lstrip("/"): Stamp(info.size, info.mtime_ns) for info in files
-        }
+        with _names_decoded():
+            return {
+                info.path.removeprefix(self.root).lstrip("/"): Stamp(info.size, info.mtime_ns)
+                for info in self.fs.get_file_info(selector)
+                if info.is_file
+            }
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; whoever reads meanwhile sees the old one or the new one.
@@ -245,6 +263,25 @@ class Storage:
     def upload(self, folder: str | Path, name: str) -> None:
         """Copy a local folder's files into ``name``."""
         fs.copy_files(str(folder), self.path(name), destination_filesystem=self.fs)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name, as Python gives it, is UTF-8 on the disk."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def not_utf8(name: bytes) -> str:
+    """What is wrong with a name that is not UTF-8, as bytes on the disk."""
+    return f"the name {name!r} is not UTF-8; allowed are names in UTF-8"
+
+
+@contextmanager
+def _names_decoded() -> Iterator[None]:
+    """An error over a name of pyarrow's names it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{not_utf8(error.object)}; {RENAME}") from error
 
 
 def one_line(error: OSError) -> str:

@@ -11,6 +11,7 @@ from pixelcontrast.datasets.listing import (
     Listing,
     Pairing,
     Split,
+    check_name,
     list_files,
     normalized,
     pair_all,
@@ -84,7 +85,8 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
         expected: for the errors.
 
     Raises:
-        ValueError: the folder that the pattern starts with is missing, or two files have the same key.
+        ValueError: the folder that the pattern starts with is missing, two files have the same key, or a
+            name is not UTF-8.
     """
     base = _fixed(root, pattern)
     inner = pattern if "*" in pattern else f"{pattern.rstrip('/')}/**/*"
@@ -94,6 +96,7 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
         match = expression.fullmatch(normalized(path.relative_to(root).as_posix()))
         if match is None:
             continue
+        check_name(base, path.relative_to(base).as_posix())
         key = "/".join(filter(None, (part.strip("/") for part in match.groups())))
         if key in files:
             raise same_name(path, files[key])

@@ -12,6 +12,7 @@ import numpy as np
 
 from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, read_label
 from pixelcontrast.datasets.labels import LabelSpace
+from pixelcontrast.storage import RENAME, is_utf8, not_utf8
 
 Split = Literal["train", "val", "test"]
 """A run trains on train and evaluates on val; few layouts have labels for test."""
@@ -75,7 +76,7 @@ def list_files(folder: Path, endings: Sequence[str], *, expected: str) -> dict[s
         expected: the layout in words, for the errors.
 
     Raises:
-        ValueError: no such folder, or two files with the same key.
+        ValueError: no such folder, two files with the same key, or a name that is not UTF-8.
     """
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; expected is {expected}", remedy=SEE_TREES)
@@ -84,11 +85,19 @@ def list_files(folder: Path, endings: Sequence[str], *, expected: str) -> dict[s
         ending = next((ending for ending in endings if name.lower().endswith(ending.lower())), None)
         if ending is None:
             continue
+        if ending:  # else a pattern tells which files are taken
+            check_name(folder, name)
         key, path = normalized(name[: len(name) - len(ending)]), folder / name
         if key in files:
             raise same_name(path, files[key])
         files[key] = path
     return files
+
+
+def check_name(folder: Path, name: str) -> None:
+    """Raise ``FileError`` if a path below a folder is not UTF-8, which fits in no list and no result."""
+    if not is_utf8(name):
+        raise FileError(f"{folder}: {not_utf8(os.fsencode(name))}", remedy=RENAME)
 
 
 def same_name(path: Path, other: Path) -> FileError:
