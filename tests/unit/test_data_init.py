@@ -161,6 +161,14 @@ def test_patterns_that_are_given_are_used(tmp_path: Path) -> None:
         propose(tmp_path)
 
 
+def test_patterns_that_are_given_find_folders_of_other_usual_names(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "{split}/{name}.jpg", "{split}/{name}_mask.png")
+    (tmp_path / "val").rename(tmp_path / "valid")  # as Roboflow exports it
+    described, _ = propose(tmp_path, images="{split}/*.jpg", masks="{split}/*_mask.png")
+    assert (described.split_names.train, described.split_names.val) == ("train", "valid")
+    assert sizes(tmp_path) == (4, 4)
+
+
 def test_255_is_ignored_unless_it_is_the_only_other_id(tmp_path: Path) -> None:
     write_pairs(
         tmp_path,

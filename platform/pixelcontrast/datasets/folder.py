@@ -51,9 +51,11 @@ def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
     labels = matching(root, masks, (".png",), expected=expected)
     suggestion = _namer(root, masks)
     if described.lists is None:
-        return pair_all(found, labels, folder=_fixed(root, images), label_of=suggestion, expected=expected)
+        return pair_all(
+            found, labels, folder=fixed_folder(root, images), label_of=suggestion, expected=expected
+        )
     source = root / described.lists.replace("{split}", name)
-    keys = _keys_of_names(root, _fixed(root, images), found)
+    keys = _keys_of_names(root, fixed_folder(root, images), found)
     names = [keys.get(entry, entry) for entry in read_list(source)]
     paired = pair_listed(names, found, labels, source=source, label_of=suggestion)
     return paired._replace(listable=(frozenset(found.values()), frozenset(labels.values())))
@@ -70,7 +72,7 @@ def image_names(root: Path) -> frozenset[str]:
     found = (
         matching(root, pattern, IMAGE_ENDINGS, expected=pattern)
         for pattern in patterns
-        if _fixed(root, pattern).is_dir()
+        if fixed_folder(root, pattern).is_dir()
     )
     return frozenset(path.relative_to(root).as_posix() for files in found for path in files.values())
 
@@ -88,7 +90,7 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
         ValueError: the folder that the pattern starts with is missing, two files have the same key, or a
             name is not UTF-8.
     """
-    base = _fixed(root, pattern)
+    base = fixed_folder(root, pattern)
     inner = pattern if "*" in pattern else f"{pattern.rstrip('/')}/**/*"
     expression = re.compile(_expression(inner, endings), re.IGNORECASE)
     files: dict[str, Path] = {}
@@ -112,7 +114,7 @@ def _expression(pattern: str, endings: Sequence[str]) -> str:
     return "".join(stars.get(part, re.escape(part)) for part in parts) + ending
 
 
-def _fixed(root: Path, pattern: str) -> Path:
+def fixed_folder(root: Path, pattern: str) -> Path:
     """The folder that a pattern starts with."""
     if "*" not in pattern:
         return root / pattern

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES
 from pixelcontrast.datasets.files import IMAGE_ENDINGS
-from pixelcontrast.datasets.folder import matching
+from pixelcontrast.datasets.folder import fixed_folder, matching
 from pixelcontrast.datasets.labels import Color, voc_color
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.scan import MaskValues, scan_masks
@@ -91,7 +91,7 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
         raise ValueError(f"{root}: no such folder")
     if (images is None) != (masks is None):
         raise ValueError("images, masks: give both, or none to have them looked for")
-    plan = next(_usual_places(root), None) if images is None or masks is None else Plan(images, masks)
+    plan = next(_usual_places(root), None) if images is None or masks is None else _given(root, images, masks)
     if plan is None:
         raise ValueError(
             f"{root}: no images and masks under usual names, such as images/train and masks/train, train and "
@@ -109,6 +109,16 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
             plan.splits, notes = split_images(root, sorted(found.keys() & labels.keys()))
             plan.notes += notes
     return plan
+
+
+def _given(root: Path, images: str, masks: str) -> Plan:
+    """Patterns that a person gave, with the first usual names of the splits that folders there have."""
+    patterns = [pattern for pattern in (images, masks) if "{split}" in pattern]
+    for train, val in product(TRAIN, VAL):
+        places = [pattern.replace("{split}", split) for pattern in patterns for split in (train, val)]
+        if all(fixed_folder(root, place).is_dir() for place in places):
+            return Plan(images, masks, train=train, val=val)
+    return Plan(images, masks)
 
 
 def _usual_places(root: Path) -> Iterator[Plan]:
