@@ -1,6 +1,7 @@
 """Scores against written-out and foreign ones; pictures by their pixels."""
 
 import math
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelcontrast.evaluation import ConfusionMatrix, Scores, confusion_picture, contact_sheet, overlay
+from pixelcontrast.evaluation import (
+    ConfusionMatrix,
+    Scores,
+    blend,
+    confusion_picture,
+    contact_sheet,
+    overlay,
+)
 from processes import run_ranks
 
 
@@ -177,6 +185,27 @@ def test_overlay_shows_image_truth_and_prediction():
     ignored = panels[1][:, 5:]
     assert (ignored == ignored[..., :1]).all()  # grey, and striped:
     assert np.ptp(ignored) > 60
+
+
+def blended_at_once(picture: np.ndarray, classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    grey = picture.astype(float) @ np.array([0.299, 0.587, 0.114])
+    striped = np.where(np.indices(grey.shape).sum(0) // 3 % 3 == 0, 0.25 * grey, 0.45 * grey + 110)
+    colored = 0.68 * palette[np.where(classes < len(palette), classes, 0)] + 0.32 * grey[..., None]
+    return np.where((classes < len(palette))[..., None], colored, striped[..., None]).round()
+
+
+def test_a_large_picture_is_blended_in_little_memory_with_the_same_pixels():
+    draws = np.random.default_rng(0)
+    picture = draws.integers(0, 256, (1100, 2000, 3), dtype=np.uint8)
+    classes = draws.integers(0, 4, (1100, 2000), dtype=np.uint8)
+    classes[:, 900:1100] = 255
+    palette = draws.integers(0, 256, (3, 3), dtype=np.uint8)
+    tracemalloc.start()
+    blended = blend(picture, classes, palette)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / classes.size < 8  # bytes per pixel, three of which are the result
+    np.testing.assert_array_equal(blended, blended_at_once(picture, classes, palette))
 
 
 def test_overlay_refuses_sizes_that_do_not_fit():

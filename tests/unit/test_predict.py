@@ -176,20 +176,33 @@ class Pixels(nn.Module):
 
     feature_channels = 3
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 7) -> None:
         super().__init__()
-        self.classifier = nn.Conv2d(3, 7, 1)
+        self.classifier = nn.Conv2d(3, num_classes, 1)
+        self.seen: list[int] = []
+        """Pixels of each image."""
         nn.init.normal_(self.classifier.weight, generator=torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor, _valid: object = None) -> Decoded:
+        self.seen.append(image.shape[-2] * image.shape[-1])
         return Decoded(self.classifier(image), image, None)
+
+
+def network_of(decoder: Pixels) -> SegmentationModel:
+    unit = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    return SegmentationModel(nn.Identity(), decoder, None, stride=1, multiple=1, **unit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [(300, 210), (64, 1000), (1, 2000), (130, 130)])
 def test_a_large_picture_is_tiled_without_a_seam(size: tuple[int, int]) -> None:
-    unit = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
-    model = SegmentationModel(nn.Identity(), Pixels(), None, stride=1, multiple=1, **unit)  # type: ignore[arg-type]
+    model = network_of(Pixels())
     image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     whole, tiled = classify(model, image), classify(model, image, max_logits=7 * 64**2)
     assert torch.equal(tiled.classes, whole.classes)
     torch.testing.assert_close(tiled.confidence, whole.confidence)
+
+
+def test_two_classes_do_not_make_tiles_larger_than_19_do() -> None:
+    decoder = Pixels(num_classes=2)
+    classify(network_of(decoder), torch.zeros(3, 2000, 3600, dtype=torch.uint8))
+    assert decoder.seen == [2000 * 2657] * 2  # 2657² pixels of 19 logits are 2²⁷

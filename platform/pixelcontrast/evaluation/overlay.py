@@ -12,6 +12,8 @@ Picture = NDArray[np.uint8]
 
 _COLOR_SHARE = 0.68
 """Share of the class colour in a blended pixel; the rest is the greyed image, which keeps shapes readable."""
+_BAND = 1 << 16
+"""Pixels that are blended at once, in whole rows: each needs some 80 bytes."""
 _GAP = 4
 _SAMPLE_PANELS = 4
 _PAGE = (255, 255, 255)
@@ -55,17 +57,28 @@ def blend(picture: Picture, classes: NDArray, palette: Picture) -> Picture:
     """
     if classes.shape != picture.shape[:2]:
         raise ValueError(f"classes {list(classes.shape)} do not fit an image {list(picture.shape[:2])}")
+    blended = np.empty(picture.shape, np.uint8)
+    num_rows = max(1, _BAND // max(1, picture.shape[1]))
+    for top in range(0, len(picture), num_rows):
+        band = slice(top, top + num_rows)
+        blended[band] = _blend_band(picture[band], classes[band], palette, top=top)
+    return blended
+
+
+def _blend_band(picture: Picture, classes: NDArray, palette: Picture, *, top: int) -> NDArray[np.float64]:
+    """Rows of ``blend`` from the picture's row ``top`` on, rounded."""
     grey: NDArray[np.float64] = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     known = (classes >= 0) & (classes < len(palette))
     colored = palette[np.where(known, classes, 0)]
     blended = _COLOR_SHARE * colored + (1 - _COLOR_SHARE) * grey[..., None]
-    return np.where(known[..., None], blended, _striped(grey)[..., None]).round().astype(np.uint8)
+    rows, columns = np.nonzero(~known)
+    blended[rows, columns] = _striped(grey[rows, columns], top + rows + columns)[:, None]
+    return blended.round()
 
 
-def _striped(grey: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The grey image with diagonal stripes: no palette's colour looks like it."""
-    rows, columns = np.indices(grey.shape)
-    return np.where((rows + columns) // 3 % 3 == 0, 0.25 * grey, 0.45 * grey + 110)
+def _striped(grey: NDArray[np.float64], diagonal: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Grey values [N] with stripes by the sum of row and column: no palette's colour looks like them."""
+    return np.where(diagonal // 3 % 3 == 0, 0.25 * grey, 0.45 * grey + 110)
 
 
 def contact_sheet(

@@ -16,6 +16,8 @@ from pixelcontrast.models import SegmentationModel
 
 MAX_LOGITS = 1 << 27
 """Logits held at once, 512 MiB in float32: 7 megapixels of 19 classes, 0.8 of 171."""
+MAX_TILE = MAX_LOGITS // 19
+"""Pixels that the network sees at once, however few its classes: its features need memory, too."""
 _MARGIN = 128
 """Pixels of context around a tile, of which the network sees them and gives the neighbour's classes."""
 
@@ -42,9 +44,9 @@ class _Part(NamedTuple):
 def classify(model: SegmentationModel, image: Tensor, *, max_logits: int = MAX_LOGITS) -> Prediction:
     """The most probable class of every pixel.
 
-    A picture whose logits exceed ``max_logits`` is cut into tiles that overlap by twice 128 pixels; each
-    gives the classes of its middle. What a decoder sees of the whole image (OCR's objects, DeepLabV3's
-    pooling) is then what it sees of the tile.
+    A picture whose logits exceed ``max_logits``, or whose pixels ``MAX_TILE``, is cut into tiles that overlap
+    by twice 128 pixels; each gives the classes of its middle. What a decoder sees of the whole image (OCR's
+    objects, DeepLabV3's pooling) is then what it sees of the tile.
 
     Args:
         model: in evaluation mode.
@@ -55,7 +57,7 @@ def classify(model: SegmentationModel, image: Tensor, *, max_logits: int = MAX_L
         torch.empty(num_rows, num_columns, dtype=torch.uint8), torch.empty(num_rows, num_columns)
     )
     device, normalization = next(model.parameters()).device, Normalization(model.mean, model.std)
-    side = math.isqrt(max_logits // _num_classes(model))
+    side = math.isqrt(min(max_logits // _num_classes(model), MAX_TILE))
     whole = num_rows * num_columns <= side * side
     for rows in _parts(num_rows, num_rows if whole else side):
         for columns in _parts(num_columns, num_columns if whole else side):
