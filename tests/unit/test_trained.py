@@ -13,8 +13,11 @@ from torch import Tensor
 
 from object_store import ObjectStore
 from pixelcontrast import Data, load_model
+from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
+from pixelcontrast.training.evaluate import evaluate
+from small_sets import some_ids, write_image, write_label
 from trained_runs import BEST, images, write_run
 
 
@@ -142,3 +145,21 @@ def test_classes_are_named_as_the_run_recorded_them(written: Any, tmp_path: Path
     (Path(folder) / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert load_model(folder).classes == ("cat", "dog")
     assert len(set(load_model(folder).metadata.palette)) == 2
+
+
+def test_own_colors_are_those_of_training_where_the_data_set_is_gone(tmp_path: Path) -> None:
+    root, own = tmp_path / "photos", {"a": (1, 2, 3), "b": (40, 50, 60)}
+    write_image(root / "images/val/a.png")
+    write_label(root / "masks/val/a.png", some_ids(2))
+    classes = [f"[[classes]]\nname = '{name}'\ncolor = {[*color]}\n" for name, color in own.items()]
+    paths = 'images = "images/{split}"\nmasks = "masks/{split}"\n'
+    (root / "dataset.toml").write_text(paths + "".join(classes))
+    data = Data(layout="folder", root=str(root))
+    folder, _ = write_run(tmp_path, data=data, num_classes=2, steps=(2,))
+    scores, confusion = evaluate(load_model(folder), build_dataset(data, "val"), device=torch.device("cpu"))
+    shutil.rmtree(root)
+    (Path(folder) / "metrics.jsonl").write_text(json.dumps({"kind": "eval", "step": 2} | scores) + "\n")
+    assert not set(load_model(folder).metadata.palette) & {*own.values()}  # of a run that did not record them
+    (Path(folder) / "confusion.json").write_text(json.dumps({"step": 2} | confusion))
+    metadata = load_model(folder).metadata
+    assert dict(zip(metadata.classes, metadata.palette, strict=True)) == own

@@ -1,6 +1,6 @@
 """The names and colours of a trained network's classes, also where its data set is not at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pixelcontrast.config import Data
 from pixelcontrast.datasets.labels import LabelSpace, voc_color
@@ -9,7 +9,7 @@ from pixelcontrast.inference.metadata import Color
 
 
 def classes_of(
-    data: Data, recorded: Sequence[str] | None, num_classes: int
+    data: Data, recorded: Sequence[str] | None, recorded_colors: Mapping[str, Color], num_classes: int
 ) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     """Names and RGB colours by class number.
 
@@ -17,6 +17,7 @@ def classes_of(
         data: the data set that the network was trained on.
         recorded: the names that its run recorded, which are the truth where they are there; else those of the
             data set, or of its layout if the folder is not there.
+        recorded_colors: those of its classes by name, which go before those of the data set likewise.
         num_classes: that the network tells apart.
     """
     labels = _labels(data)
@@ -27,6 +28,7 @@ def classes_of(
     else:
         names = tuple(f"class {number}" for number in range(num_classes))
     colors = dict(zip(labels.names, labels.colors, strict=True)) if labels is not None else {}
+    colors |= recorded_colors
     # VOC's first colour is black.
     return names, tuple(colors.get(name, voc_color(1 + number)) for number, name in enumerate(names))
 

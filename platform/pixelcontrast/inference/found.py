@@ -8,8 +8,9 @@ import safetensors.torch
 from torch import Tensor
 
 from pixelcontrast.config import Experiment
+from pixelcontrast.inference.metadata import Color
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.run_folder import read_experiment, read_result, read_rows
+from pixelcontrast.runs.run_folder import read_confusion, read_experiment, read_result, read_rows
 from pixelcontrast.storage import Storage, one_line
 
 _WEIGHTS, _PROVENANCE = "model.safetensors", "provenance.json"
@@ -28,6 +29,9 @@ class Found(NamedTuple):
     commit: str
     class_names: tuple[str, ...] | None
     """As the run's evaluations name them; None before the first, and of a checkpoint without its run."""
+    class_colors: dict[str, Color]
+    """Class name → colour, as the run's last evaluation recorded them; none where ``class_names`` is None,
+    and of a run that did not record them."""
 
 
 def is_weights_of_checkpoint(storage: Storage) -> bool:
@@ -49,7 +53,7 @@ def find_checkpoint(storage: Storage, step: int | None) -> Found:
     try:
         experiment = _read_experiment(folder)
         run, base, name = _locate(folder, step)
-        class_names = _class_names(run)
+        class_names, class_colors = _class_names(run), _class_colors(run)
     except OSError as error:
         raise ValueError(f"{folder.location} cannot be read: {one_line(error)}") from error
     try:
@@ -64,6 +68,7 @@ def find_checkpoint(storage: Storage, step: int | None) -> Found:
         step=int(number[1]) if number else 0,
         commit=json.loads(parts.get(_PROVENANCE, b"{}")).get("git", "unknown"),
         class_names=class_names,
+        class_colors=class_colors,
     )
 
 
@@ -107,3 +112,9 @@ def _choose(run: Storage, step: int | None) -> str:
 def _class_names(run: Storage) -> tuple[str, ...] | None:
     evaluations = (row for row in reversed(read_rows(run)) if row["kind"] == "eval")
     return next((tuple(row["iou"]) for row in evaluations), None)
+
+
+def _class_colors(run: Storage) -> dict[str, Color]:
+    found = read_confusion(run) or {}
+    names, colors = found.get("classes", ()), found.get("colors", ())
+    return {name: (red, green, blue) for name, (red, green, blue) in zip(names, colors, strict=False)}

@@ -127,7 +127,7 @@ def _build(settings: config.Model, tensors: Mapping[str, Tensor], *, embedding: 
 
 def _describe(found: Found, network: SegmentationModel, num_classes: int) -> Metadata:
     data = found.experiment.data
-    names, palette = classes_of(data, found.class_names, num_classes)
+    names, palette = classes_of(data, found.class_names, found.class_colors, num_classes)
     return Metadata(
         model=dataclasses.replace(found.experiment.model, weights="none"),
         classes=names,

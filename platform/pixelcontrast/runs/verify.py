@@ -208,6 +208,8 @@ class _Verification:
         size = len(found["classes"])
         square = len(found["pixels"]) == size and all(len(row) == size for row in found["pixels"])
         _require(square, f"pixels are not {size} × {size}")
+        colors = len(found.get("colors", found["classes"]))  # runs of earlier versions have none
+        _require(colors == size, f"has {colors} colors of {size} classes")
         return f"of step {found['step']}"
 
     def _check_result(self, content: bytes) -> str:

@@ -23,7 +23,8 @@ class Evaluation(NamedTuple):
     """``miou``, ``pixel_accuracy``, and ``iou`` per class: None of one that neither occurs nor is predicted,
     which has no part in the mean."""
     confusion: Row
-    """``classes``, their names, and ``pixels``: counts of [true class][predicted class]."""
+    """``classes``, their names, ``colors``, their RGB for pictures, and ``pixels``: counts of [true
+    class][predicted class]."""
 
 
 @torch.inference_mode()
@@ -58,14 +59,14 @@ def evaluate(
         raise ValueError(f"{dataset.root}: no pixel of the {len(dataset)} validation images is labelled")
     scores = confusion.scores()
     iou = [None if value != value else value for value in scores.iou]  # NaN is not JSON
-    names = dataset.labels.names
+    names, colors = dataset.labels.names, dataset.labels.colors
     return Evaluation(
         scores={
             "miou": scores.miou,
             "pixel_accuracy": scores.pixel_accuracy,
             "iou": dict(zip(names, iou, strict=True)),
         },
-        confusion={"classes": list(names), "pixels": confusion.matrix.tolist()},
+        confusion={"classes": list(names), "colors": colors, "pixels": confusion.matrix.tolist()},
     )
 
 
