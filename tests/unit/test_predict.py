@@ -169,6 +169,15 @@ def test_no_images_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
     both = [str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "1.jpg")]
     with pytest.raises(ValueError, match=r"b/1\.jpg: its predictions would have the same name as those of"):
         find_pictures(both, out="out")
+    assert len(find_pictures([both[0], str(tmp_path / "a")], out="out")) == 1  # one image, named twice
+
+
+def test_two_endings_of_one_name_in_a_folder_are_refused_with_what_helps(tmp_path: Path) -> None:
+    write_image(tmp_path / "deep" / "x.jpg")
+    write_image(tmp_path / "deep" / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png: .* those of .*x\.jpg; give only one .* or move one away$"):
+        find_pictures([str(tmp_path)], out="out")
+    assert len(find_pictures([str(tmp_path / "deep" / "x.jpg")], out="out")) == 1
 
 
 class Pixels(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -49,13 +49,20 @@ def find_pictures(locations: Sequence[str], *, out: str) -> list[Picture]:
     for location in locations:
         for picture in _pictures_at(Storage(location), Storage(out)):
             other = found.setdefault(picture.name, picture)
-            if other is not picture:
-                raise ValueError(
-                    f"{picture.file.location}: its predictions would have the same name as those of "
-                    f"{other.file.location}; give their common folder, or predict them one after the other "
-                    "with different --out"
-                )
+            if _place(other.file) != _place(picture.file):
+                _refuse_second(picture.file, other.file)
     return list(found.values())
+
+
+def _refuse_second(file: Storage, other: Storage) -> NoReturn:
+    """Raise the ``ValueError`` of two images whose predictions would have one name."""
+    if file.parent.root == other.parent.root:  # as where masks lie among the images
+        remedy = "give only one of them, by the names of the files instead of their folder, or move one away"
+    else:
+        remedy = "give their common folder, or predict them one after the other with different --out"
+    raise ValueError(
+        f"{file.location}: its predictions would have the same name as those of {other.location}; {remedy}"
+    )
 
 
 def predict_pictures(
