@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import optuna
 import pytest
 from pyarrow import fs
 
@@ -232,6 +233,35 @@ def test_a_database_is_taken_instead_of_the_journal(experiment: Experiment, tmp_
     assert not (tmp_path / "street-search" / "study.journal").exists()
     with pytest.raises(ValueError, match=r"--study nosuch://x cannot be opened"):
         Driver(config.replace(experiment, {"run.name": "b"}), Search(space=SPACE, study="nosuch://x"))
+
+
+def test_searches_of_two_folders_are_not_mixed_in_one_database(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Neither while the first has not begun, when a start that fails would delete its study, nor later."""
+    search = Search(space=SPACE, trials=2, study=f"sqlite:///{tmp_path}/study.db")
+    here, other = tmp_path / "street-search", tmp_path / "other" / "street-search"
+    elsewhere = config.replace(experiment, {"run.storage": str(tmp_path / "other")})
+    first = Driver(experiment, search)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"a study street-search already, .* {here}; .* is {other}\. "):
+            Driver(elsewhere, search)
+        assert not (other / "search.json").exists()
+        first.trials.next()
+    assert states(first.trials.all()) == ["RUNNING", "RUNNING"]
+    first.die()
+    again = config.replace(experiment, {"run.storage": f"{tmp_path}/other/.."})
+    assert Driver(again, search).trials.remaining == 2
+
+
+def test_a_study_that_names_no_folder_is_taken_and_names_it_then(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """As earlier versions made them."""
+    search = Search(space=SPACE, trials=2, study=f"sqlite:///{tmp_path}/study.db")
+    optuna.create_study(study_name="street-search", storage=search.study, direction="maximize")
+    driver = Driver(experiment, search)
+    assert driver.trials.study.user_attrs == {"folder": str(tmp_path / "street-search")}
 
 
 def test_a_study_in_an_object_store_is_taken_up_on_another_machine(

@@ -20,7 +20,7 @@ from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
 from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.search.journal import cut_torn_tail, open_journal
 from pixelcontrast.search.settings import Search, describe
-from pixelcontrast.search.trials import handed_out
+from pixelcontrast.search.trials import OWNER, handed_out, place
 from pixelcontrast.storage import Storage, secret_in
 
 JOURNAL, ARTIFACTS = "study.journal", "artifacts"
@@ -71,7 +71,8 @@ class SearchFolder:
         """The study's storage, for this process alone; also written: ``search.json``.
 
         Raises:
-            ValueError: another process has it, or ``search.study`` cannot be opened.
+            ValueError: another process has it, ``search.study`` cannot be opened, or its study of this name
+                is that of a search in another folder.
         """
         what = f"search {self.name}"
         _make(self.local)
@@ -83,6 +84,7 @@ class SearchFolder:
             self._fetch_journal()
             cut_torn_tail(self.local / JOURNAL)
             storage = open_study_storage(self.local, self._search.study)
+            self._check_owner(storage)
             self._write_description()
             try:
                 yield storage
@@ -140,6 +142,19 @@ class SearchFolder:
             order = [*(name for name in self._search.arms if name in arms), *arms]
             content["arms"] = {name: arms[name] for name in order}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
+
+    def _check_owner(self, storage: BaseStorage) -> None:
+        """Refuse another folder's study: its running trials would be taken for those of a dead driver."""
+        if self.name not in optuna.get_all_study_names(storage):
+            return
+        here = place(self.storage)
+        owner = optuna.load_study(study_name=self.name, storage=storage).user_attrs.get(OWNER, here)
+        if owner != here:
+            raise ValueError(
+                f"--study {self._search.study} has a study {self.name} already, of the search in {owner}; "
+                f"this one's folder is {here}. Choose another --name, or resume that search with its own "
+                "--run.storage; where its folder was moved, that place needs a link to it"
+            )
 
     def _forget_unbegun(self, storage: BaseStorage) -> None:
         """Let a start that failed before its first trial leave nothing that another one must agree with."""

@@ -1,5 +1,6 @@
 """The trials of a search in an Optuna study: the one record of what was proposed and what came of it."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.own_values import is_baseline, own_point
 from pixelcontrast.search.settings import Dimension, Objective, Range, Search
+from pixelcontrast.storage import Storage
 
 _DIRECTIONS: dict[Objective, Literal["minimize", "maximize"]] = {
     "miou": "maximize",
     "seconds_per_step": "minimize",
 }
+OWNER = "folder"
+"""Attribute of a study in a database, which searches of other folders share: where its own one's folder lies.
+A journal has none: it lies in the folder itself, and moves with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ class Trials:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(self._objectives))
+        if search.study is not None:
+            self.study.set_user_attr(OWNER, place(Storage(experiment.run.storage) / name))
         self._unfinished = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
         self._baseline = 0 if arms is None and search.known else None
         self._planned = None if arms is None else self._plan(arms)
@@ -179,6 +186,11 @@ class Trials:
 def handed_out(study: optuna.Study) -> list[FrozenTrial]:
     """The trials but for known points that still wait, by number."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+
+def place(folder: Storage) -> str:
+    """Where a search's folder lies, as ``OWNER`` has it: an absolute path or a URI."""
+    return os.path.normpath(folder.path()) if folder.is_local else folder.location
 
 
 def _proposal(trial: FrozenTrial) -> Proposal:
