@@ -253,19 +253,38 @@ def test_a_memory_that_does_not_fit_is_refused_before_any_worker_starts(experime
         launch(experiment, on_row=print, loop=cluster_loops.counting, memory=10**15)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_workers_without_a_place_end_in_bounded_time(alone_or_not):
+@contextlib.contextmanager
+def occupied_but_for(cpus: int) -> Iterator[None]:
+    """Somebody else's actor holds the other CPUs."""
     import ray
 
     class Occupant:
         def ready(self) -> None: ...
 
     actor: Any = ray.remote(Occupant)
-    left = alone_or_not.run.workers.max - 1
-    occupant = actor.options(num_cpus=int(ray.cluster_resources()["CPU"]) - left).remote()
+    occupant = actor.options(num_cpus=int(ray.cluster_resources()["CPU"]) - cpus).remote()
     ray.get(occupant.ready.remote())
     try:
+        yield
+    finally:
+        ray.kill(occupant)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_an_elastic_run_starts_with_the_workers_that_others_leave_room_for(experiment):
+    rows: list[dict[str, Any]] = []
+    elastic = replace(experiment, {"run.workers": Workers(1, 2)})
+    with occupied_but_for(1):
+        launch(elastic, on_row=rows.append, loop=cluster_loops.counting, bounds=Bounds(placement_s=400))
+    assert [row["sum"] for row in rows] == [1.0] * 7  # of the ranks: one worker
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_workers_without_a_place_end_in_bounded_time(alone_or_not):
+    left = alone_or_not.run.workers.max - 1
+    with occupied_but_for(left):
         asked = rf"run.workers is {left + 1}.*no place in 6 seconds.*has {left} CPUs free"
         with pytest.raises(NoPlaceError, match=asked):
             launch(
@@ -274,5 +293,3 @@ def test_workers_without_a_place_end_in_bounded_time(alone_or_not):
                 loop=cluster_loops.counting,
                 bounds=Bounds(placement_s=6, placement_attempt_s=6),
             )
-    finally:
-        ray.kill(occupant)

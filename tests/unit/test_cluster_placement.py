@@ -4,7 +4,13 @@ import pytest
 
 from pixelcontrast.cluster.errors import LaunchError, NoPlaceError, WorkerError, first_cause
 from pixelcontrast.cluster.paths import reachable_paths
-from pixelcontrast.cluster.placement import check_memory_fits, check_placement, concurrency, takes_gpus
+from pixelcontrast.cluster.placement import (
+    check_memory_fits,
+    check_placement,
+    concurrency,
+    takes_gpus,
+    workers_to_ask_for,
+)
 from pixelcontrast.cluster.train.watch import Bounds, usual_bounds
 from pixelcontrast.config import Data, Experiment, Model, Run, Workers
 
@@ -67,6 +73,15 @@ def test_as_many_trials_run_at_a_time_as_fit_whole():
     assert (concurrency(run(Workers(2)), two, 2), concurrency(run(Workers(2)), two, 9)) == (2, 3)
     with pytest.raises(LaunchError, match="asks for 8 workers"):
         concurrency(run(Workers(8)), two)
+
+
+def test_an_elastic_run_asks_for_what_is_free_and_at_least_for_its_fewest():
+    elastic = run(Workers(2, 4))
+    asked = [workers_to_ask_for(elastic, room) for room in (0, 2, 3, 9)]
+    assert asked == [Workers(2), Workers(2), Workers(2, 3), Workers(2, 4)]
+    assert workers_to_ask_for(run(Workers(4)), 1) == Workers(4)
+    waits = run(Workers(2, 4), device="cuda", node_timeout=60)
+    assert workers_to_ask_for(waits, 2) == Workers(2, 4)  # what it asks for makes the autoscaler start nodes
 
 
 def test_trials_share_a_gpu_by_parts():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pixelcontrast.cluster.errors import NoPlaceError
-from pixelcontrast.config import Run, check_memory
+from pixelcontrast.config import Run, Workers, check_memory
 
 Resources = Mapping[str, float]
 
@@ -92,6 +92,20 @@ def describe_request(run: Run, asked: Resources) -> str:
 def workers_in(resources: Resources, asked: Resources) -> int:
     """How many workers, each asking for ``asked``, fit into a node's resources."""
     return int(min((resources.get(name, 0) + 1e-9) // amount for name, amount in asked.items()))
+
+
+def workers_to_ask_for(run: Run, room: int) -> Workers:
+    """How many workers to ask Ray for at a start: no more than have a place now, but for the fewest.
+
+    Ray chooses from a range by what its nodes have, not by what is free there: beside others it would wait
+    for more than there is. With ``run.node_timeout`` it is asked for all, so that nodes start.
+
+    Args:
+        room: workers that fit into what is free now.
+    """
+    if run.node_timeout:
+        return run.workers
+    return Workers(run.workers.min, max(run.workers.min, min(run.workers.max, room)))
 
 
 def _describe_nodes(nodes: Sequence[Resources], asked: Resources) -> str:

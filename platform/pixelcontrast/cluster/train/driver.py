@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
 from pixelcontrast.cluster.errors import RERUN, LaunchError, NoPlaceError, first_cause
-from pixelcontrast.cluster.placement import describe_request, workers_in
+from pixelcontrast.cluster.placement import describe_request, workers_in, workers_to_ask_for
 from pixelcontrast.cluster.ray_internals import cause_of_death, draining_nodes
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
 from pixelcontrast.cluster.train import events
@@ -60,6 +61,8 @@ class Driver:
         if (number := self._stopped_by()) is not None:
             raise Interrupted(number)  # before the seconds that a launcher takes to start
         self._failures: list[LaunchError] = []
+        self._room = self._free_room()
+        """Workers that had a place when it was last looked."""
         self._launcher = self._start_launcher()
         try:
             with signals_noted() as noted:
@@ -78,7 +81,8 @@ class Driver:
         self._answer: Any = None
         """What ``take`` will return, as long as it has not."""
         self._wait_for_workers()
-        fit = self._launcher.fit.remote(self._plan)
+        plan = replace(self._plan, workers=workers_to_ask_for(self._run, self._room))
+        fit = self._launcher.fit.remote(plan)
         try:
             while self._handle_all(self._take()):
                 if (number := noted.signal or self._stopped_by()) is not None:
@@ -252,16 +256,22 @@ class Driver:
         leaving = draining_nodes() & {worker.node for worker in self._workers.values()}
         more = self._run.workers.max - len(self._workers)
         if leaving:
+            staying = [worker for worker in self._workers.values() if worker.node not in leaving]
+            self._room = len(staying) + self._free_room()
             self._ask_to_stop(f"{len(leaving)} of the workers' nodes will be taken away")
         elif more > 0 and now - self._started_at > self._resize_s:
-            free = nodes.free_resources()
-            room = min(more, sum(workers_in(node, self._plan.resources) for node in free))
+            room = min(more, self._free_room())
             if room:
                 # If the last stop did not bring more workers, wait twice as long for the next.
                 grew = len(self._workers) > self._size
                 self._resize_s = self._bounds.resize_s if grew else 2 * self._resize_s
                 self._size = len(self._workers)
+                self._room = self._size + room
                 self._ask_to_stop(f"there is room for {count(room, 'more worker')}")
+
+    def _free_room(self) -> int:
+        """How many workers fit into what is free now, on nodes that stay."""
+        return sum(workers_in(node, self._plan.resources) for node in nodes.free_resources())
 
     def _start_launcher(self) -> Any:
         """The actor, with the environment that its children inherit; it may have to wait for resources."""

@@ -98,6 +98,7 @@ def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds) -> "P
     check_memory_fits(memory, run, resources, gpu=gpu)
     return Plan(
         experiment=experiment,
+        workers=run.workers,
         loop=loop,
         resources=worker_resources(run, gpu=gpu),
         loopback=nodes.on_loopback(),

@@ -16,7 +16,7 @@ import ray
 from pixelcontrast.cluster.errors import WorkerError, first_cause
 from pixelcontrast.cluster.train.events import Alive, Beat, Event, Finished
 from pixelcontrast.cluster.train.worker import Loop, run_loop
-from pixelcontrast.config import Experiment
+from pixelcontrast.config import Experiment, Workers
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ class Plan:
 
     Attributes:
         experiment: with absolute paths.
+        workers: to ask Ray for at the next start.
         loop: the training.
         resources: of one worker, by Ray's names.
         loopback: all workers are on this machine and must listen on 127.0.0.1 only.
@@ -36,6 +37,7 @@ class Plan:
     """
 
     experiment: Experiment
+    workers: Workers
     loop: Loop
     resources: Mapping[str, float]
     loopback: bool

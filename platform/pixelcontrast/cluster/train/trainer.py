@@ -61,8 +61,7 @@ def build_trainer(plan: Plan, name: str, launcher: Any) -> TorchTrainer:
     Args:
         name: of the run as Ray sees it; a new one in every call.
     """
-    run = plan.experiment.run
-    workers = run.workers
+    run, workers = plan.experiment.run, plan.workers
     backend = "nccl" if plan.on_gpu else "gloo"
     return TorchTrainer(
         partial(run_worker, launcher=launcher, loop=plan.loop),
