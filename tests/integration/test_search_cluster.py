@@ -4,7 +4,7 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,16 @@ def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_pa
 
 
 class Saboteur(Recorder):
-    """Kills a process when a trial has been evaluated for the first time."""
+    """Kills a process of a trial at each of its first evaluations, as many as there are names for it."""
 
-    def __init__(self, targets: Mapping[str, str]):
+    def __init__(self, targets: Mapping[str, Sequence[str]]):
         super().__init__()
-        self._targets = dict(targets)
+        self._targets = {trial: list(names) for trial, names in targets.items()}
 
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
         del step, miou
-        if target := self._targets.pop(proposal.name, None):
+        if targets := self._targets.get(proposal.name):
+            target = targets.pop(0)
             processes = psutil.Process().children(recursive=True)
             next(found for found in processes if target in found.name()).kill()
 
@@ -119,17 +120,17 @@ class Saboteur(Recorder):
 def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end_the_search(
     scenes: Path, tmp_path: Path
 ) -> None:
-    """The first trial's worker dies, and the third's Tune process; the second always diverges."""
+    """The first trial's worker dies, and twice the third's Tune process; the second always diverges."""
     places = {"data.root": str(scenes), "run.storage": str(tmp_path), "run.max_failures": 0}
     known = ({}, {"optim.lr": 1e30}, {"optim.lr": 0.02})
     search = dataclasses.replace(SEARCH, known=known, trials=3, early_stopping="none", max_concurrent=1)
-    listener = Saboteur({"trial-0000": "LoneWorker", "trial-0002": "ImplicitFunc"})
+    listener = Saboteur({"trial-0000": ["LoneWorker"], "trial-0002": ["ImplicitFunc"] * 2})
     with connect(min_cpus=2):
         folder = run_search(config.replace(EXPERIMENT, places), search, listener=listener)
     trials = folder.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert trials[0].user_attrs["failures"][0].startswith("worker 0 died: its process was killed")
-    assert trials[0].user_attrs["attempts"] == trials[2].user_attrs["attempts"] == 2
+    assert [trials[number].user_attrs["attempts"] for number in (0, 2)] == [2, 3]
     check_the_promise(tmp_path / "small-search", {}, trials=3)
 
 

@@ -19,6 +19,13 @@ def free_resources() -> list[dict[str, float]]:
     return [free for node, free in free_resources_by_node().items() if node not in draining]
 
 
+def own_node() -> str:
+    """The resource that stands for the address of this process's node, by which others are placed on it."""
+    here = ray.get_runtime_context().get_node_id()
+    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return next(name for name in resources if name.startswith("node:") and not name.startswith("node:__"))
+
+
 def on_loopback() -> bool:
     """Whether all nodes are this machine, listening to itself only."""
     return all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"])

@@ -26,6 +26,11 @@ _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+_MOST_DEATHS = 10
+"""Times that a trial's process is started again: one that dies as often dies of its own."""
+_SHARE = 0.001
+"""What a trial takes of the one unit that each node has of its address: 1,000 trials may be on one node."""
+
 
 def run_search(
     experiment: Experiment, search: Search, *, arms: Arms | None = None, listener: SearchListener
@@ -71,6 +76,7 @@ def _tune(running: RunningTrials, concurrent: int) -> None:
     """Run the remaining trials, ``concurrent`` at a time; Ctrl-C stops them and raises ``Interrupted``."""
     from ray import tune
 
+    from pixelcontrast.cluster.nodes import own_node
     from pixelcontrast.cluster.tune.hooks import Interruption, Judge, Proposals
     from pixelcontrast.cluster.tune.trial import MEMORY, run_trial
 
@@ -86,10 +92,12 @@ def _tune(running: RunningTrials, concurrent: int) -> None:
             storage_path=(running.folder.storage / ".ray").location,
             verbose=0,
             stop=Interruption(Deadline(running, noted).reached),
-            # One retry after the death of a trial's process; what a training raises, run_trial handles.
-            failure_config=tune.FailureConfig(max_failures=1),
+            # Of the death of a trial's process; what a training raises, run_trial handles.
+            failure_config=tune.FailureConfig(max_failures=_MOST_DEATHS),
         )
-        trainable = tune.with_resources(run_trial, {"memory": MEMORY})
+        # On the driver's node: the loss of another costs no trial more than a restart of its workers.
+        place = tune.PlacementGroupFactory([{"memory": MEMORY, own_node(): _SHARE}])
+        trainable = tune.with_resources(run_trial, place)
         try:
             tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
         finally:
