@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
 import small_runs
 from pixelcontrast import Experiment, Search, choice, config, integers
@@ -192,3 +193,48 @@ def test_a_trial_that_waits_for_a_place_says_so_and_stays_unfinished_when_stoppe
     assert states(driver.trials.all()) == ["RUNNING"] * 3
     assert listener.lines[3:] == [("stopped", "trial-0000", "")]
     assert "trial-0000 waits for a place: the cluster has 0 CPUs free now" in caplog.text
+
+
+def test_what_a_search_can_do_without_does_not_end_it(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bucket fails when the study is copied, and when a run's warnings are read."""
+    driver, listener = Driver(experiment, Search(space=SPACE, trials=5)), Lines()
+    running, _ = running_trials(experiment, driver, listener)
+
+    def fail(*_: Any) -> None:
+        raise OSError("When uploading to bucket 'runs': AWS Error NETWORK_CONNECTION")
+
+    for name in ("sync", "warnings"):
+        monkeypatch.setattr(driver.folder, name, fail)
+    running.report("a", {"finished": False, "failures": ["its disk is full"]})
+    assert states(driver.trials.all()) == ["FAIL", "RUNNING", "RUNNING"]
+    assert listener.lines[3:] == [("failed", "trial-0000", "its disk is full")]
+    assert running.failure is None
+    assert "AWS Error NETWORK_CONNECTION; the search goes on without" in caplog.text
+
+
+def test_a_study_that_fails_for_good_stops_the_trials_with_a_checkpoint(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, listener = Driver(experiment, Search(space=SPACE, trials=5)), Lines()
+    running, request = running_trials(experiment, driver, listener)
+    end = Deadline(running, Noted())
+    assert not end.reached()
+
+    def fail(*_: Any) -> None:
+        raise StorageInternalError("during the commit") from ConnectionError(
+            "the server is gone\nat 10.0.0.1"
+        )
+
+    monkeypatch.setattr(driver.trials, "report", fail)
+    assert running.report("a", {"step": 100, "miou": 0.5}) is False
+    assert running.propose("d") is None
+    assert not end.reached()
+    assert request.signals == [signal.SIGTERM]
+    assert "The search cannot go on: ConnectionError: gone. Stopping all" in caplog.text
+    for tune_id in "abc":
+        running.report(tune_id, {"stopped": " with a checkpoint at step 100"})
+    assert end.reached()
+    assert states(driver.trials.all()) == ["RUNNING"] * 3
+    assert [line[0] for line in listener.lines[3:]] == ["stopped"] * 3

@@ -19,6 +19,7 @@ from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
 from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.search.journal import cut_torn_tail, open_journal
+from pixelcontrast.search.retrying import retrying
 from pixelcontrast.search.settings import Search, describe
 from pixelcontrast.search.trials import OWNER, handed_out, place
 from pixelcontrast.storage import Storage, secret_in
@@ -84,12 +85,14 @@ class SearchFolder:
             self._fetch_journal()
             cut_torn_tail(self.local / JOURNAL)
             storage = open_study_storage(self.local, self._search.study)
+            if isinstance(storage, RDBStorage):
+                storage = retrying(storage)
             self._check_owner(storage)
             self._write_description()
             try:
                 yield storage
             except (Exception, KeyboardInterrupt):
-                with suppress(OSError):  # what stopped the search is what its user needs to read
+                with suppress(Exception):  # what stopped the search is what its user needs to read
                     self._forget_unbegun(storage)
                 raise
             self.sync()

@@ -3,10 +3,11 @@
 import logging
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pixelcontrast import config
 from pixelcontrast.cluster.signals import Noted
@@ -18,9 +19,12 @@ from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Search
 from pixelcontrast.search.trials import Proposal, Trials
+from pixelcontrast.storage import one_line
 
 _STOP_S = Bounds().stop_s + 30.0
 """Longest wait for trials that were asked to stop. They give up before that, unless they hang."""
+
+Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ class RunningTrials:
     Attributes:
         request: to the trials' processes, to stop.
         stopping: no other trial may start, and what does not end by itself stays unfinished.
+        failure: what went wrong here, in the study or in the storage, so that the search cannot go on.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class RunningTrials:
     ):
         self.request = StopRequest(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
         self.stopping = False
+        self.failure: Exception | None = None
         self._experiment, self._search, self.folder = experiment, search, folder
         self.trials, self._listener, self._check = trials, listener, check
         self._proposals: dict[str, Proposal] = {}
@@ -81,6 +87,26 @@ class RunningTrials:
 
     def propose(self, tune_id: str) -> dict[str, Any] | None:
         """The argument of the next ``run_trial``; None if no other trial shall start."""
+        return self._guarded(lambda: self._propose(tune_id), None)
+
+    def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+        """Take a report of ``run_trial``; True if Tune shall stop the trial."""
+        return self._guarded(lambda: self._report(tune_id, result), False)
+
+    def died(self, tune_id: str) -> None:
+        """The trial's process died, and Tune has no retry left."""
+        self._guarded(lambda: self._died(tune_id), None)
+
+    def _guarded(self, act: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """Note what goes wrong instead of raising it: Tune would end all trials without a checkpoint."""
+        try:
+            return act()
+        except Exception as error:
+            logger.debug("the search's driver failed", exc_info=error)
+            self.failure, self.stopping = self.failure or error, True
+            return otherwise
+
+    def _propose(self, tune_id: str) -> dict[str, Any] | None:
         while not self.stopping and (proposal := self.trials.next()) is not None:
             places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
             self._catch_up(proposal)
@@ -104,8 +130,7 @@ class RunningTrials:
             }
         return None
 
-    def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
-        """Take a report of ``run_trial``; True if Tune shall stop the trial."""
+    def _report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
         proposal = self._proposals[tune_id]
         if "waiting" in result:
             logger.warning("%s waits for a place: %s", proposal.name, result["waiting"])
@@ -116,20 +141,19 @@ class RunningTrials:
             return False
         if "stopped" in result:
             self.withdraw(tune_id)
-            self.folder.sync()
+            self._try(self.folder.sync, None)
             self._listener.stopped(proposal, result["stopped"])
             return False
         self._listener.evaluated(proposal, result["step"], result["miou"])
         if not self.trials.report(proposal.number, result["step"], result["miou"]):
             return False
-        del self._proposals[tune_id]
         found = self._note(proposal, {})
         self.trials.prune(proposal.number)
+        del self._proposals[tune_id]
         self._tell("pruned", proposal, found)
         return True
 
-    def died(self, tune_id: str) -> None:
-        """The trial's process died, and Tune has no retry left."""
+    def _died(self, tune_id: str) -> None:
         if self.stopping:
             self.withdraw(tune_id)
         if tune_id in self._proposals:
@@ -140,10 +164,10 @@ class RunningTrials:
         """The trial runs no more; the study keeps it as running, for the next driver to resume."""
         self._proposals.pop(tune_id, None)
 
-    def stop(self, signal: int) -> None:
-        """Ask all running trials to stop."""
+    def stop(self, number: int) -> None:
+        """Ask all running trials to stop, as by this signal."""
         self.stopping = True
-        self.request.ask(signal)
+        self.request.ask(number)
 
     @property
     def all_ended(self) -> bool:
@@ -169,16 +193,34 @@ class RunningTrials:
     def _note(self, proposal: Proposal, more: dict[str, Any]) -> dict[str, Any]:
         found = read_summary(self.folder.run(proposal.name)) | more
         self.trials.note(proposal.number, found)
-        attach(self.trials.study, proposal.number, self.folder)
+        self._try(lambda: attach(self.trials.study, proposal.number, self.folder), None)
         return found
 
     def _tell(self, state: str, proposal: Proposal, found: dict[str, Any]) -> None:
-        self.folder.sync()
-        self._listener.ended(proposal, state, found | {"warnings": self.folder.warnings(proposal.name)})
+        self._try(self.folder.sync, None)
+        warnings = self._try(lambda: self.folder.warnings(proposal.name), [])
+        self._listener.ended(proposal, state, found | {"warnings": warnings})
+
+    def _try(self, act: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """Do what the search can do without: the next trial's end copies the study again."""
+        try:
+            return act()
+        except Exception as error:
+            logger.warning("%s; the search goes on without", describe_failure(error))
+            return otherwise
+
+
+def describe_failure(error: Exception) -> str:
+    """One line; for an error of Optuna's, of what the database said."""
+    if isinstance(error, OSError):
+        return one_line(error)
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
 
 
 class Deadline:
-    """When a search that a signal has stopped ends: after its trials, but not later than ``_STOP_S``."""
+    """When a search that a signal or a failure has stopped ends: after its trials, but not later than
+    ``_STOP_S``."""
 
     def __init__(self, running: RunningTrials, noted: Noted):
         self._running, self._noted = running, noted
@@ -186,12 +228,20 @@ class Deadline:
 
     def reached(self) -> bool:
         """Whether the wait is over; the first call after the signal asks the trials to stop."""
-        if self._noted.signal is None:
+        if self._noted.signal is None and self._running.failure is None:
             return False
         if self._asked_at is None:
+            reason, again = "", " again"
+            if self._running.failure is not None:
+                reason, again = (
+                    f"The search cannot go on: {describe_failure(self._running.failure)}. ",
+                    " twice",
+                )
             logger.warning(
-                "Stopping all trials with a checkpoint. Press Ctrl-C or send SIGTERM again to stop without."
+                "%sStopping all trials with a checkpoint. Press Ctrl-C or send SIGTERM%s to stop without.",
+                reason,
+                again,
             )
             self._asked_at = time.monotonic()
-            self._running.stop(self._noted.signal)
+            self._running.stop(self._noted.signal or signal.SIGTERM)
         return self._running.all_ended or time.monotonic() - self._asked_at > _STOP_S

@@ -8,10 +8,11 @@ import json
 
 from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.environment import environment
+from pixelcontrast.cluster.errors import RERUN, LaunchError
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import concurrency
 from pixelcontrast.cluster.signals import Interrupted, signals_noted
-from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchListener
+from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchListener, describe_failure
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.folder import Arms, SearchFolder
 from pixelcontrast.search.settings import Search
@@ -45,7 +46,8 @@ def run_search(
 
     Raises:
         ValueError: another search has this name, or this one is running already.
-        LaunchError: no trial fits on the cluster, or it cannot be reached.
+        LaunchError: no trial fits on the cluster, or it cannot be reached; or the study or the storage failed
+            for good, and the trials have stopped with a checkpoint.
     """
     experiment = reachable_paths(experiment)
     run = experiment.run
@@ -104,6 +106,8 @@ def _tune(running: RunningTrials, concurrent: int) -> None:
             running.request.withdraw()
     if noted.signal is not None:
         raise Interrupted(noted.signal)
+    if running.failure is not None:
+        raise LaunchError(describe_failure(running.failure), RERUN) from running.failure
 
 
 def _announce(folder: SearchFolder, cluster: Connection) -> None:
