@@ -17,14 +17,16 @@ def train(
 ) -> list[float]:
     """Train on images [B, 3, H, W] and labels [B, H, W], 255 ignored; return the term of every step."""
     classifier = network.decode_head.classifier
-    network.projection = ProjectionHead(classifier.in_channels, 256)  # contrast: a submodule, also for DDP
+    head = ProjectionHead(classifier.in_channels, 256).to(network.device)  # contrast
+    network.projection = head  # contrast: a submodule, also for DDP
     features = FeatureHook(network.decode_head.dropout)  # contrast: before the dropout
     contrast = PixelContrast(num_classes=classifier.out_channels, embedding_dim=256)  # contrast
+    contrast.to(network.device)  # contrast
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        how = {"project": network.projection.rows, "align_corners": False}  # contrast
+        how = {"project": head.rows, "align_corners": False}  # contrast
         term = contrast(features.take(), labels, output.logits, **how)  # contrast
         loss = output.loss + term
         optimizer.zero_grad()

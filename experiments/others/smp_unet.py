@@ -17,14 +17,16 @@ def train(network: smp.Unet, batches: Iterable[tuple[Tensor, Tensor]], *, lr: fl
     """Train on images [B, 3, H, W] and labels [B, H, W], 255 ignored; return the term of every step."""
     classifier = network.segmentation_head[0]
     assert isinstance(classifier, nn.Conv2d)
-    network.projection = ProjectionHead(classifier.in_channels, 256)  # contrast: a submodule, also for DDP
+    device = classifier.weight.device  # contrast
+    head = ProjectionHead(classifier.in_channels, 256).to(device)  # contrast
+    network.projection = head  # contrast: a submodule, also for DDP
     features = FeatureHook(classifier)  # contrast
-    contrast = PixelContrast(num_classes=classifier.out_channels, embedding_dim=256)  # contrast
+    contrast = PixelContrast(num_classes=classifier.out_channels, embedding_dim=256).to(device)  # contrast
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
     values = []
     for images, labels in batches:
         logits = network(images)
-        term = contrast(features.take(), labels, logits, project=network.projection.rows)  # contrast
+        term = contrast(features.take(), labels, logits, project=head.rows)  # contrast
         loss = F.cross_entropy(logits, labels, ignore_index=255) + term
         optimizer.zero_grad()
         loss.backward()

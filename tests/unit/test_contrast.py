@@ -145,6 +145,11 @@ def test_half_precision_inputs_are_contrasted_in_float32() -> None:
         ({"labels": torch.zeros(2, 4, 4)}, "labels are int64"),
         ({"logits": torch.zeros(2, 7, 4, 4)}, r"logits are \[B, 3, \., \.\]"),
         ({"logits": torch.zeros(1, 3, 4, 4)}, "hold 2, 2 and 1 images"),
+        (
+            {"embeddings": torch.zeros(2, 4, 4, 4, device="meta")},
+            r"embeddings are on meta and the PixelContrast on cpu; .* PixelContrast\(…\)\.to\(device\)",
+        ),
+        ({"labels": torch.zeros(2, 4, 4, device="meta").long()}, "labels are on meta"),
         ({"labels": torch.full((2, 4, 4), 3)}, r"labels hold \[3\]; allowed are 0 to 2 and the ignored 255"),
     ],
 )

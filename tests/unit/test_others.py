@@ -62,6 +62,23 @@ def test_the_term_falls_and_the_plain_network_is_left(
     network.load_state_dict(plain)  # as a checkpoint of the plain network is
 
 
+@pytest.mark.parametrize(("name", "build", "lr"), EXAMPLES, ids=[name for name, *_ in EXAMPLES])
+def test_the_term_and_its_head_go_to_the_network_s_device(
+    name: str, build: Callable[[], nn.Module], lr: float
+) -> None:
+    """On the meta device the first step ends at the term's first look at a value, of which there is none."""
+    network = build().to("meta")
+
+    def moved() -> Iterator[tuple[Tensor, Tensor]]:
+        assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+        for images, labels in batches():
+            yield images.to("meta"), labels.to("meta")
+
+    train = runpy.run_path(str(FOLDER / f"{name}.py"))["train"]
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        train(network, moved(), lr=lr)
+
+
 @pytest.mark.parametrize("name", [name for name, *_ in EXAMPLES])
 def test_an_example_has_under_forty_lines(name: str) -> None:
     assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 40

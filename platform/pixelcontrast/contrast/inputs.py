@@ -10,9 +10,21 @@ from pixelcontrast.contrast.banks import Bank
 
 
 def check_inputs(
-    embeddings: Tensor, labels: Tensor, logits: Tensor, *, num_classes: int, embedding_dim: int | None
+    embeddings: Tensor, labels: Tensor, logits: Tensor, *, per_class: Tensor, embedding_dim: int | None
 ) -> None:
-    """Raise ``ValueError`` for maps of a wrong shape or dtype; ``embedding_dim`` None allows any."""
+    """Raise ``ValueError`` for maps of a wrong shape or dtype, or on another device than the term.
+
+    Args:
+        per_class: any of the term's buffers [num_classes].
+        embedding_dim: None allows any.
+    """
+    num_classes, device = len(per_class), per_class.device
+    for name, map in {"embeddings": embeddings, "labels": labels, "logits": logits}.items():
+        if map.device != device:
+            raise ValueError(
+                f"{name} are on {map.device} and the PixelContrast on {device}; move them to one device, "
+                "such as the network's: PixelContrast(…).to(device)"
+            )
     dim = "C" if embedding_dim is None else embedding_dim
     if embeddings.ndim != 4 or embedding_dim not in (None, embeddings.shape[1]):
         raise ValueError(f"embeddings are [B, {dim}, h, w], not {list(embeddings.shape)}")

@@ -178,10 +178,10 @@ class PixelContrast(nn.Module):
             is labelled on any rank.
 
         Raises:
-            ValueError: shapes that do not fit each other, or a label or an image id that is out of range.
+            ValueError: shapes or devices that do not fit each other, or a label or an image id out of range.
         """
         dim = self.embedding_dim if project is None else None
-        check_inputs(embeddings, labels, logits, num_classes=self.num_classes, embedding_dim=dim)
+        check_inputs(embeddings, labels, logits, per_class=self.class_pixels, embedding_dim=dim)
         has_slots = self.training and isinstance(self.memory.region, Slots)
         image_ids = check_image_ids(image_ids, len(embeddings)) if has_slots else None
         self._waiting = []
