@@ -81,8 +81,11 @@ def test_masks_of_colours_are_read_by_the_table(root: Path) -> None:
     colors = np.array([(128, 64, 128), (0, 0, 142), (0, 0, 70), (0, 0, 0)], np.uint8)
     Image.fromarray(colors[some_ids(4)]).save(root / "masks/train/a.png")
     assert first_ids(build(root), 4) == [0, 1, 1, IGNORE_INDEX]
+    for black in (np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), bool)):
+        Image.fromarray(black).save(root / "masks/train/a.png")  # grey, as ImageMagick saves it
+        assert first_ids(build(root), 2) == [IGNORE_INDEX, IGNORE_INDEX]
     write_label(root / "masks/train/a.png", some_ids(2))
-    with pytest.raises(ValueError, match=r"a\.png: mode L is not supported; allowed are 8-bit RGB, RGBA, P"):
+    with pytest.raises(ValueError, match=r"a\.png: 384 pixels of unknown colours, such as \(1, 1, 1\)"):
         build(root).read(0)
 
 

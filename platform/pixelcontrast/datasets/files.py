@@ -89,7 +89,9 @@ _IMAGE = _Kind(
     f"{_EIGHT_BITS}colour or grey image",
 )
 _LABEL = _Kind(("PNG",), ("L", "P", "1"), "8-bit L, P, and 1 bit", _AS_MASK)
-_COLORS = _Kind(("PNG",), ("RGB", "RGBA", "P"), "8-bit RGB, RGBA, P", _AS_MASK)
+_COLORS = _Kind(
+    ("PNG",), ("RGB", "RGBA", "P", "L", "1"), "8-bit RGB, RGBA, P, L, and 1 bit", f"{_EIGHT_BITS}PNG"
+)
 
 
 def read_image(path: Path) -> Tensor:
@@ -147,7 +149,8 @@ def decode_label(content: bytes, path: Path | str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ColorLabels:
-    """Reads label maps whose classes are colours: an RGB PNG, or a palette PNG by its palette's colours.
+    """Reads label maps whose classes are colours: an RGB PNG, a palette PNG by its palette's colours, or a
+    grey PNG, whose value g is the colour (g, g, g): some tools save so a mask that has no other colours.
 
     Attributes:
         colors: the colours that may occur, at most 255.
