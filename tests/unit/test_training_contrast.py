@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +115,18 @@ def test_too_large_a_memory_is_refused_with_both_sizes_and_the_keys() -> None:
     check_memory(25, 100, "this machine")
     with pytest.raises(ValueError, match=r"3 GB .* 25% of cuda:0's memory, 8 GB.*contrast.memory_dtype"):
         check_memory(3_000_000_000, 8e9, "cuda:0's memory")
+
+
+def test_a_worker_with_a_part_of_a_gpu_has_a_part_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    contrast = build_contrast(EXPERIMENT, num_classes=5, num_images=10)
+    assert contrast is not None
+    gpu = SimpleNamespace(total_memory=8 * contrast.memory.nbytes)  # enough for a worker alone, not for four
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    shared = replace(EXPERIMENT, {"run.gpus_per_worker": 0.25})
+    with pytest.raises(
+        ValueError, match=r"contrast\.memory: .* 25% of this worker's part of cuda:0's memory"
+    ):
+        build_state(shared, num_classes=5, num_images=10, device=torch.device("cuda", 0))
 
 
 def test_every_setting_reaches_the_term() -> None:

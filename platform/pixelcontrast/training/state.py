@@ -99,7 +99,8 @@ def build_state(
     contrast = build_contrast(experiment, num_classes=num_classes, num_images=num_images)
     if contrast is not None and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        check_memory(contrast.memory.nbytes, total, f"{device}'s memory")
+        part = experiment.run.gpus_per_worker  # other workers have the rest of the GPU
+        check_memory(contrast.memory.nbytes, part * total, f"this worker's part of {device}'s memory")
     model = build_model(experiment.model, num_classes=num_classes, embedding=contrast is not None)
     model = synchronize_batchnorm(model.to(device), device)
     assert isinstance(model, SegmentationModel)
