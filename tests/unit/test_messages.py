@@ -11,7 +11,8 @@ from PIL import Image
 
 from pixelcontrast import config
 from pixelcontrast.cli.terminal import failures_told
-from pixelcontrast.cluster.train.worker import reason_of
+from pixelcontrast.cluster.local import usable_gpus
+from pixelcontrast.cluster.train.worker import checked, reason_of
 from pixelcontrast.datasets.loading import eval_loader, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.search.folder import SearchFolder
@@ -150,6 +151,17 @@ def test_a_full_gpu_is_final_and_names_the_settings_that_take_less(
     told = f"OutOfMemoryError: {FULL_TOLD}Lower optim.batch_size (it is 2){remedy}"
     assert reason_of(FULL, settings) == (told, True)
     assert reason_of(RuntimeError("another"), settings) == ("RuntimeError: another", False)
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with an old driver: the GPU can be counted, and no more."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert usable_gpus() == 0
+    assert checked(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"run\.device: .* driver .* CUDA .*--run\.device cpu") as caught:
+        checked(torch.device("cuda", 0))
+    assert str(torch.version.cuda) in str(caught.value)
 
 
 def test_a_folder_that_may_not_be_read_is_named_with_what_to_do(

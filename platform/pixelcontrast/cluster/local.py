@@ -123,6 +123,7 @@ def _start(folder: Path, num_cpus: int, *, dashboard: bool) -> str | None:
             folder / "r",  # Ray opens it to everybody (mode 0777); the folder around it stays closed
             address="local",
             num_cpus=num_cpus,
+            num_gpus=usable_gpus(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
@@ -131,6 +132,13 @@ def _start(folder: Path, num_cpus: int, *, dashboard: bool) -> str | None:
             logging_level=logging.ERROR,
         )
     return dashboard_of(context)
+
+
+def usable_gpus() -> int:
+    """How many GPUs torch can compute on. Ray would count those of a driver too old for torch as well."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _stop() -> None:

@@ -94,7 +94,7 @@ def run_loop(
     platform_logger.setLevel(logging.INFO)
     try:
         with Heartbeat(launcher, rank=rank, worker=actor) as heart:
-            stopped_at = loop(experiment, device=find_device(), report=rows, stop=lambda: heart.stop)
+            stopped_at = loop(experiment, device=checked(find_device()), report=rows, stop=lambda: heart.stop)
         rows.flush()
         if rank == 0 and stopped_at is not None:
             ray.get(launcher.put.remote(Stopped(stopped_at)))
@@ -105,6 +105,19 @@ def run_loop(
     finally:
         platform_logger.removeHandler(messages)
         messages.flush()
+
+
+def checked(device: "torch.device") -> "torch.device":
+    """The device; raises ``ValueError``, which is final, for a GPU that Ray sees and torch cannot use."""
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "run.device: this worker has a GPU that torch cannot use: the machine's driver is missing or too "
+            f"old for CUDA {torch.version.cuda}, for which torch was built; update the driver, or train with "
+            "--run.device cpu"
+        )
+    return device
 
 
 def reason_of(error: Exception, experiment: Experiment) -> tuple[str, bool]:
