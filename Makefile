@@ -24,8 +24,10 @@ test-slow: $(INSTALLED)  ## The tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
 gpu-check: $(INSTALLED)  ## On a machine with a GPU: the tests that need one, and what it costs there (gpu.json)
-	$(BIN)/python -m pytest -m cuda
-	$(BIN)/python experiments/benchmarks/gpu.py --out gpu.json
+	@status=0; set -x; \
+	$(BIN)/python -m pytest -m cuda || status=$$?; \
+	$(BIN)/python experiments/benchmarks/gpu.py --out gpu.json || status=$$?; \
+	exit $$status
 
 check: $(INSTALLED)  ## Lint, format and types
 	$(BIN)/ruff check

@@ -78,7 +78,8 @@ def bank_loss(quick: bool, device: str = "cpu") -> Iterator[Row]:
         ratio = beside_dense["dense"] / beside_dense["ours"]
         yield row(f"{where}: dense / ours", ratio, "×", at_least=5, device=device)
         ratio = peak["dense"] / peak["ours"]
-        yield row(f"{where}: dense / ours, peak memory", ratio, "×", at_least=100, device=device)
+        target = 100 if device == "cpu" else None  # on a GPU ours takes larger blocks, to be faster
+        yield row(f"{where}: dense / ours, peak memory", ratio, "×", at_least=target, device=device)
 
 
 def _bank_form(name: str, num_anchors: int, bank_rows: int, device: str) -> Form:

@@ -7,7 +7,7 @@ batch and with a memory, one after the other. The profile counts what the term's
 often the host waits for it. ``make gpu-check`` runs this after the tests that need a GPU. Not measured yet.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -96,11 +96,21 @@ def profile() -> Iterator[Row]:
         torch.cuda.synchronize()
         with torch.profiler.profile() as seen:
             contrast(*moved)
-        count = {event.key: event.count for event in seen.key_averages()}
-        waits = sum(count.get(key, 0) for key in _WAITS) - 1  # the profile ends with one of its own
+        found = launches_and_waits({event.key: event.count for event in seen.key_averages()})
         where = f"the term's forward, {name}"
-        yield row(f"{where}: kernels launched", count.get("cudaLaunchKernel", 0), "", device="cuda")
+        if found is None:
+            print(f"{where}: the profiler saw no kernels (no CUPTI?), so launches and waits are not counted")
+            continue
+        launches, waits = found
+        yield row(f"{where}: kernels launched", launches, "", device="cuda")
         yield row(f"{where}: waits of the host", waits, "", at_most=3, device="cuda")
+
+
+def launches_and_waits(count: Mapping[str, int]) -> tuple[int, int] | None:
+    """Kernels launched and waits of the host, from the profile's events; None where nothing was recorded."""
+    launches = sum(number for key, number in count.items() if "LaunchKernel" in key)
+    waits = sum(count.get(key, 0) for key in _WAITS)
+    return (launches, waits - 1) if launches else None  # the profile ends with a wait of its own
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from inputs import IGNORE_INDEX, NUM_CLASSES, TEMPERATURE, Problem
 from torch import Tensor
 
-_CHUNK = 1 << 19
-"""Similarities at a time, as in the engine."""
+from pixelcontrast.contrast.sweeps import most_similarities
 
 
 def two_products(problem: Problem) -> Tensor:
     """Only the matrix products of a pass over the bank: similarities, and weights times keys."""
     anchors, bank = problem.anchors.detach(), problem.bank
-    step = max(_CHUNK // len(anchors), 1)
+    step = max(most_similarities(anchors.device) // len(anchors), 1)  # at a time, as in the engine
     pulled = torch.zeros_like(anchors)
     space = anchors.new_empty(len(anchors) * step)
     for keys in bank.split(step):
