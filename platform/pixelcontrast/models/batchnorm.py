@@ -59,7 +59,8 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every BatchNorm so that training on W workers normalises as training on one would.
 
     With one worker nothing is replaced; parameters, buffers and their names stay. On CUDA this is
-    ``torch.nn.SyncBatchNorm``, which does not run on the CPU; there it is ``CpuSyncBatchNorm2d``.
+    ``torch.nn.SyncBatchNorm``, whose forward pass has the host wait three times in every layer (torch's
+    issue 78549), and which does not run on the CPU; there it is ``CpuSyncBatchNorm2d``.
 
     Raises:
         ValueError: the backbone has a BatchNorm of another kind than torch's and timm's usual ones.
