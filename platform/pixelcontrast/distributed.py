@@ -154,6 +154,15 @@ def exchange_rows(rows: Tensor, sent: list[int], received: list[int], group: Gro
     return result
 
 
+def on_host(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU. On a GPU this waits for all that was asked of it, collectives included.
+
+    Loops read values here, so that a worker that waits for another one's part of a collective is seen to
+    wait, and is not taken for the one that hangs (``cluster/train/heartbeat``).
+    """
+    return tensor.cpu()
+
+
 class Vote:
     """Whether any rank wishes something: agreed by all ranks, and known one call later so that none waits.
 

@@ -3,7 +3,14 @@
 import re
 import threading
 import time
+from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
+from typing import Any
 
+import pytest
+from torch.nn.modules import _functions
+
+from pixelcontrast import distributed
 from pixelcontrast.cluster.train.events import Beat
 from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.cluster.train.watch import Bounds, Watch
@@ -102,6 +109,30 @@ def test_a_heartbeat_tells_where_the_loop_is_and_for_how_long() -> None:
     assert (second.worker, second.place, second.waiting) == ("actor", first.place, False)
     assert second.since_s >= 0.3 > first.since_s
     assert made[0]._look().place == "its end"
+
+
+READING = distributed.on_host
+# As in torch's SyncBatchNorm on a GPU, whose forward pass reads a mask that a collective gives.
+NORMALISING = FunctionType(READING.__code__.replace(co_filename=_functions.__file__), {})
+
+
+@pytest.mark.parametrize("read", [READING, NORMALISING])
+def test_a_worker_that_reads_what_a_collective_gives_waits(read: Callable[[Any], Any]) -> None:
+    made: list[Heartbeat] = []
+    lock = threading.Lock()
+
+    def loop() -> None:
+        made.append(Heartbeat(None, rank=0, worker="actor"))
+        read(SimpleNamespace(cpu=lock.acquire))  # stands in a function of C's, as a read from a GPU does
+
+    with lock:
+        thread = threading.Thread(target=loop)
+        thread.start()
+        until = time.monotonic() + 10
+        while not (made and made[0]._look().waiting) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert made[0]._look().waiting
+    thread.join()
 
 
 def test_nobody_is_ended_while_data_are_staged_and_a_while_after() -> None:

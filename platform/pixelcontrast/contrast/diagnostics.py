@@ -79,6 +79,7 @@ class Diagnostics(nn.Module):
         number, positives, negatives, hard, itself, alike, every = of_classes.T
         memory_positive, memory_negative = self._with_memory(memory, number, step)
         pairs = torch.stack([positives, alike - itself, negatives, every - alike], dim=1)
+        pairs = distributed.on_host(pairs)
         norm, refused, batches = float(self.mean_norm), int(self.refused), self._batches
         for sums in (*self.buffers(), self._counts):
             sums.zero_()
@@ -106,7 +107,8 @@ class Diagnostics(nn.Module):
             rows, counts = (distributed.all_reduce(part, self.group) for part in (rows, counts))
         alike, every = (anchors * rows).sum(), anchors.sum(dim=0) @ rows.sum(dim=0)
         pairs, every_pair = (number * counts).sum(), number.sum() * counts.sum()
-        return _similarities(torch.stack([pairs, alike, every_pair - pairs, every - alike]).tolist())
+        sums = torch.stack([pairs, alike, every_pair - pairs, every - alike])
+        return _similarities(distributed.on_host(sums).tolist())
 
 
 def _similarities(sums: list[float]) -> tuple[float | None, float | None]:

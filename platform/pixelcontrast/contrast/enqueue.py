@@ -143,7 +143,7 @@ class Entering:
             finite, labels, *images = distributed.all_gather_tables(columns, self.group, counts=part.counts)
             placed.append(part.bank.place(labels, finite, *images))
         owners = [places.owners(ranks) for places in placed]
-        seen = torch.cat(owners).cpu().split([len(of_rows) for of_rows in owners])
+        seen = distributed.on_host(torch.cat(owners)).split([len(of_rows) for of_rows in owners])
         for part, places, of_rows, on_host in zip(parts, placed, owners, seen, strict=True):
             of_ranks = on_host.split(part.counts)
             sent = torch.bincount(of_ranks[rank], minlength=ranks)[:ranks].tolist()

@@ -333,6 +333,6 @@ def classes_of_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> tu
 
 def to_host(tensors: Sequence[Tensor]) -> list[Any]:
     """The values of int64 tensors as nested lists. However many there are, the device is waited for once."""
-    values = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    values = distributed.on_host(torch.cat([tensor.flatten() for tensor in tensors]))
     parts = values.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape).tolist() for part, tensor in zip(parts, tensors, strict=True)]

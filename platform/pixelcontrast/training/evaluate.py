@@ -55,7 +55,7 @@ def evaluate(
         confusion.update(predict(model, batch.images.to(device), autocast), batch.labels.to(device))
     model.train(was_training)
     confusion.all_reduce()
-    if not confusion.matrix.any():
+    if not distributed.on_host(confusion.matrix.any()):
         raise ValueError(f"{dataset.root}: no pixel of the {len(dataset)} validation images is labelled")
     scores = confusion.scores()
     iou = [None if value != value else value for value in scores.iou]  # NaN is not JSON

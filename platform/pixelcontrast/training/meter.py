@@ -71,7 +71,7 @@ class Meter:
         """
         means: list[float] | list[None] = [None] * len(self._names)
         if self._kept:
-            steps = self._mean_over_ranks(torch.stack(list(self._kept.values())))
+            steps = distributed.on_host(self._mean_over_ranks(torch.stack(list(self._kept.values()))))
             for step, numbers in zip(self._kept, steps.tolist(), strict=True):
                 self._check_finite(step, numbers)
             means = steps.mean(dim=0).tolist()
@@ -94,7 +94,7 @@ class Meter:
         """How the contrast's gradient on the features compares with the other losses', at the last step."""
         if self._gradients is None:
             return {}
-        contrast, others, product = distributed.all_reduce(self._gradients).tolist()
+        contrast, others, product = distributed.on_host(distributed.all_reduce(self._gradients)).tolist()
         norms = math.sqrt(contrast), math.sqrt(others)
         return {
             "gradient_ratio": norms[0] / norms[1] if norms[1] else None,
@@ -116,7 +116,7 @@ class Meter:
         state = self._state
         self._skipped += 1
         state.skipped_in_row += 1
-        what = self._describe(state.step, self._mean_over_ranks(numbers).tolist())
+        what = self._describe(state.step, distributed.on_host(self._mean_over_ranks(numbers)).tolist())
         if state.skipped_in_row == MOST_SKIPPED:
             raise ValueError(
                 f"{MOST_SKIPPED} steps in a row were left out, at last as {what}: if such images are sound, "

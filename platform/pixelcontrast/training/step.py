@@ -213,7 +213,7 @@ class _FeatureGradients:
 
 def _finite_on_all_ranks(*numbers: Tensor) -> bool:
     bad = ~torch.stack([number.isfinite() for number in numbers]).all()
-    return not bool(distributed.all_reduce(bad.int()))
+    return not bool(distributed.on_host(distributed.all_reduce(bad.int())))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:

@@ -12,8 +12,12 @@ from pixelcontrast.cluster.train.events import Beat, LoopEnded
 INTERVAL_S = 1.0
 _ANSWER_TIMEOUT_S = 30.0
 _PACKAGE = str(Path(__file__).parents[2])
-_WAITING = ("torch/distributed/", "torch/autograd/graph.py", "pixelcontrast/distributed.py")
-"""Files in which a loop waits for other ranks: in a collective, or in DDP's within the backward pass."""
+_WAITING = (
+    *("torch/distributed/", "torch/autograd/graph.py", "pixelcontrast/distributed.py"),
+    "torch/nn/modules/_functions.py",
+)
+"""Files in which a loop waits for other ranks: in a collective, in DDP's within the backward pass, in torch's
+SyncBatchNorm, or, on a GPU, where a value is read that a collective gives."""
 _STAGING = "pixelcontrast/datasets/packing/staging.py"
 """Where data are copied to this machine, or a worker beside it is waited for that copies them."""
 
