@@ -7,6 +7,7 @@ from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelcontrast import distributed
@@ -160,6 +161,9 @@ def _reports(experiment: Experiment, step: int) -> bool:
 def _distribute(model: nn.Module, device: torch.device, *, compiled: bool) -> nn.Module:
     """The model as the step calls it: compiled if asked for, in DDP if there are several workers."""
     if compiled:
+        # Else the backward pass is compiled when it is first run, in a thread of autograd's: the loop's own
+        # stands still meanwhile, and is taken for one that hangs.
+        functorch.force_non_lazy_backward_lowering = True
         model.compile()
     if distributed.world_size() == 1:
         return model
