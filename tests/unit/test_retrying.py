@@ -5,9 +5,10 @@ from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
 
 from pixelcontrast import Experiment, Search
 from pixelcontrast.search import retrying
@@ -23,17 +24,15 @@ class Outage:
 
     def __init__(self) -> None:
         self.left = 0
-        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", self._fail)
+        event.listen(Engine, "before_cursor_execute", self._fail)
 
     def _fail(self, *_: Any) -> None:
         if self.left:
             self.left -= 1
-            raise sqlalchemy.exc.OperationalError(
-                "SELECT 1", {}, Exception("the server is gone\nat 10.0.0.1")
-            )
+            raise OperationalError("SELECT 1", {}, Exception("the server is gone\nat 10.0.0.1"))
 
     def end(self) -> None:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", self._fail)
+        event.remove(Engine, "before_cursor_execute", self._fail)
 
 
 @pytest.fixture
