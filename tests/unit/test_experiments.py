@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from pixelcontrast import Data, Experiment, config, parse
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.models import build_model, check_model
 from pixelcontrast.search.settings import arms_of, check_space
@@ -82,6 +84,21 @@ def test_imagenet_weights_come_from_their_package(pretrained: Any, tmp_path: Pat
     wanted, backbone = whole.state_dict(), model.backbone.state_dict()
     assert all(torch.equal(value, wanted[key]) for key, value in backbone.items())
     check_model(pretrained["EXPERIMENT"].model)
+
+
+def test_a_job_s_imagenet_weights_are_written_where_it_takes_them(
+    pretrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: Any = timm.create_model("tf_efficientnet_lite0")
+    package_of(list(whole.state_dict().values()), tmp_path)
+    shared = tmp_path / "shared" / "tf_efficientnet_lite0.safetensors"
+    pretrained["convert_weights"](config.replace(pretrained["EXPERIMENT"], {"model.weights": str(shared)}))
+    assert shared.exists()
+    assert not Path(pretrained["WEIGHTS"]).exists()
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    elsewhere = {"data.root": "/data", "run.storage": "/runs"}
+    with pytest.raises(ValueError, match=r"model.weights is 'runs/tf_efficientnet_lite0.safetensors', a rel"):
+        reachable_paths(config.replace(pretrained["EXPERIMENT"], elsewhere))
 
 
 def test_a_missing_package_is_named_with_its_command(

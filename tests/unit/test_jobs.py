@@ -12,6 +12,7 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 import repository
 import strict_yaml
+from pixelcontrast import config
 from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.config import Data, Experiment, Run
@@ -105,8 +106,15 @@ def test_a_job_may_not_have_relative_paths(monkeypatch):
         reachable_paths(relative)
     with pytest.raises(ValueError, match=r"data.root is 'runs/scenes', a relative path. .* every node"):
         reachable_paths(experiment("s3://bucket/runs", "runs/scenes"))
+    for weights in ("hrnet.pth", "runs/hrnet.pth"):
+        taken = config.replace(experiment("/shared/runs"), {"model.weights": weights})
+        with pytest.raises(ValueError, match=rf"model.weights is '{weights}', .* Give none, timm, or "):
+            reachable_paths(taken)
     doctor = Wanted(storage="runs", data=None, layout=None, run=Run(name="doctor"))
     with pytest.raises(ValueError, match=r"storage is 'runs', a relative path. This is a job"):
         diagnose(doctor)
     for storage in ("s3://bucket/runs", "gs://bucket/runs", "/shared/runs"):
         assert reachable_paths(experiment(storage)).run.storage == storage
+    for weights in ("none", "timm", "/shared/hrnet.pth"):
+        taken = config.replace(experiment("/shared/runs"), {"model.weights": weights})
+        assert reachable_paths(taken).model.weights == weights

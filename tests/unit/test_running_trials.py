@@ -2,10 +2,12 @@
 
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.exceptions import StorageInternalError
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 import small_runs
 from pixelcontrast import Experiment, Search, choice, config, integers
@@ -86,6 +88,26 @@ def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(expe
         ("failed", "trial-0000", error),
         ("started", "trial-0001"),
     ]
+
+
+def test_a_trial_s_paths_are_those_of_the_search_s_driver(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process works in a folder of Ray's own. In a job a relative one fails it."""
+    monkeypatch.chdir(tmp_path)
+    experiment = config.replace(experiment, {"data.root": "/data"})
+    arms = {"mine": {"model.weights": "mine.pth"}, "random": {}}
+    search = Search(arms=arms, seeds=(0, 1))
+    driver, listener = Driver(experiment, search, arms), Lines()
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, listener, check)
+    trial = running.propose("a")
+    assert trial is not None
+    assert config.from_json(trial["experiment"]).model.weights == f"{tmp_path}/mine.pth"
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    assert running.propose("b") is not None
+    assert running.propose("c") is not None
+    assert states(driver.trials.all()) == ["RUNNING", "RUNNING", "FAIL", "RUNNING"]
+    assert "model.weights is 'mine.pth', a relative path" in driver.trials.all()[2].user_attrs["error"]
 
 
 class Request:

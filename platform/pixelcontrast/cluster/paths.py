@@ -10,10 +10,12 @@ def reachable_paths(experiment: Experiment) -> Experiment:
     """The experiment with absolute paths; URIs are unchanged.
 
     Raises:
-        ValueError: ``run.storage`` or ``data.root`` is relative in a job.
+        ValueError: ``run.storage``, ``data.root`` or a file in ``model.weights`` is relative in a job.
     """
     check_job_path("run.storage", experiment.run.storage, "a URI (s3://bucket/runs) or an absolute path")
     check_job_path("data.root", experiment.data.root, "an absolute path")
+    if (weights := experiment.model.weights) not in ("none", "timm"):
+        check_job_path("model.weights", weights, "none, timm, or the absolute path of a file")
     return absolute_paths(experiment)
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from pixelcontrast import config
+from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.signals import Noted
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
@@ -112,7 +113,7 @@ class RunningTrials:
             self._catch_up(proposal)
             self._listener.started(proposal)
             try:
-                experiment = config.replace(self._experiment, proposal.overrides | places)
+                experiment = reachable_paths(config.replace(self._experiment, proposal.overrides | places))
                 memory = self._check(experiment)
             except ValueError as error:  # as where each value is allowed, but not together
                 self._end(proposal, finished=False, failures=[config.explain(error)])
