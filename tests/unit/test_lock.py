@@ -16,7 +16,7 @@ import pytest
 
 from object_store import ObjectStore
 from pixelcontrast.runs import lock
-from pixelcontrast.runs.lock import held
+from pixelcontrast.runs.lock import AlreadyRunning, held
 from pixelcontrast.storage import Storage
 from processes import FORKING
 
@@ -27,6 +27,7 @@ RENEW_S, LEASE_S = 0.5, 3.0
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease of seconds, so that tests need not wait for a minute."""
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(lock, "_HOST_PATIENCE_S", 2.0)
     monkeypatch.setattr(lock, "_RENEW_S", RENEW_S)
     monkeypatch.setattr(lock, "_LEASE_S", LEASE_S)
     monkeypatch.setattr(lock, "_POLL_S", 0.1)
@@ -86,6 +87,28 @@ def test_a_killed_driver_s_folder_is_taken_over(folder: Storage, caplog: pytest.
         with caplog.at_level(logging.WARNING), held(folder, what="run a"):
             assert time.monotonic() - start < LEASE_S  # the process is known to be gone
         assert f"process {first.pid}, died; this one takes over" in caplog.text
+
+
+def test_another_machine_s_lock_is_waited_for_and_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server keeps the lock of a node that crashed, here one that is killed somewhat later."""
+    monkeypatch.setattr(lock, "_HOST_PATIENCE_S", 60.0)
+    folder = Storage(str(tmp_path)) / "a"
+    with driver(folder, host="node7") as first:
+        released = threading.Timer(2, kill, (first,))
+        released.start()
+        with held(folder, what="run a"):
+            released.join()
+    told = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    assert told == [
+        "run a is running on node7, or was when that crashed: waiting up to 60 seconds for its lock"
+    ]
+    with driver(folder):
+        start = time.monotonic()
+        with pytest.raises(AlreadyRunning), held(folder, what="run a"):
+            pass
+        assert time.monotonic() - start < 30, "the lock of a driver on this machine is right at once"
 
 
 def test_a_driver_that_died_on_another_machine_is_waited_for(object_store: ObjectStore) -> None:

@@ -12,9 +12,11 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 import small_runs
 from pixelcontrast import Experiment, Search, choice, config, integers
 from pixelcontrast.cli.search import _Lines
-from pixelcontrast.cluster.signals import Noted
+from pixelcontrast.cluster.signals import Interrupted, Noted
 from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
-from pixelcontrast.runs.run_folder import write_rows
+from pixelcontrast.cluster.tune.trial import _attempt
+from pixelcontrast.runs import lock
+from pixelcontrast.runs.run_folder import open_storage, write_rows
 from pixelcontrast.search.settings import check_space
 from pixelcontrast.search.trials import Proposal
 from studies import SPACE, Driver, states
@@ -108,6 +110,24 @@ def test_a_trial_s_paths_are_those_of_the_search_s_driver(
     assert running.propose("c") is not None
     assert states(driver.trials.all()) == ["RUNNING", "RUNNING", "FAIL", "RUNNING"]
     assert "model.weights is 'mine.pth', a relative path" in driver.trials.all()[2].user_attrs["error"]
+
+
+def test_a_trial_whose_run_another_driver_still_has_may_be_retried(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the lock of a crashed node, which its file server lets go later; a search that stops leaves it."""
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
+
+    def attempt(stopped_by: int | None) -> tuple[str | None, bool]:
+        return _attempt(experiment, 0, lambda _: None, lambda: stopped_by)
+
+    with lock.held(open_storage(experiment), what="run street"):
+        reason, final = attempt(None)
+        with pytest.raises(Interrupted, match="run street is running already"):
+            attempt(signal.SIGTERM)
+    assert reason is not None
+    assert reason.startswith("run street is running already")
+    assert not final
 
 
 class Request:

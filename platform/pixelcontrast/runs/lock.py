@@ -27,6 +27,8 @@ from pixelcontrast.storage import Storage, one_line
 LOCK, CLAIMS = ".lock", ".claims"
 _PATIENCE_S = 5.0
 """How long a lock is waited for: a driver that was just killed may take some seconds to be gone."""
+_HOST_PATIENCE_S = 120.0
+"""Likewise where another host has it: after a crash an NFS server keeps its locks for up to 90 seconds."""
 _RENEW_S, _LEASE_S = 10.0, 45.0
 _POLL_S = 0.5
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -38,18 +40,24 @@ Holder = Mapping[str, Any]
 logger = logging.getLogger(__name__)
 
 
+class AlreadyRunning(ValueError):  # noqa: N818
+    """Another driver has the folder; or its node crashed, and the file server does not know that yet."""
+
+
 @contextmanager
 def held(folder: Storage, *, what: str) -> Iterator[None]:
     """Keep other drivers out of the folder while inside.
 
-    What a dead driver left is taken over: on a file system at once, on an object store after 45 seconds.
+    What a dead driver left is taken over: on a file system at once, or when the server lets the lock of a
+    crashed node go; on an object store after 45 seconds.
 
     Args:
         what: lies in the folder, for messages: ``run a``.
 
     Raises:
-        ValueError: another driver has the folder, which the text names by host and process; or it cannot be
-            written.
+        AlreadyRunning: another driver has the folder; the text names it by host and process. One on another
+            host is waited for first.
+        ValueError: the folder cannot be written.
     """
     with ExitStack() as stack:
         try:
@@ -78,8 +86,10 @@ def _locked(folder: Storage, what: str) -> Iterator[None]:
     path = Path(folder.path(LOCK))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        if not _lock(file):
-            raise _refusal(what, folder, _parse(path.read_bytes()))
+        if not _lock(file, _PATIENCE_S):
+            holder = _parse(path.read_bytes())
+            if not (_is_elsewhere(holder) and _lock_of_other_host(file, what, holder)):
+                raise _refusal(what, folder, _parse(path.read_bytes()))
         before = _parse(path.read_bytes())
         if before:
             _tell_taken_over(what, before)
@@ -90,8 +100,18 @@ def _locked(folder: Storage, what: str) -> Iterator[None]:
             _rewrite(file, "")  # the file stays: another driver may be about to lock it
 
 
-def _lock(file: IO[str]) -> bool:
-    end = time.monotonic() + _PATIENCE_S
+def _lock_of_other_host(file: IO[str], what: str, holder: Holder) -> bool:
+    logger.warning(
+        "%s is running on %s, or was when that crashed: waiting up to %g seconds for its lock",
+        what,
+        holder["host"],
+        _HOST_PATIENCE_S,
+    )
+    return _lock(file, _HOST_PATIENCE_S)
+
+
+def _lock(file: IO[str], patience: float) -> bool:
+    end = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,9 +231,13 @@ def _this_process() -> dict[str, Any]:
 
 def _is_dead(holder: Holder) -> bool:
     """Whether the process was on this machine and is gone; of other machines nothing is known."""
-    if not holder or holder["host"] != socket.gethostname():
+    if not holder or _is_elsewhere(holder):
         return False
     return not Path(f"/proc/{holder['process']}").exists() and Path("/proc/self").exists()
+
+
+def _is_elsewhere(holder: Holder) -> bool:
+    return bool(holder) and holder["host"] != socket.gethostname()
 
 
 def _parse(content: bytes) -> Holder:
@@ -223,13 +247,13 @@ def _parse(content: bytes) -> Holder:
         return {}
 
 
-def _refusal(what: str, folder: Storage, holder: Holder) -> ValueError:
+def _refusal(what: str, folder: Storage, holder: Holder) -> AlreadyRunning:
     who = (
         f"on {holder['host']}, process {holder['process']}, since {holder['since']}"
         if holder
         else "elsewhere"
     )
-    return ValueError(
+    return AlreadyRunning(
         f"{what} is running already, {who}, in {folder.location}. Wait for its end, stop that process, or "
         "choose another name"
     )

@@ -15,6 +15,7 @@ from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.tune.stop_request import StopRequest
+from pixelcontrast.runs.lock import AlreadyRunning
 from pixelcontrast.runs.run_folder import open_storage, read_result
 
 MEMORY = 50 * 2**20
@@ -79,12 +80,11 @@ def _attempt(
     try:
         if read_result(open_storage(experiment)) is None:  # as it is if this process follows one that died
             _launch_when_placed(experiment, memory, report, stopped_by)
-    except ValueError as error:
-        return str(error), True
-    except LaunchError as error:
-        if not error.final and (number := stopped_by()) is not None:  # the next driver retries
+    except (ValueError, LaunchError) as error:
+        final = error.final if isinstance(error, LaunchError) else not isinstance(error, AlreadyRunning)
+        if not final and (number := stopped_by()) is not None:  # the next driver retries
             raise Interrupted(number, f" without a new checkpoint: {error}") from error
-        return str(error), error.final
+        return str(error), final
     return None, False
 
 
