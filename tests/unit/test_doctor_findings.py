@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from packs import write_folder
 from pixelcontrast.cluster.doctor import findings
 from pixelcontrast.cluster.doctor.diagnose import _ThisMachine, _try_storage
 from pixelcontrast.cluster.doctor.findings import Finding
-from pixelcontrast.cluster.doctor.probe import Facts, Probe
+from pixelcontrast.cluster.doctor.probe import Facts, Probe, _gloo_address
 from pixelcontrast.config import Run, Workers
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.storage import Storage
@@ -82,6 +83,32 @@ def test_gpus_that_torch_cannot_use_and_two_versions_of_nccl_are_named(facts: Fa
     assert not gpus.remedy
     assert nccl.text == "2.29.3 on a; 2.27.5 on b"
     assert nccl.remedy
+
+
+@pytest.mark.parametrize("own", ["127.0.1.1", "::1", None])
+def test_a_host_whose_own_name_is_loopback_s_is_named_with_the_remedy(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    """Debian's /etc/hosts. A name that does not resolve makes gloo take loopback, too."""
+
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        if own is None:
+            raise socket.gaierror("Name or service not known")
+        family = socket.AF_INET6 if ":" in own else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (own, 0))]
+
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    address = _gloo_address()
+    assert address in (own, "127.0.0.1")
+    near = replace(facts, host="node8", gloo="10.0.0.8")
+    found = findings.gloo(beside(near, host="node7", gloo=address))
+    assert found.text.startswith(f"the host's own name, node7, is {address} on b: no worker of another node")
+    assert "/etc/hosts" in found.remedy
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    found = findings.gloo(beside(near, gloo=_gloo_address()))
+    assert found == Finding("gloo", "10.0.0.8 on a; interface eth0 on b")
 
 
 def test_a_full_disk_is_named_with_its_folder(facts: Facts) -> None:

@@ -149,6 +149,8 @@ def _diagnose_cluster(wanted: Wanted) -> list[Finding]:
     found = [_describe_nodes(resources, len(ray.nodes()) - len(alive)), *findings.silent(failed)]
     if machines:
         found += [*_judge(machines, resources, asked, wanted), findings.clocks(_offsets(asked))]
+    if machines and len({node["NodeManagerAddress"] for node in alive.values()}) > 1:
+        found.append(findings.gloo(machines))
     return [*found, findings.placement(wanted.run, nodes.cluster_resources())]
 
 

@@ -91,6 +91,23 @@ def gpus(machines: Machines, resources: Mapping[str, Resources]) -> list[Finding
     return [*rows, Finding("NCCL", _by(nccl, nccl), remedy)]
 
 
+def gloo(machines: Machines) -> Finding:
+    """Whether nodes reach one another: gloo, which every training uses, takes the host's own name."""
+    unreachable = {
+        name: f"the host's own name, {facts.host}, is {facts.gloo}"
+        for name, facts in machines.items()
+        if facts.gloo.startswith("127.") or facts.gloo == "::1"
+    }
+    if unreachable:
+        finding = f"{_by(unreachable, machines)}: no worker of another node reaches it"
+        remedy = (
+            "give the name the host's network address in its /etc/hosts, or the job's runtime env "
+            "GLOO_SOCKET_IFNAME, the network interface's name (env_vars in clusters/runtime_env.yaml)"
+        )
+        return Finding("gloo", finding, remedy)
+    return Finding("gloo", _by({name: facts.gloo for name, facts in machines.items()}, machines))
+
+
 def disk(machines: Machines) -> Finding:
     """Whether there is room for Ray's own files and, on a local storage, for checkpoints."""
     free = {

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import socket
 import stat
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,8 @@ class Facts:
         cores: logical CPUs.
         gpus: names of those that torch can use.
         nccl: version; None without a usable GPU.
+        host: its own name.
+        gloo: where gloo expects other workers to reach it: an address, or ``interface eth0``.
         token_required: whether this process's Ray demands a token; None where it runs none.
         token_file: where Ray looks for the token, and the file's mode; None if it is not there.
         disk: folder → bytes free on its file system.
@@ -38,6 +42,8 @@ class Facts:
     cores: int
     gpus: list[str]
     nccl: str | None
+    host: str
+    gloo: str
     token_required: bool | None
     token_file: tuple[str, int] | None
     disk: dict[str, int]
@@ -73,6 +79,8 @@ class Probe:
             cores=os.cpu_count() or 1,
             gpus=[torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
             nccl=".".join(map(str, nccl.version())) if cuda else None,
+            host=socket.gethostname(),
+            gloo=_gloo_address(),
             token_required=_token_required(),
             token_file=_token_file(),
             disk={folder: _free(folder) for folder in [_temporary(), *folders]},
@@ -122,6 +130,20 @@ def _look_at_data(root: str, layout: Layout | None, class_order: ClassOrder | No
         return " ".join(build_dataset(data, split).fingerprint for split in ("train", "val")), ""
     except (OSError, ValueError) as error:
         return "", str(error)
+
+
+def _gloo_address() -> str:
+    """As torch chooses it: the first address of the host's own name that is of this host, else loopback's."""
+    if interface := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return f"interface {interface}"
+    found = []
+    with suppress(OSError):  # a name that does not resolve
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, address in found:
+        with suppress(OSError), socket.socket(family, kind, protocol) as listener:
+            listener.bind(address)
+            return str(address[0])
+    return "127.0.0.1"
 
 
 def _token_required() -> bool | None:
