@@ -1,5 +1,6 @@
 """A training on a cluster of several nodes that come and go, each a real raylet on this machine."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ STEPS = 60
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without CPUs."""
-    monkeypatch.setenv("PYTHONPATH", PATHS)
+    loops = str(Path(raylets.__file__).parent)  # of this file, on the nodes
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([PATHS, loops]))
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
     with raylets.cluster(tmp_path / "token", monkeypatch, **head) as started:
