@@ -115,6 +115,19 @@ def test_training_evaluation_and_overlays_normalise_as_the_backbone_expects(
     assert (crops == 0).all(dim=1).float().mean() > 0.4  # around the images, which are half a crop high
 
 
+def test_overlays_are_drawn_in_the_precision_of_the_evaluation(scenes: Path, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def look(module: torch.nn.Module, _args: tuple[Any, ...]) -> None:
+        if isinstance(module, SegmentationModel) and not module.training:
+            seen.append(torch.is_autocast_enabled("cpu"))
+
+    short = {"optim__steps": 1, "contrast__weight": 0.0}
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        fit(experiment(scenes, tmp_path, run__precision="bfloat16", **short))
+    assert seen == [True] * (5 + 4)  # validation images, and overlays of four of them
+
+
 def test_float32_products_are_as_precise_as_the_run_asks_for(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

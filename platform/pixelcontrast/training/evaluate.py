@@ -77,7 +77,13 @@ def predict(model: SegmentationModel, images: Tensor, autocast: torch.dtype | No
 
 
 @torch.inference_mode()
-def draw_overlays(model: SegmentationModel, dataset: SegmentationSet, *, device: torch.device) -> bytes:
+def draw_overlays(
+    model: SegmentationModel,
+    dataset: SegmentationSet,
+    *,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> bytes:
     """A PNG of image, truth and prediction for a few validation images, always the same ones."""
     was_training = model.training
     model.eval()
@@ -86,7 +92,7 @@ def draw_overlays(model: SegmentationModel, dataset: SegmentationSet, *, device:
     for index in torch.linspace(0, len(dataset) - 1, min(_NUM_OVERLAYS, len(dataset))).long().tolist():
         image, truth = dataset.read(index)
         normalised, _ = eval_transform(image, truth, normalization)
-        prediction = predict(model, normalised[None].to(device))[0]
+        prediction = predict(model, normalised[None].to(device), autocast)[0]
         rows.append(overlay(image, truth, prediction.cpu(), colors))
     model.train(was_training)
     return contact_sheet(rows, names=dataset.labels.names, colors=colors)

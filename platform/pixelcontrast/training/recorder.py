@@ -175,17 +175,15 @@ class Recorder:
 
     def _evaluate(self) -> None:
         self._state.check_finite()
+        model, device, autocast = self._state.model, self._device, autocast_dtype(self._experiment.run)
+        processes = self._experiment.data.loader_processes
         scores, confusion = evaluate(
-            self._state.model,
-            self._val_set,
-            device=self._device,
-            loader_processes=self._experiment.data.loader_processes,
-            autocast=autocast_dtype(self._experiment.run),
+            model, self._val_set, device=device, loader_processes=processes, autocast=autocast
         )
         if scores["miou"] > self._state.best_miou:
             self._state.best_step, self._state.best_miou = self._state.step, scores["miou"]
         if distributed.rank() == 0:
-            picture = draw_overlays(self._state.model, self._val_set, device=self._device)
+            picture = draw_overlays(model, self._val_set, device=device, autocast=autocast)
             self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
             if self._log:
                 self._log.add_picture("overlays", picture, self._state.step)
