@@ -265,9 +265,7 @@ def test_a_study_that_fails_for_good_stops_the_trials_with_a_checkpoint(
     assert not end.reached()
 
     def fail(*_: Any) -> None:
-        raise StorageInternalError("during the commit") from ConnectionError(
-            "the server is gone\nat 10.0.0.1"
-        )
+        raise StorageInternalError("during the commit") from ConnectionError("gone\nat 10.0.0.1")
 
     monkeypatch.setattr(driver.trials, "report", fail)
     assert running.report("a", {"step": 100, "miou": 0.5}) is False
