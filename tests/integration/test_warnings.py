@@ -33,7 +33,8 @@ def test_a_warning_is_logged_and_recorded_once_across_a_resume(
     monkeypatch.setattr(health, "COLLAPSED_NORM", 0.0)
     monkeypatch.setattr(health, "YOUNG", 0)
     settings = experiment(scenes, tmp_path)
-    settings = config.replace(settings, {"optim.steps": 7, "run.report_interval": 1, "run.eval_interval": 7})
+    changes = {"contrast.warmup": 0.1, "optim.steps": 7, "run.report_interval": 1, "run.eval_interval": 7}
+    settings = config.replace(settings, changes)
     with caplog.at_level(logging.WARNING, logger=health.__name__.rpartition(".")[0]):
         rows = fit(settings, until=5)
         rows += fit(settings)
