@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from zipfile import ZipFile
 
 import pytest
@@ -12,9 +13,10 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 import repository
 import strict_yaml
-from pixelcontrast import config
+from pixelcontrast import Search, choice, config
 from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
 from pixelcontrast.cluster.paths import reachable_paths
+from pixelcontrast.cluster.tune.search import run_search
 from pixelcontrast.config import Data, Experiment, Run
 
 PACKAGE = "platform/pixelcontrast/"
@@ -113,6 +115,9 @@ def test_a_job_may_not_have_relative_paths(monkeypatch):
     doctor = Wanted(storage="runs", data=None, layout=None, run=Run(name="doctor"))
     with pytest.raises(ValueError, match=r"storage is 'runs', a relative path. This is a job"):
         diagnose(doctor)
+    search = Search(space={"optim.lr": choice(0.01, 0.1)}, study="sqlite:///study.db")
+    with pytest.raises(ValueError, match=r"--study is 'study.db', .* Give sqlite:////absolute/path.db, or "):
+        run_search(experiment("/shared/runs"), search, listener=Mock())
     for storage in ("s3://bucket/runs", "gs://bucket/runs", "/shared/runs"):
         assert reachable_paths(experiment(storage)).run.storage == storage
     for weights in ("none", "timm", "/shared/hrnet.pth"):

@@ -9,7 +9,7 @@ import json
 from pixelcontrast.cluster.connect import Connection, connect
 from pixelcontrast.cluster.environment import environment
 from pixelcontrast.cluster.errors import RERUN, LaunchError
-from pixelcontrast.cluster.paths import reachable_paths
+from pixelcontrast.cluster.paths import check_job_path, reachable_paths
 from pixelcontrast.cluster.placement import concurrency
 from pixelcontrast.cluster.signals import Interrupted, signals_noted
 from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchListener, describe_failure
@@ -27,6 +27,8 @@ _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+_SQLITE = "sqlite:///"
+"""Before the path of a database's file, as sqlalchemy writes it."""
 _MOST_DEATHS = 10
 """Times that a trial's process is started again: one that dies as often dies of its own."""
 _SHARE = 0.001
@@ -45,11 +47,16 @@ def run_search(
         arms: compare these on ``search.seeds``; None searches ``search.space`` with ``search.trials``.
 
     Raises:
-        ValueError: another search has this name, or this one is running already.
+        ValueError: another search has this name, or this one is running already; or a path is relative in a
+            job.
         LaunchError: no trial fits on the cluster, or it cannot be reached; or the study or the storage failed
             for good, and the trials have stopped with a checkpoint.
     """
     experiment = reachable_paths(experiment)
+    if search.study is not None and search.study.startswith(_SQLITE):
+        check_job_path(
+            "--study", search.study.removeprefix(_SQLITE), f"{_SQLITE}/absolute/path.db, or a server's URL,"
+        )
     run = experiment.run
     folder = SearchFolder(experiment, search, arms)
     folder.check()

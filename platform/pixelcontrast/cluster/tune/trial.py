@@ -18,8 +18,9 @@ from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.runs.lock import AlreadyRunning
 from pixelcontrast.runs.run_folder import open_storage, read_result
 
-MEMORY = 50 * 2**20
-"""What Tune reserves for a trial's own process, in bytes; the training's workers reserve the rest."""
+MEMORY = 200 * 2**20
+"""What Tune reserves for a trial's own process, in bytes, about what it takes; all are on the driver's node.
+The training's workers reserve the rest."""
 
 _PAUSE_S = 10.0
 """Between two attempts to get a place, where the cluster has too few nodes for any."""
