@@ -9,10 +9,9 @@ names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_li
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --run.name ce --contrast.weight 0
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py compare --seeds 0 1 2
 
-Measured 2026-11-28 on an AMD EPYC, one thread, 800 steps, seeds 0 to 2 at commit 81ffc7f in bfloat16, 3 and 4
-at cb8d9cd in float32: mIoU 61.4 ± 0.8 % by cross-entropy, 64.4 ± 0.7 % with in-batch contrast (the default);
-at 746fe46, seeds 0 to 2, with class weights 63.6 ± 0.8 %, and 65.3 ± 0.9 % with contrast (the arm
-weighted-no-warmup). README.md has more.
+Measured 2026-11-28 and 29 on AMD EPYCs, one thread, 800 steps, seeds 0 to 3 or 4, commits 81ffc7f
+to e81efa9: mIoU 61.4 ± 0.8 % by cross-entropy, 64.9 ± 0.5 % with in-batch contrast (the default),
+63.9 ± 0.8 % by cross-entropy with class weights, 65.8 ± 1.1 % with both. README.md has more.
 """
 
 import importlib.util
