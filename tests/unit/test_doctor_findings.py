@@ -189,7 +189,7 @@ def test_clocks_that_are_apart_are_told_and_slow_answers_are_not() -> None:
 def test_workers_without_a_place_are_said_with_the_keys_to_change() -> None:
     run = Run(name="x", workers=Workers(4), cpus_per_worker=2)
     found = findings.placement(run, [{"CPU": 4.0}, {"CPU": 1.0}])
-    assert found.text.endswith("2 nodes with 4 CPUs; 1 CPU, where 2 would fit")
+    assert found.text.endswith("2 nodes with 1 CPU; 4 CPUs, where 2 would fit")
     assert found.remedy.startswith("Lower run.workers or run.cpus_per_worker, or add nodes; ")
 
 

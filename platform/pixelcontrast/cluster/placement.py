@@ -109,7 +109,9 @@ def workers_to_ask_for(run: Run, room: int) -> Workers:
 
 
 def _describe_nodes(nodes: Sequence[Resources], asked: Resources) -> str:
-    each = [" and ".join(_count(node.get(name, 0), name) for name in asked) for node in nodes]
+    # By size: Ray lists nodes in any order, and the same cluster shall read the same.
+    numbers = sorted([node.get(name, 0) for name in asked] for node in nodes)
+    each = [" and ".join(map(_count, of_node, asked)) for of_node in numbers]
     return f"{_count(len(nodes), 'node')} with {'; '.join(each)}" if nodes else "no living node"
 
 
