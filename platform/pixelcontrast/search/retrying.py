@@ -34,9 +34,14 @@ def _repeated(call: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return call(*args, **options)
             except StorageInternalError as error:
-                reason = str(error.__cause__ or error).partition("\n")[0]
-                logger.warning("the study's database failed, next attempt in %g s: %s", pause, reason)
+                logger.warning("the study's database failed, next attempt in %g s: %s", pause, cause(error))
                 time.sleep(pause)
         return call(*args, **options)
 
     return repeated
+
+
+def cause(error: Exception) -> str:
+    """Kind and first line of what lies behind an error; of one of Optuna's, what the database said."""
+    behind = error.__cause__ or error
+    return f"{type(behind).__name__}: {str(behind).partition(chr(10))[0]}"

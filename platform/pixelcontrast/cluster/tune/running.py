@@ -18,6 +18,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.runs.record import read_summary
 from pixelcontrast.search.artifacts import attach
 from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.retrying import cause
 from pixelcontrast.search.settings import Search
 from pixelcontrast.search.trials import Proposal, Trials
 from pixelcontrast.storage import one_line
@@ -212,11 +213,8 @@ class RunningTrials:
 
 
 def describe_failure(error: Exception) -> str:
-    """One line; for an error of Optuna's, of what the database said."""
-    if isinstance(error, OSError):
-        return one_line(error)
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
+    """One line: of a file what is wrong with it, of another error its cause."""
+    return one_line(error) if isinstance(error, OSError) else cause(error)
 
 
 class Deadline:
