@@ -70,7 +70,7 @@ def test_killed_half_way_on_one_worker_and_started_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = command(scenes, tmp_path / "runs", "--run.workers", workers)
-    started = kill_after(25, [*arguments, "--run.workers", "1"], tmp_path)
+    started = kill_after(15, [*arguments, "--run.workers", "1"], tmp_path)
     assert len(started) > 4
     again = subprocess.run(
         arguments, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
@@ -80,7 +80,7 @@ def test_killed_half_way_on_one_worker_and_started_again(
     assert found
     assert ("world_size was 1 and is now 2" in again.stderr) == (workers == "2")
     resumed = int(found[1])
-    assert resumed in (20, 30)  # the workers may write another before the kill reaches them
+    assert resumed in (10, 20, 30)  # the workers may write another two before the kill reaches them
     lines = again.stdout.splitlines()
     assert any(line.startswith("step 40/40  CE ") and "contrast" in line for line in lines)
     table = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("road", "sky", "mIoU"))}
