@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 
 .PHONY: demo test test-slow gpu-check check clean
 
-demo: $(INSTALLED)  ## Train two workers on generated street scenes, four to five minutes on two cores
+demo: $(INSTALLED)  ## Train two workers on generated street scenes
 	$(BIN)/python experiments/streets.py
 	@echo
 	@echo "What to try next:"

@@ -1,14 +1,13 @@
 """COCO-Stuff 10k with the published settings: HRNet-W48, 60,000 steps of 16 crops of 520×520, SGD at 0.001.
 
-So the method's paper trains it; with HRNet, it means the 9,000 and 1,000 images of the 10k release by
-COCO-Stuff. We have not measured this experiment: it needs GPUs, and the evaluation here is of one scale
-without flip, where the published one has several.
+The paper's settings; for HRNet it uses the 10k release (9,000 training and 1,000 test images). We have not
+measured this experiment: it needs GPUs, and the evaluation here is of one scale without flip, where the
+published one has several.
 
 `COCO_STUFF_ROOT` names the folder with `images`, `annotations` and `imageLists` of version 1.1.
 
     COCO_STUFF_ROOT=/data/cocostuff-10k python experiments/coco_stuff.py --run.workers 8
-    … --run.name coco-164k --data.layout coco-stuff-164k --data.root /data/coco     # the 118,287 images of
-    2017
+    … --run.name coco-164k --data.layout coco-stuff-164k --data.root /data/coco     # 118,287 images
 """
 
 import os

@@ -1,7 +1,5 @@
 """The command line of an experiment's file: its verbs, their options, and what is refused."""
 
-import shlex
-
 import pytest
 
 from pixelcontrast import Data, Experiment, Run, Search, main, uniform
@@ -104,30 +102,6 @@ def test_an_option_that_is_missing_or_not_the_verb_s_is_named(
     args: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert option in refusal(args, capsys)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("--search.trials 32", "search --trials 32"),
-        ("--search.arms", "compare"),
-        ("--search.arms ce", "compare ce"),
-        ("--search.seeds 0 1", "compare --seeds 0 1"),
-        ("--optim.steps 9 --search.trials=8 --search.seed=3", "search --optim.steps 9 --trials 8 --seed 3"),
-        (
-            "--run.name x --search.arms ce contrast --search.seeds 0 1 --optim.steps 9",
-            "compare ce contrast --run.name x --seeds 0 1 --optim.steps 9",
-        ),
-        ("search --search.trials 8", "search --trials 8"),
-    ],
-)
-def test_the_old_spelling_is_refused_with_the_new_one(
-    old: str, new: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = refusal(old, capsys)
-    assert message.count("\n") == 1
-    assert message.endswith(f"write: python street.py {new}\n")
-    parse_command(EXPERIMENT, SEARCH, args=shlex.split(new))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pixelcontrast.config import ClassOrder, Layout, Run, Workers, explain
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Result = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
-_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_EXPERIMENT_JSON")]
 _Others = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="")
 ]
@@ -79,14 +79,14 @@ def _first_line(function: Callable[..., None]) -> str:
 
 
 def data() -> None:
-    """Describe your own images (data init); check (check), look at (show) and pack (pack) a data set."""
+    """Prepare a data set: data init, check, show, pack."""
     data_command(["--help"])
 
 
 def train(experiment: _File) -> None:
     """Train again what the experiment.json of a run or a checkpoint records, with any setting changed.
 
-    Every setting is an option after it: ``pixelcontrast train RUN_OR_FILE --help`` lists them.
+    Every setting is an option after it: ``pixelcontrast train RUN_OR_EXPERIMENT_JSON --help`` lists them.
 
     Args:
         experiment: the folder of a run or a checkpoint, or its experiment.json; or a URI that pyarrow reads.

@@ -10,7 +10,9 @@ from pixelcontrast.cli.terminal import failures_told, refuse
 from pixelcontrast.words import count
 
 _Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
-_Images = Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES_OR_FOLDER …")]
+_Images = Annotated[
+    list[str], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES_OR_FOLDER …", help_behavior_hint="")
+]
 
 
 def predict(

@@ -34,8 +34,8 @@ def show(
             ROOT/dataset.toml.
         class_order: order of PASCAL-Context's classes.
         crop_size: height and width of a crop in pixels.
-        max_class_share: as the training's --data.max_class_share.
-        balanced_sampling: as the training's --data.balanced_sampling.
+        max_class_share: as the training's --data.max-class-share.
+        balanced_sampling: as the training's --data.balanced-sampling.
         seed: the training's seed, which decides images and crops.
         out: PNG file for the sheet.
     """

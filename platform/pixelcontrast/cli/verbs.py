@@ -1,7 +1,6 @@
 """What an experiment's file does: ``train``, ``search`` or ``compare``, each with options of its own."""
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -35,7 +34,6 @@ _VERB_HELP = {
 _SHARED = ("name", "max_concurrent", "max_failures", "study")
 _SEARCH = ("trials", "objectives", "sampler", "seed", "early_stopping", "grace", "reduction_factor", *_SHARED)
 _COMPARE = ("seeds", *_SHARED)
-_OLD = "--search."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,6 @@ def parse_command(
         args: what follows the file's name; None for the command line.
     """
     args = sys.argv[1:] if args is None else args
-    _refuse_old_spelling(args)
     match args:
         case ["train" | "search" | "compare" as verb, *options]:
             program, text = f"{sys.argv[0]} {verb}", _VERB_HELP[verb]
@@ -111,26 +108,3 @@ def _replace(search: Search, options: dict[str, Any]) -> Search:
     except ValidationError as error:
         lines = [line.partition(":") for line in config.explain(error).splitlines()]
         refuse("\n".join(f"--{key.replace('_', '-')}:{text}" for key, _, text in lines))
-
-
-def _refuse_old_spelling(args: Sequence[str]) -> None:
-    if any(word.startswith(_OLD) for word in args):
-        now = shlex.join(["python", sys.argv[0], *_new_spelling(args)])
-        refuse(f"--search.… is now the command search or compare; write: {now}")
-
-
-def _new_spelling(args: Sequence[str]) -> list[str]:
-    """The same arguments with a verb: ``--search.trials 8`` → ``search --trials 8``."""
-    words = [part for word in args for part in (word.split("=", 1) if word.startswith(_OLD) else [word])]
-    words = words[1:] if words[0] in _VERB_HELP else words
-    given = {word for word in words if word.startswith(_OLD)}
-    arms: list[str] = []
-    rest: list[str] = []
-    into = rest
-    for word in words:
-        if word.startswith("-"):
-            into = arms if word == f"{_OLD}arms" else rest
-        if word != f"{_OLD}arms":
-            into.append(word.replace(_OLD, "--", 1))
-    compares = f"{_OLD}arms" in given or (f"{_OLD}seeds" in given and f"{_OLD}trials" not in given)
-    return ["compare" if compares else "search", *arms, *rest]
