@@ -9,8 +9,8 @@ demo: $(INSTALLED)  ## Train two workers on generated street scenes
 	@echo
 	@echo "What to try next:"
 	@echo "  $(BIN)/tensorboard --logdir runs                                        # the curves"
-	@echo "  $(BIN)/python experiments/streets.py --run.name baseline --contrast.weight 0"
-	@echo "  $(BIN)/python experiments/streets.py --run.name cooler --contrast.temperature 0.07"
+	@echo "  $(BIN)/python experiments/streets.py --run.name streets-ce --contrast.weight 0"
+	@echo "  $(BIN)/python experiments/streets.py --run.name streets-cooler --contrast.temperature 0.07"
 	@echo "  $(BIN)/python experiments/streets.py search --trials 8 --run.workers 1  # a search"
 	@echo "  $(BIN)/pixelcontrast dashboard runs/streets-search                      # its trials, live"
 	@echo "  $(BIN)/pixelcontrast report runs/streets                                # one HTML file"
