@@ -11,7 +11,7 @@ names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_li
 
 Measured 2026-11-28 and 29 on AMD EPYCs, one thread, 800 steps, seeds 0 to 3 or 4, commits 81ffc7f
 to e81efa9: mIoU 61.4 ± 0.8 % by cross-entropy, 64.9 ± 0.5 % with in-batch contrast (the default),
-63.9 ± 0.8 % by cross-entropy with class weights, 65.8 ± 1.1 % with both. README.md has more.
+63.9 ± 0.8 % by cross-entropy with class weights, 65.8 ± 1.1 % with both. LOG.md has more.
 """
 
 import importlib.util

@@ -101,7 +101,7 @@ PAPER: dict[str, Any] = {
 }
 """The paper's settings of the contrast (Wang et al., ICCV 2021), for ``replace`` or as an arm of a study.
 
-The embedding collapses with them, from random weights and from ImageNet's (experiments/README.md)."""
+The embedding collapses with them, from random weights and from ImageNet's (experiments/LOG.md)."""
 
 PLACEMENT = frozenset(
     {"data.root", "data.loader_processes", "data.on_bad_sample", "run.storage", "run.name"}
