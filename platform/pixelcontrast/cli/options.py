@@ -1,4 +1,4 @@
-"""Settings as options: how tyro reads the sections of an experiment, and what a command has beside them."""
+"""Settings as options: how tyro reads the sections of an experiment, and what a command adds to them."""
 
 import dataclasses
 import sys

@@ -262,7 +262,7 @@ class Run:
     checkpoint_interval: Count = 500
     """Steps between two checkpoints; an evaluation that is the best so far is always kept as one."""
     keep_checkpoints: Count = 2
-    """Newest checkpoints kept beside the best."""
+    """Newest checkpoints kept in addition to the best."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times that Ray starts the workers again after one has died."""
     node_timeout: NonNegative = 0.0

@@ -153,7 +153,7 @@ class Negatives(Sweep):
         """Turn similarities [a, k] into exp(s − shift) and add them to the anchors' ``weight``.
 
         Args:
-            others: bool [a, k], which are not compared, beside ``left_out``.
+            others: bool [a, k], which are not compared, in addition to ``left_out``.
         """
         if self._shifts:
             compared = _fill(similarity.clone(), others, left_out, _NOTHING)

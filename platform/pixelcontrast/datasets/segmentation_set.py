@@ -29,7 +29,7 @@ class SegmentationSet:
     read_label: Callable[[Path], np.ndarray] = read_label
     """Decodes a label file to raw ids, uint8 or uint16 [H, W]."""
     settings: str = ""
-    """What decides the train ids beside the layout's name."""
+    """What decides the train ids in addition to the layout's name."""
 
     def __len__(self) -> int:
         return len(self.pairs)

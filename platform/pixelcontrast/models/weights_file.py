@@ -26,7 +26,7 @@ class WeightsFile(NamedTuple):
     tensors: dict[str, Tensor]
     """The state dict, without ``module.``, the prefix of a network that was saved from DDP."""
     extra: Mapping[str, Any]
-    """What a checkpoint holds beside the state dict."""
+    """What a checkpoint holds in addition to the state dict."""
 
 
 def read_weights_file(path: Path) -> WeightsFile:

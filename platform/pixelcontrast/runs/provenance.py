@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What the same bits depend on, beside configuration and data, and differs: name → (before, now).
+    """What the same bits depend on, besides configuration and data, and differs: name → (before, now).
 
     What an older version did not record is left out.
     """

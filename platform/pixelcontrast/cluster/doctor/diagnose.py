@@ -217,7 +217,7 @@ def _look(wanted: Wanted) -> tuple[str | None, Layout | None, ClassOrder | None,
 
 
 def _folders(wanted: Wanted) -> list[str]:
-    """Folders whose free space matters, beside that of temporary files."""
+    """Folders whose free space matters, besides that of temporary files."""
     return [] if wanted.storage is None or "://" in wanted.storage else [wanted.storage]
 
 

@@ -1,6 +1,6 @@
 """The method's reference code, tfzhou/ContrastiveSeg: HRNet, HRNet with OCR, DeepLabV3 (commit 287e5d3).
 
-The networks with a memory hold everything below ``encoder_q.``, beside their queues. Images are BGR in nearly
+The networks with a memory hold everything below ``encoder_q.``, and their queues. Images are BGR in nearly
 all configurations, and normalised as each configuration says: the checkpoint's own is read.
 """
 
