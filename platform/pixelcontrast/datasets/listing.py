@@ -61,7 +61,7 @@ class Listing:
     read_label: Callable[[Path], np.ndarray] = read_label
     """Decodes a label file to raw ids, uint8 or uint16 [H, W]."""
     settings: str = ""
-    """What decides the train ids, in addition to the layout's name: belongs to the data's fingerprint."""
+    """What decides the train ids, besides the layout's name: belongs to the data's fingerprint."""
 
 
 def list_files(folder: Path, endings: Sequence[str], *, expected: str) -> dict[str, Path]:
