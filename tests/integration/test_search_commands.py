@@ -156,6 +156,6 @@ def test_three_arms_on_three_seeds_print_their_table_and_may_be_asked_for_bit_by
     row = next(line for line in every.splitlines() if line.startswith("contrast "))
     mean = statistics.fmean(scores["contrast"]) - statistics.fmean(scores["ce"])
     shown = [points(number / 100) for number in (mean, difference.low, difference.high)]
-    assert row.rstrip().endswith("{} [{}, {}]".format(*shown))
+    assert " ".join(row.split()).endswith("{} [{}, {}] 3".format(*shown))
     assert "IoU in %, cool and ce" in every
     assert (search / "report.html").is_file()

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
+from pixelcontrast.console import PlainConsole
 
 TRAIN = {
     "kind": "train",
@@ -31,7 +31,7 @@ EVAL = {
 
 
 def shown(*rows: dict, terminal: bool = False) -> str:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    console = PlainConsole(file=io.StringIO(), force_terminal=terminal, width=80)
     with TrainingProgress(console) as progress:
         for row in rows:
             progress.row(row)
@@ -83,7 +83,7 @@ def test_the_last_line_has_the_last_evaluation_and_no_time_left():
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_is_waited_for_is_shown_until_the_first_row(terminal: bool):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    console = PlainConsole(file=io.StringIO(), force_terminal=terminal, width=100)
     with TrainingProgress(console) as progress:
         progress.stage("starting Ray on this machine")
         progress.stage("waiting for Ray to start the workers (2)")
@@ -100,7 +100,7 @@ def test_terminal_shows_the_same_numbers_live():
 
 
 def test_table_is_plain_and_fits_80_columns_when_piped():
-    console = Console(file=io.StringIO(), width=80)
+    console = PlainConsole(file=io.StringIO(), width=80)
     print_evaluation(EVAL, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = [line.split() for line in text.splitlines()]

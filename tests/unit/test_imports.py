@@ -26,6 +26,7 @@ ALLOWED = {
     "distributed": set(),
     "storage": {"config"},
     "words": set(),
+    "console": set(),
     "contrast": {"draws", "distributed"},
     "scenes": {"config", "draws"},
     "runs": {"config", "storage", "words"},
@@ -37,8 +38,10 @@ ALLOWED = {
     "inference": BASE | {"contrast", "datasets", "evaluation", "models", "runs", "storage"},
     "dashboard": {"config", "runs", "search", "storage", "words"},
     "reports": {"config", "runs", "search", "storage", "words"},
-    "cluster": BASE | ROOMS | {"search", "storage", "training"},
-    "cli": BASE | ROOMS | {"cluster", "dashboard", "inference", "reports", "search", "storage", "training"},
+    "cluster": BASE | ROOMS | {"console", "search", "storage", "training"},
+    "cli": BASE
+    | ROOMS
+    | {"cluster", "console", "dashboard", "inference", "reports", "search", "storage", "training"},
     "extras": set(),
     "__main__": {"extras"},
     "__init__": {"cli", "config", "contrast", "extras", "inference", "search"},

@@ -16,7 +16,8 @@ import pytest
 from pyarrow import csv, fs
 
 from pixelcontrast import Data, Experiment, Run, Search, config, parse
-from pixelcontrast.reports import compare_arms, write_report
+from pixelcontrast.reports import write_report
+from pixelcontrast.reports.arms_page import compare_record
 from pixelcontrast.reports.search_page import search_page
 from pixelcontrast.runs import read_experiment_file
 from pixelcontrast.search import reading
@@ -251,7 +252,7 @@ def test_two_objectives(runs: Path) -> None:
 
 def test_arms(runs: Path) -> None:
     page = text_of(write_report(str(runs / "arms")))
-    comparison = compare_arms(str(runs / "arms"))
+    comparison = compare_record(reading.read_search(Storage(str(runs / "arms"))))
     results = [json.loads((runs / "arms" / f"{arm}-s0/result.json").read_text()) for arm in ARMS]
     assert [arm.name for arm in comparison.miou] == list(ARMS)
     assert [arm.scores[0] for arm in comparison.miou] == [result["miou"] for result in results]
@@ -270,8 +271,6 @@ def test_arms(runs: Path) -> None:
     table = pq.read_table(runs / "arms" / "trials.parquet").to_pydict()
     assert (table["arm"], table["seed"]) == (["ce", "contrast", "cool", "ce", "contrast"], [0, 0, 0, 1, 1])
     assert table["contrast.weight"] == [0.0, 1.0, 1.0, 0.0, 1.0]
-    with pytest.raises(ValueError, match="space holds no comparison of arms"):
-        compare_arms(str(runs / "space"))
 
 
 @pytest.mark.parametrize("keep", [None, 2, 0], ids=["finished", "half way", "just started"])

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.terminal import check_least, failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout, absolute_path
+from pixelcontrast.console import PlainConsole
 from pixelcontrast.words import count, percent
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _data(options: DataOptions, metadata: "Metadata") -> Data:
 
 def _show(found: "Evaluation") -> None:
     scores, source = found.summary(), found.metadata.source
-    console = Console()
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False, show_footer=True, header_style="", footer_style="")
     table.add_column("class", footer="mean")
     means = {"IoU %": "miou", "accuracy %": "mean_accuracy", "boundary IoU %": "boundary_iou"}
@@ -149,4 +149,4 @@ def _show(found: "Evaluation") -> None:
         f"{source.run}, step {source.step}, on {count(found.num_images, 'image')} of {found.job.split}",
         f"{found.job.protocol}; boundary ratio {found.job.boundary_ratio:g}",
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)

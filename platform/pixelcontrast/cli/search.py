@@ -1,33 +1,37 @@
 """Searches and comparisons at the terminal: which trials start, how they end, how they compare."""
 
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from pixelcontrast.cli.tables import settings, show_arms, show_best
 from pixelcontrast.cli.terminal import failures_told, messages_shown
 from pixelcontrast.config import Experiment
+from pixelcontrast.console import PlainConsole
 from pixelcontrast.search import Search
 from pixelcontrast.search.settings import arms_of, check_space
 from pixelcontrast.words import count, percent, setting
 
 if TYPE_CHECKING:
+    from pixelcontrast.runs.search_record import TrialRecord
     from pixelcontrast.search.folder import SearchFolder
     from pixelcontrast.search.trials import Proposal
 
-_RESUME = "Rerun the command to resume it: trials that have ended stay as they are."
-_console = Console()
+_RESUME = "Rerun the command to resume it: failed trials are tried again, others that have ended stay."
+_say = PlainConsole().say
 
 
 def search_space(experiment: Experiment, search: Search) -> None:
-    """Search the space of an experiment's file to ``search.trials`` trials, and show the best."""
+    """Search the space of an experiment's file to ``search.trials`` trials, and show the best; the process
+    ends with status 1 where one has failed.
+    """
     with failures_told(resume=_RESUME), messages_shown():
         from pixelcontrast import training
         from pixelcontrast.cluster.tune.search import run_search
         from pixelcontrast.search.own_values import outside
+        from pixelcontrast.search.reading import read_search
 
         check_space(search, experiment)
         training.check_inputs(experiment)
@@ -42,23 +46,29 @@ def search_space(experiment: Experiment, search: Search) -> None:
                 f"({search.space[key]}); trial 0 draws it."
             )
         folder = run_search(experiment, search, listener=_Lines())
-        show_best(folder.trials(), folder.storage)
-        _close(folder)
+        found = read_search(folder.storage)
+        show_best(found)
+        _close(folder, failed=found.in_state("FAIL"))
 
 
 def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -> None:
-    """Train the arms of an experiment's file on the same seeds, and show how they compare."""
+    """Train the arms of an experiment's file on the same seeds, and show how they compare; ends as
+    ``search_space``.
+    """
     with failures_told(resume=_RESUME), messages_shown():
         from pixelcontrast import training
         from pixelcontrast.cluster.tune.search import run_search
+        from pixelcontrast.search.reading import read_search
 
         arms = arms_of(search, experiment, names)
         training.check_inputs(experiment)
         steps, seeds = experiment.optim.steps, ", ".join(map(str, search.seeds))
         _say(f"{count(len(arms), 'arm')} ({', '.join(arms)}) on seeds {seeds}, {steps} steps each.")
         folder = run_search(experiment, search, arms=arms, listener=_Lines())
-        show_arms(folder.storage.location)
-        _close(folder)
+        found = read_search(folder.storage)
+        show_arms(found)
+        asked = [trial for trial in found.in_state("FAIL") if trial.arm in arms]
+        _close(folder, failed=[trial for trial in asked if trial.seed in search.seeds])
 
 
 def _describe_stopping(search: Search, experiment: Experiment) -> str:
@@ -107,8 +117,8 @@ class _Lines:
         _say(f"{proposal.name}  stopped{where}")
 
 
-def _close(folder: "SearchFolder") -> None:
-    """Write the report, and print where it is."""
+def _close(folder: "SearchFolder", *, failed: "Sequence[TrialRecord]") -> None:
+    """Write the report, and print where it is; where trials have failed, end with status 1 and why."""
     from pixelcontrast.reports import write_report
     from pixelcontrast.search.artifacts import attach_report
 
@@ -117,7 +127,7 @@ def _close(folder: "SearchFolder") -> None:
         attach_report(folder.load(), Path(path), folder)
     _say(f"report   {path}")
     _say(f"compare  pixelcontrast dashboard {shlex.quote(folder.storage.location)}")
-
-
-def _say(line: str) -> None:
-    _console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        lines = [f"{trial.run} failed: {trial.error}" for trial in failed]
+        more = f"{count(len(failed), 'trial')} failed. Rerun the command to try again."
+        sys.exit("\n".join([*lines, more]))

@@ -4,66 +4,60 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from pixelcontrast.console import PlainConsole
 from pixelcontrast.words import count, percent, points, setting
 
 if TYPE_CHECKING:
     from pixelcontrast.datasets.check_files import DataReport, Finding
-    from pixelcontrast.storage import Storage
+    from pixelcontrast.runs.search_record import SearchRecord
 
 _SHOWN = 10
 
 
-def show_best(trials: Sequence[Any], folder: "Storage") -> None:
-    """Print the best trials that have trained to the end, and how many ended in which way.
-
-    Args:
-        trials: Optuna's, with the attributes of ``runs.summary``.
-        folder: the search's.
+def show_best(search: "SearchRecord") -> None:
+    """Print the best trials that are complete, or the Pareto front of several objectives, and how many trials
+    ended in which way.
     """
-    console = Console()
-    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    done.sort(key=lambda trial: trial.user_attrs["last_miou"], reverse=True)
+    console, best, ranked = PlainConsole(), search.best, search.ranked
+    if len(search.objectives) > 1:
+        front = search.front
+        ranked = [trial for trial in ranked if trial in front]
+        console.say(f"Pareto front of {' and '.join(search.objectives)}")
     shown = _table("trial", "mIoU %", "s / step")
     shown.add_column("settings")
-    for trial in done[:_SHOWN]:
-        found = trial.user_attrs
-        numbers = percent(found["last_miou"]), f"{found['seconds_per_step']:.2f}"
-        shown.add_row(found["run"], *numbers, settings(found["overrides"]))
+    for trial in ranked[:_SHOWN]:
+        numbers = percent(trial.miou), f"{trial.summary['seconds_per_step']:.2f}"
+        shown.add_row(trial.run, *numbers, settings(trial.overrides))
     console.print(shown)
-    states = Counter(trial.state.name for trial in trials)
-    _say(
-        console,
-        f"{states['COMPLETE']} trained to the end, {states['PRUNED']} stopped early, {states['FAIL']} failed",
-    )
-    _show_failed(console, trials)
-    if done:
-        best = done[0].user_attrs
-        network = folder / best["run"] / best["checkpoint"] / "model.safetensors"
-        _say(console, f"best network {network.location}")
+    states = Counter(trial.state for trial in search.trials)
+    console.say(f"{states['COMPLETE']} complete, {states['PRUNED']} stopped early, {states['FAIL']} failed")
+    if best is not None:
+        network = search.storage / best.run / best.summary["checkpoint"] / "model.safetensors"
+        console.say(f"best network {network.location}")
 
 
-def show_arms(location: str) -> None:
+def show_arms(search: "SearchRecord") -> None:
     """Print every arm's mIoU on each seed and its difference to the first arm; then the same by class."""
-    from pixelcontrast.reports import compare_arms
-    from pixelcontrast.reports.arms_page import spread
+    from pixelcontrast.reports.arms_page import compare_record, spread
 
-    console, found = Console(), compare_arms(location)
+    console, found = PlainConsole(), compare_record(search)
     first = found.miou[0].name
-    shown = _table("arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first}, 95 %")
+    shown = _table(
+        "arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first}, 95 %", "seeds"
+    )
     for arm in found.miou:
         scores = [percent(arm.scores.get(seed)) for seed in found.seeds]
-        shown.add_row(arm.name, *scores, spread(arm), _difference(arm))
-    console.print("mIoU in % after the last step", highlight=False)
+        seeds = "" if arm.difference is None else str(arm.difference.num_seeds)
+        shown.add_row(arm.name, *scores, spread(arm), _difference(arm), seeds)
+    console.print("mIoU in % after the last step")
     console.print(shown)
     for number, other in enumerate(found.miou[1:], start=1):
         shown = _table("class", first, other.name, "difference, 95 %")
         for name, arms in found.classes.items():
             shown.add_row(name, spread(arms[0]), spread(arms[number]), _difference(arms[number]))
-        console.print(f"\nIoU in %, {other.name} and {first}", highlight=False)
+        console.print(f"\nIoU in %, {other.name} and {first}")
         console.print(shown)
 
 
@@ -74,8 +68,8 @@ def show_findings(findings: Sequence[tuple[str, str, str]]) -> None:
     shown.add_column("finding", overflow="fold")
     shown.add_column("remedy", overflow="fold")
     for finding in findings:
-        shown.add_row(*(Text(cell) for cell in finding))
-    Console().print(shown)
+        shown.add_row(*finding)
+    PlainConsole().print(shown)
 
 
 def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
@@ -91,46 +85,40 @@ def show_data_findings(findings: "Sequence[Finding]", *, limit: int) -> None:
     for found in ordered:
         counts[found.severity, found.subject] += 1
         if counts[found.severity, found.subject] <= limit:
-            shown.add_row(*(Text(cell) for cell in (found.severity, found.file, found.problem, found.remedy)))
-    console = Console()
+            shown.add_row(found.severity, found.file, found.problem, found.remedy)
+    console = PlainConsole()
     console.print(shown)
     for (severity, subject), number in counts.items():
         if number > limit:
             more = f"… and {count(number - limit, f'more {severity}')} of this kind: {subject}"
-            _say(console, f"{more} (raise --limit to see them)")
+            console.say(f"{more} (raise --limit to see them)")
     problems = sum(found.severity == "problem" for found in findings)
-    _say(console, f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
+    console.say(f"{count(problems, 'problem')}, {count(len(findings) - problems, 'note')}")
 
 
 def show_data_summary(report: "DataReport") -> None:
     """Print each class's share of the pixels in both splits, the ignored share, image sizes and weights."""
-    console, shown = Console(), _table("class", *(f"{split} %" for split in report.splits), "images")
+    console, shown = PlainConsole(), _table("class", *(f"{split} %" for split in report.splits), "images")
     shares = {split: found.shares() for split, found in report.splits.items()}
     for place, name in enumerate((*report.names, "ignored")):
         images = sum(int(found.class_images[place]) for found in report.splits.values())
         shown.add_row(name, *(percent(share[place], digits=3) for share in shares.values()), str(images))
-    console.print("pixels of each class, without the ignored ones; those as a share of all", highlight=False)
+    console.print("pixels of each class, without the ignored ones; those as a share of all")
     console.print(shown)
     for split, found in report.splits.items():
         sizes = [f"{width}×{height} ({number})" for (width, height), number in found.sizes.most_common(3)]
         more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
-        _say(console, f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
-        _say(console, f"{split}: sha256 of all names and bytes {found.contents}")
+        console.say(f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
+        console.say(f"{split}: sha256 of all names and bytes {found.contents}")
     if "train" in report.splits:
         weights = " ".join(f"{weight:.3g}" for weight in report.splits["train"].class_weights())
-        _say(console, f"to weigh rare classes more, train with --optim.class-weights {weights}")
-    _say(console, "all well")
+        console.say(f"to weigh rare classes more, train with --optim.class-weights {weights}")
+    console.say("all well")
 
 
 def settings(overrides: Mapping[str, Any]) -> str:
     """Settings on one line."""
     return "  ".join(f"{key} {setting(value)}" for key, value in overrides.items())
-
-
-def _show_failed(console: Console, trials: Sequence[Any]) -> None:
-    for trial in trials:
-        if trial.state.name == "FAIL":
-            _say(console, f"{trial.user_attrs['run']} failed: {trial.user_attrs['error']}")
 
 
 def _difference(arm: Any) -> str:
@@ -147,7 +135,3 @@ def _table(first: str, *others: str) -> Table:
     for name in others:
         shown.add_column(name, justify="right")
     return shown
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from pixelcontrast.reports import table
-from pixelcontrast.reports.arms_page import ArmsComparison, arms_page, compare_record
+from pixelcontrast.reports.arms_page import arms_page
 from pixelcontrast.reports.run_page import run_page
 from pixelcontrast.reports.runs_page import runs_page
 from pixelcontrast.reports.search_page import search_page
@@ -14,7 +14,7 @@ from pixelcontrast.runs.search_record import SearchRecord
 from pixelcontrast.search.reading import read
 from pixelcontrast.storage import Storage, one_line
 
-__all__ = ["ArmsComparison", "compare_arms", "pictures_folder", "write_comparison", "write_report"]
+__all__ = ["pictures_folder", "write_comparison", "write_report"]
 
 REPORT, PARQUET, CSV = "report.html", "trials.parquet", "trials.csv"
 
@@ -105,11 +105,3 @@ def _write(folder: Storage, name: str, content: bytes) -> str:
     except OSError as error:
         raise ValueError(f"{folder.location} cannot be written: {one_line(error)}") from error
     return folder.path(name) if folder.is_local else (folder / name).location
-
-
-def compare_arms(location: str) -> ArmsComparison:
-    """The statistics of an arms study's folder; raises ``ValueError`` where there is none."""
-    found = read(location)
-    if not isinstance(found, SearchRecord) or found.kind != "arms":
-        raise ValueError(f"{location} holds no comparison of arms")
-    return compare_record(found)

@@ -85,7 +85,7 @@ class SearchDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRecord(SearchDescription):
-    """A search: its description, and the study's trials by number."""
+    """A search: its description, and the study's trials, as ``search.trials.handed_out``."""
 
     trials: tuple[TrialRecord, ...]
 
@@ -94,13 +94,15 @@ class SearchRecord(SearchDescription):
         return [trial for trial in self.trials if trial.state == state]
 
     @property
+    def ranked(self) -> list[TrialRecord]:
+        """The complete trials, the best by the first objective first."""
+        sign = -1 if self.objectives[0] in MAXIMIZED else 1
+        return sorted(self.in_state("COMPLETE"), key=lambda trial: sign * trial.values[0])
+
+    @property
     def best(self) -> TrialRecord | None:
         """By the only objective; None with several, or while no trial is complete."""
-        complete = self.in_state("COMPLETE")
-        if len(self.objectives) > 1 or not complete:
-            return None
-        sign = 1 if self.objectives[0] in MAXIMIZED else -1
-        return max(complete, key=lambda trial: sign * trial.values[0])
+        return next(iter(self.ranked), None) if len(self.objectives) == 1 else None
 
     @property
     def front(self) -> list[TrialRecord]:

@@ -3,11 +3,11 @@
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from pixelcontrast.cluster.train.events import Row
+from pixelcontrast.console import PlainConsole
 from pixelcontrast.words import percent
 
 
@@ -19,14 +19,14 @@ class TrainingProgress:
     left out (losses are None if all were). Eval rows have step, miou, pixel_accuracy and iou.
     """
 
-    def __init__(self, console: Console | None = None):
-        self._console = console or Console()
+    def __init__(self, console: PlainConsole | None = None):
+        self._console = console or PlainConsole()
         self._live = self._console.is_terminal
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=self._console,
             disable=not self._live,
         )
@@ -49,7 +49,7 @@ class TrainingProgress:
         """Show what is being waited for, until the next row."""
         self._bar.update(self._task, numbers=words, refresh=True)
         if not self._live:
-            self._print(words)
+            self._console.say(words)
 
     def row(self, row: Row) -> None:
         """Show a row of metrics."""
@@ -60,12 +60,12 @@ class TrainingProgress:
         numbers = self._numbers(row, self._pace.seconds_left(row))
         self._bar.update(self._task, completed=row["step"], total=row["steps"], numbers=numbers)
         if not self._live:
-            self._print(f"step {row['step']}/{row['steps']}  {numbers}")
+            self._console.say(f"step {row['step']}/{row['steps']}  {numbers}")
 
     def _evaluated(self, row: Row) -> None:
         self._miou = row["miou"]
         accuracy = f"pixel accuracy {percent(row['pixel_accuracy'])} %"
-        self._print(f"step {row['step']}  mIoU {percent(self._miou)} %  {accuracy}")
+        self._console.say(f"step {row['step']}  mIoU {percent(self._miou)} %  {accuracy}")
         if self._shown is not None:  # else the bar would stay at the mIoU of the evaluation before
             self._bar.update(self._task, numbers=self._numbers(self._shown, None))
 
@@ -86,11 +86,8 @@ class TrainingProgress:
             parts.append(f"{_clock(seconds_left)} left")
         return "  ".join(parts)
 
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-
-def print_evaluation(row: Row, console: Console | None = None) -> None:
+def print_evaluation(row: Row, console: PlainConsole | None = None) -> None:
     """Print an evaluation in percent: IoU of every class ("–" if it never occurs), mIoU, pixel accuracy.
 
     Args:
@@ -102,7 +99,7 @@ def print_evaluation(row: Row, console: Console | None = None) -> None:
     shown.add_column("IoU %", justify="right", footer=means)
     for name, iou in row["iou"].items():
         shown.add_row(name, percent(iou))
-    (console or Console()).print(shown)
+    (console or PlainConsole()).print(shown)
 
 
 class _Pace:

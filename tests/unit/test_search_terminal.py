@@ -1,0 +1,82 @@
+"""What searches and comparisons show at the terminal when they end, and with which status."""
+
+from typing import Any
+
+import pytest
+
+from pixelcontrast import Experiment, Search
+from pixelcontrast.cli.search import search_space, study_arms
+from pixelcontrast.cli.tables import show_arms, show_best
+from pixelcontrast.cluster.train.progress import print_evaluation
+from pixelcontrast.search.folder import SearchFolder
+from search_records import ARMS, record, trial
+from studies import SPACE, Driver
+
+
+def test_the_best_are_those_of_the_objective(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [trial(0, (5.0,), 0.9), trial(1, (0.1,), 0.3), trial(2, (1.0,), 0.5)]
+    show_best(record(experiment, trials, ("seconds_per_step",)))
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[1:4]] == ["trial-0001", "trial-0002", "trial-0000"]
+    assert "best network /runs/street-search/trial-0001/checkpoints/step-00000004/model" in shown
+
+
+def test_of_two_objectives_the_pareto_front_is_shown(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [trial(0, (0.9, 5.0), 0.9), trial(1, (0.3, 0.1), 0.3), trial(2, (0.2, 1.0), 0.2)]
+    show_best(record(experiment, trials, ("miou", "seconds_per_step")))
+    shown = capsys.readouterr().out
+    assert "trial-0000" in shown
+    assert "trial-0001" in shown
+    assert "trial-0002" not in shown
+    assert "best network" not in shown
+
+
+def test_names_of_classes_stand_as_they_are(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich would leave out ``[old]``, draw ``:car:`` and fail at ``[/b]``."""
+    iou: dict[str, float | None] = {"road [old]": 0.5, "a [/b]": 0.4, ":car:": 0.3}
+    trials = [trial(number, (0.5,), 0.5, arm=arm, seed=0, iou=iou) for number, arm in enumerate(ARMS)]
+    show_arms(record(experiment, trials, ("miou",)))
+    shown = capsys.readouterr().out
+    print_evaluation({"miou": 0.5, "pixel_accuracy": 0.5, "iou": iou})
+    for text in (shown, capsys.readouterr().out):
+        assert all(name in text for name in iou)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials end without Ray: those of ``ce`` are complete, all others fail."""
+
+    def run(experiment: Experiment, search: Search, *, arms: Any = None, listener: Any) -> SearchFolder:
+        del listener
+        driver = Driver(experiment, search, arms)
+        while (proposal := driver.trials.next()) is not None:
+            if proposal.name.startswith("ce"):
+                driver.trials.note(proposal.number, {"last_miou": 0.5})
+                driver.end(proposal.number, 0.5)
+            else:
+                driver.trials.fail(proposal.number, "worker 1 died")
+        driver.die()
+        return driver.folder
+
+    monkeypatch.setattr("pixelcontrast.training.check_inputs", lambda _: None)
+    monkeypatch.setattr("pixelcontrast.cluster.tune.search.run_search", run)
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_search_with_a_failed_trial_ends_with_its_error(experiment: Experiment) -> None:
+    with pytest.raises(SystemExit, match=r"trial-0000 failed: worker 1 died\n1 trial failed\. Rerun"):
+        search_space(experiment, Search(space=SPACE, trials=1))
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_comparison_ends_with_the_errors_of_the_arms_that_were_asked_for(experiment: Experiment) -> None:
+    search = Search(arms=ARMS, seeds=(0,))
+    with pytest.raises(SystemExit, match=r"cool-s0 failed: worker 1 died\n1 trial failed\. Rerun"):
+        study_arms(experiment, search, ())
+    study_arms(experiment, search, ("ce",))
