@@ -9,12 +9,13 @@ import optuna
 from small_search import EXPERIMENT
 
 from pixelcontrast.search.folder import open_study_storage
+from pixelcontrast.search.trials import handed_out
 
 STEPS = EXPERIMENT.optim.steps
 
 
 def trials_of(search: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=search.name, storage=open_study_storage(search, None)).get_trials()
+    return handed_out(optuna.load_study(study_name=search.name, storage=open_study_storage(search, None)))
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def check_the_promise(search: Path, kept: dict[str, bytes], *, trials: int) -> N
     """What holds of a search after any number of deaths of its driver."""
     found = trials_of(search)
     assert len(found) == trials
-    assert not [trial for trial in found if trial.state.name in ("RUNNING", "WAITING")]
+    assert not [trial for trial in found if trial.state.name == "RUNNING"]
     for name, content in kept.items():
         assert (search / name / "metrics.jsonl").read_bytes() == content
     for trial in found:

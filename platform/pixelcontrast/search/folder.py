@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
@@ -46,8 +46,8 @@ class SearchFolder:
     def check(self) -> None:
         """Raise ``ValueError`` where another search, or something else, has this name; names each difference.
 
-        The number of trials, seeds and arms may grow, and what decides no result may change. A password in
-        ``search.study`` is refused too.
+        The number of trials and seeds may grow, and what decides no result may change; ``held`` looks at the
+        arms. A password in ``search.study`` is refused too.
         """
         if secret := secret_in(self._search.study or ""):
             raise ValueError(
@@ -62,8 +62,9 @@ class SearchFolder:
         written, now = read_content(self.storage), self._content()
         changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
         changed |= _differences("search", written["search"], now["search"])
-        shared = {name: arm for name, arm in written["arms"].items() if name in now["arms"]}
-        changed |= _differences("search.arms", shared, {name: now["arms"][name] for name in shared})
+        self._refuse(changed)
+
+    def _refuse(self, changed: Mapping[str, tuple[Any, Any]]) -> None:
         what = f"search {self.name} in {self._experiment.run.storage}"
         config.refuse_changes(what, changed, option="--name")
 
@@ -72,8 +73,8 @@ class SearchFolder:
         """The study's storage, for this process alone; also written: ``search.json``.
 
         Raises:
-            ValueError: another process has it, ``search.study`` cannot be opened, or its study of this name
-                is that of a search in another folder.
+            ValueError: another process has it, ``search.study`` cannot be opened, its study of this name is
+                that of a search in another folder, or an arm has changed of which not every run has failed.
         """
         what = f"search {self.name}"
         _make(self.local)
@@ -88,7 +89,7 @@ class SearchFolder:
             if isinstance(storage, RDBStorage):
                 storage = retrying(storage)
             self._check_owner(storage)
-            self._write_description()
+            self._write_description(self._handed_out(storage))
             try:
                 yield storage
             except (Exception, KeyboardInterrupt):
@@ -102,7 +103,7 @@ class SearchFolder:
         return self.storage / name
 
     def trials(self) -> list[FrozenTrial]:
-        """All that were handed out so far, by number."""
+        """All that were handed out so far, as ``handed_out``."""
         return handed_out(self.load())
 
     def load(self) -> optuna.Study:
@@ -137,14 +138,29 @@ class SearchFolder:
             "arms": json.loads(json.dumps(arms or {})),
         }
 
-    def _write_description(self) -> None:
-        """Arms of an earlier call stay: the study has their runs. All stand in the file's order."""
+    def _write_description(self, trials: list[FrozenTrial]) -> None:
+        """Arms of earlier calls stay where they have runs, and may change where all of these have failed."""
         content = self._content()
-        if self.storage.exists(SEARCH):
-            arms = read_content(self.storage)["arms"] | content["arms"]
-            order = [*(name for name in self._search.arms if name in arms), *arms]
-            content["arms"] = {name: arms[name] for name in order}
+        written = read_content(self.storage)["arms"] if self.storage.exists(SEARCH) else {}
+        lasting = {trial.user_attrs.get("arm") for trial in trials if trial.state != TrialState.FAIL}
+        kept = {name: written[name] for name in written if name in lasting}
+        self._refuse(
+            {
+                f"search.arms.{name}": (kept[name], arm)
+                for name, arm in content["arms"].items()
+                if kept.get(name, arm) != arm
+            }
+        )
+        tried = {trial.user_attrs.get("arm") for trial in trials}
+        arms = {name: written[name] for name in written if name in tried} | content["arms"]
+        order = [*(name for name in self._search.arms if name in arms), *arms]
+        content["arms"] = {name: arms[name] for name in order}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
+
+    def _handed_out(self, storage: BaseStorage) -> list[FrozenTrial]:
+        if self.name not in optuna.get_all_study_names(storage):
+            return []
+        return handed_out(optuna.load_study(study_name=self.name, storage=storage))
 
     def _check_owner(self, storage: BaseStorage) -> None:
         """Refuse another folder's study: its running trials would be taken for those of a dead driver."""
@@ -161,9 +177,9 @@ class SearchFolder:
 
     def _forget_unbegun(self, storage: BaseStorage) -> None:
         """Let a start that failed before its first trial leave nothing that another one must agree with."""
+        if self._handed_out(storage):
+            return
         if self.name in optuna.get_all_study_names(storage):
-            if handed_out(optuna.load_study(study_name=self.name, storage=storage)):
-                return
             optuna.delete_study(study_name=self.name, storage=storage)
         self.storage.delete(SEARCH)
 

@@ -1,8 +1,9 @@
 """The trials of a search in an Optuna study: the one record of what was proposed and what came of it."""
 
+import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ _DIRECTIONS: dict[Objective, Literal["minimize", "maximize"]] = {
     "miou": "maximize",
     "seconds_per_step": "minimize",
 }
+_PROPOSED = {"run", "overrides", "baseline"}
+"""Attributes that a trial of a search is handed out with."""
 OWNER = "folder"
 """Attribute of a study in a database, which searches of other folders share: where its own one's folder lies.
 A journal has none: it lies in the folder itself, and moves with it."""
@@ -45,8 +48,10 @@ class Trials:
     """Hands out the runs of a search and records what becomes of them. One process at a time may.
 
     Whoever dies leaves trials running; the next one hands those out first, under the same number and name, so
-    that the runs are resumed. What is proposed depends only on the search's seed, the trial's number and the
-    trials before it, not on how often the search was interrupted.
+    that the runs are resumed. Then come the runs that have failed before, each once more: in a trial of its
+    own, as Optuna's finished ones cannot be changed, which stands for the failed one from then on. What is
+    proposed depends only on the search's seed, the runs before and how they ended, not on how often the
+    search was interrupted.
 
     Args:
         storage: of the study, which is made if there is none of this name.
@@ -78,8 +83,8 @@ class Trials:
         if search.study is not None:
             self.study.set_user_attr(OWNER, place(Storage(experiment.run.storage) / name))
         self._unfinished = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
-        self._baseline = 0 if arms is None and search.known else None
-        self._planned = None if arms is None else self._plan(arms)
+        self._proposes = arms is None
+        self._planned = self._failed() if arms is None else self._plan(arms)
         if arms is None:
             for known in search.known[: search.trials]:
                 point = own_point(search, experiment, known)
@@ -87,7 +92,7 @@ class Trials:
                 self.study.enqueue_trial(point, user_attrs=marks, skip_if_exists=True)
 
     def all(self) -> list[FrozenTrial]:
-        """Every trial that was handed out, by number."""
+        """As ``handed_out``."""
         return handed_out(self.study)
 
     def next(self) -> Proposal | None:
@@ -95,9 +100,9 @@ class Trials:
         if self._unfinished:
             trial = self._unfinished.pop(0)
             return _proposal(trial) if "run" in trial.user_attrs else self._taken_up(trial.number)
-        if self._planned is None:
-            return self._propose()
-        return self._start(self._planned.pop(0)) if self._planned else None
+        if self._planned:
+            return self._start(self._planned.pop(0))
+        return self._propose() if self._proposes else None
 
     def report(self, number: int, step: int, miou: float) -> bool:
         """Record an evaluation; True if the trial shall be stopped.
@@ -110,7 +115,8 @@ class Trials:
         if len(self._objectives) > 1:
             return False  # Optuna takes no intermediate values with several objectives
         trial.report(miou, step)
-        return trial.should_prune() and number != self._baseline
+        is_baseline = self._search.known and number == self.all()[0].number
+        return trial.should_prune() and not is_baseline
 
     def note(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attach plain JSON values to a running trial."""
@@ -121,9 +127,8 @@ class Trials:
     @property
     def remaining(self) -> int:
         """How many runs ``next`` has still to hand out."""
-        if self._planned is not None:
-            return len(self._unfinished) + len(self._planned)
-        return len(self._unfinished) + max((self._search.trials or 0) - len(self.all()), 0)
+        new = max((self._search.trials or 0) - len(self.all()), 0) if self._proposes else 0
+        return len(self._unfinished) + len(self._planned) + new
 
     def complete(self, number: int, scores: Mapping[Objective, float]) -> None:
         """The run has trained to its last step."""
@@ -134,47 +139,70 @@ class Trials:
         self.study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """The run has failed for good."""
+        """The run has failed, and is not tried again by this object."""
         self.note(number, {"error": reason})
         self.study.tell(number, state=TrialState.FAIL)
 
     def _propose(self) -> Proposal | None:
-        number = len(self.all())
-        if number >= (self._search.trials or 0):
+        index = len(self.all())
+        if index >= (self._search.trials or 0):
             return None
-        self.study.sampler = _sampler(self._search, number)
-        return self._filled(self.study.ask())
+        self.study.sampler = _sampler(self._search, index)
+        return self._filled(self.study.ask(), index)
 
     def _taken_up(self, number: int) -> Proposal:
         """A trial whose driver died asking, with the values that it would have had."""
-        self.study.sampler = _sampler(self._search, number)
+        index = [trial.number for trial in self.all()].index(number)
+        self.study.sampler = _sampler(self._search, index)
         trial, so_far = self._trial(number), self._frozen(number)  # draws anew what is drawn at once
         known = trial.relative_params.keys() | so_far.system_attrs.get("fixed_params", {}).keys()
         for key, distribution in so_far.distributions.items():
             if key not in known:  # drawn by itself; so is the next one, after it
                 self.study.sampler.sample_independent(self.study, so_far, key, distribution)
-        return self._filled(trial)
+        return self._filled(trial, index)
 
-    def _filled(self, trial: optuna.Trial) -> Proposal:
-        """A trial with a value for every key."""
+    def _filled(self, trial: optuna.Trial, index: int) -> Proposal:
+        """A trial with a value for every key, and the run of this index among all."""
         overrides = {key: _suggest(trial, key, dimension) for key, dimension in self._search.space.items()}
         trial.set_user_attr("overrides", overrides)
-        trial.set_user_attr("run", f"trial-{trial.number:04}")
+        trial.set_user_attr("run", f"trial-{index:04}")
         return _proposal(self._frozen(trial.number))
 
-    def _plan(self, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """What stands in the study of every run that is asked for and not there yet, seed by seed."""
-        there = {trial.user_attrs["run"] for trial in self.all()}
-        planned = [
-            {"arm": arm, "seed": seed, "run": f"{arm}-s{seed}", "overrides": {**overrides, "run.seed": seed}}
-            for seed in self._search.seeds
-            for arm, overrides in arms.items()
+    def _failed(self) -> list[dict[str, Any]]:
+        """What ``_start`` needs of every trial that has failed: its values, and its run to resume."""
+        return [
+            {
+                "params": trial.params,
+                "distributions": trial.distributions,
+                "user_attrs": {key: trial.user_attrs[key] for key in _PROPOSED & trial.user_attrs.keys()},
+            }
+            for trial in self.all()
+            if trial.state == TrialState.FAIL
         ]
-        return [attributes for attributes in planned if attributes["run"] not in there]
 
-    def _start(self, attributes: dict[str, Any]) -> Proposal:
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
-        return _proposal(self.all()[-1])
+    def _plan(self, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What ``_start`` needs of every run that is asked for and not there, or has failed, seed by seed."""
+        there = {_run_key(trial): trial for trial in self.all()}
+        planned = []
+        for seed in self._search.seeds:
+            for arm, overrides in arms.items():
+                found = {"arm": arm, "seed": seed, "overrides": {**overrides, "run.seed": seed}}
+                earlier = there.get((arm, seed))
+                if earlier is None or earlier.state == TrialState.FAIL:
+                    planned.append({"user_attrs": found | {"run": self._run_of(found, earlier)}})
+        return planned
+
+    def _run_of(self, arm: Mapping[str, Any], failed: FrozenTrial | None) -> str:
+        """The run of an arm and seed: that of the failed trial, unless the arm was corrected since."""
+        if failed is None:
+            return f"{arm['arm']}-s{arm['seed']}"
+        if json.dumps(failed.user_attrs["overrides"]) == json.dumps(arm["overrides"]):
+            return failed.user_attrs["run"]
+        return f"{arm['arm']}-s{arm['seed']}-{failed.number}"
+
+    def _start(self, planned: dict[str, Any]) -> Proposal:
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, **planned))
+        return _proposal(self.study.get_trials(deepcopy=False)[-1])
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -184,8 +212,17 @@ class Trials:
 
 
 def handed_out(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials but for known points that still wait, by number."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    """The trials but for known points that still wait, by number; of several for one run the last, in the
+    first one's place.
+    """
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    return list({_run_key(trial): trial for trial in trials}.values())
+
+
+def _run_key(trial: FrozenTrial) -> Hashable:
+    """What a trial that follows a failed one has in common with it: the arm and seed, or the run."""
+    found = trial.user_attrs
+    return (found["arm"], found["seed"]) if "arm" in found else found.get("run", trial.number)
 
 
 def place(folder: Storage) -> str:
@@ -206,9 +243,9 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
     return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
 
 
-def _sampler(search: Search, number: int) -> BaseSampler:
+def _sampler(search: Search, index: int) -> BaseSampler:
     """Made anew for every trial: a generator kept in memory would begin again when the search is resumed."""
-    seed = (search.seed * 1_000_003 + number) % 2**32
+    seed = (search.seed * 1_000_003 + index) % 2**32
     if search.sampler == "random":
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=max(4, (search.trials or 0) // 4))

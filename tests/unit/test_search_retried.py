@@ -1,0 +1,99 @@
+"""Failed trials are tried again when their command is rerun, and arms that have only failed may change."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pixelcontrast import Experiment, Search
+from pixelcontrast.search.reading import read_search
+from pixelcontrast.search.settings import arms_of
+from studies import SPACE, Driver, states
+
+ARMS: dict[str, dict[str, Any]] = {"ce": {"contrast.weight": 0.0}, "cool": {"contrast.temperature": 0.07}}
+
+
+def compare(
+    experiment: Experiment, arms: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1)
+) -> Driver:
+    search = Search(arms=arms, seeds=seeds)
+    return Driver(experiment, search, arms_of(search, experiment))
+
+
+def fail(driver: Driver, *arms: str) -> list[str]:
+    """The names of all trials that are handed out; those of ``arms`` fail, the others are complete."""
+    names = []
+    while (proposal := driver.trials.next()) is not None:
+        names.append(proposal.name)
+        if proposal.name.startswith(arms):
+            driver.trials.fail(proposal.number, "worker 1 died")
+        else:
+            driver.end(proposal.number, 0.5)
+    driver.die()
+    return names
+
+
+def test_failed_trials_of_a_search_are_tried_again_once_a_call(experiment: Experiment) -> None:
+    """In the same runs; what is proposed next is what it would have been."""
+    search, longer = Search(space=SPACE, trials=3), Search(space=SPACE, trials=4)
+    first = Driver(experiment, search)
+    handed = [first.trials.next() for _ in range(3)]
+    for number, failed in enumerate((True, False, True)):
+        first.trials.fail(number, "no space left") if failed else first.end(number, 0.5)
+    assert first.trials.next() is None
+    first.die()
+
+    second = Driver(experiment, longer)
+    assert second.trials.remaining == 3
+    again = [second.trials.next() for _ in range(4)]
+    assert [trial and (trial.name, trial.overrides) for trial in again[:2]] == [
+        (trial.name, trial.overrides) for trial in (handed[0], handed[2]) if trial
+    ]
+    assert again[2] is not None
+    assert again[2].name == "trial-0003"
+    assert again[3] is None
+    assert again[0] is not None
+    assert not second.trials.report(again[2].number, 200, 0.9)
+    assert not second.trials.report(again[0].number, 200, 0.1)  # the baseline is still never stopped
+    assert states(second.trials.all()) == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
+    assert second.trials.all()[0].params == again[0].overrides
+    assert read_search(second.folder.storage).trials[0].is_baseline
+    second.die()
+    assert [trial and trial.name for trial in iter(Driver(experiment, longer).trials.next, None)] == [
+        "trial-0000",
+        "trial-0002",
+        "trial-0003",
+    ]
+
+
+def test_failed_runs_of_a_comparison_are_tried_again(experiment: Experiment) -> None:
+    assert fail(compare(experiment, ARMS), "cool") == ["ce-s0", "cool-s0", "ce-s1", "cool-s1"]
+    driver = compare(experiment, ARMS)
+    assert driver.trials.remaining == 2
+    assert fail(driver) == ["cool-s0", "cool-s1"]
+    record = read_search(driver.folder.storage)
+    assert [trial.state for trial in record.trials] == ["COMPLETE"] * 4
+    assert compare(experiment, ARMS).trials.remaining == 0
+
+
+def test_an_arm_of_which_every_run_has_failed_may_be_corrected(experiment: Experiment) -> None:
+    """Its runs then are others: the failed ones may have checkpoints of the settings before."""
+    fail(compare(experiment, ARMS), "cool")
+    corrected = ARMS | {"cool": {"contrast.temperature": 0.2}}
+    driver = compare(experiment, corrected)
+    proposal = driver.trials.next()
+    assert proposal is not None
+    assert (proposal.name, proposal.overrides["contrast.temperature"]) == ("cool-s0-1", 0.2)
+    assert json.loads(driver.folder.storage.read("search.json"))["arms"] == corrected
+    driver.die()
+    with pytest.raises(ValueError, match=r"search\.arms\.cool was .*0\.2.* and is now .*0\.07"):
+        compare(experiment, ARMS)
+
+
+def test_an_arm_that_was_added_by_a_start_that_failed_is_forgotten(experiment: Experiment) -> None:
+    fail(compare(experiment, ARMS))
+    compare(experiment, ARMS | {"warm": {"contrast.temperature": 0.5}}).die()  # before it hands out any
+    driver = compare(experiment, ARMS | {"warm": {"contrast.temperature": 0.4}})
+    driver.die()
+    compare(experiment, ARMS).die()
+    assert json.loads(driver.folder.storage.read("search.json"))["arms"] == ARMS
