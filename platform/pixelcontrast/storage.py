@@ -36,6 +36,10 @@ class Stamp(NamedTuple):
     """When it was written, in nanoseconds since 1970; None where a store does not say."""
 
 
+class StorageError(ValueError):
+    """A folder cannot be read or written, whatever is to be read or written there."""
+
+
 class Storage:
     """A folder of files that are each written whole or not at all.
 
@@ -207,13 +211,13 @@ class Storage:
         _sync_folder(final.parent)
 
     def check_writable(self) -> None:
-        """Write and delete a file; raises ``ValueError`` where that is not possible."""
+        """Write and delete a file; raises ``StorageError`` where that is not possible."""
         probe = f".probe-{secrets.token_hex(4)}"  # its own, as another driver may look at the same time
         try:
             self._write(probe, b"probe")
             self.delete(probe)
         except OSError as error:
-            raise ValueError(
+            raise StorageError(
                 f"{self._option}: {self.location} cannot be written: {one_line(error)}"
             ) from error
 

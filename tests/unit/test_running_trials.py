@@ -13,12 +13,13 @@ import small_runs
 from pixelcontrast import Experiment, Search, choice, config, integers
 from pixelcontrast.cli.search import _Lines
 from pixelcontrast.cluster.signals import Interrupted, Noted
-from pixelcontrast.cluster.tune.running import Deadline, RunningTrials
+from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, describe_failure
 from pixelcontrast.cluster.tune.trial import _attempt
 from pixelcontrast.runs import lock
 from pixelcontrast.runs.run_folder import open_storage, write_rows
 from pixelcontrast.search.settings import check_space
 from pixelcontrast.search.trials import Proposal
+from pixelcontrast.storage import StorageError
 from studies import SPACE, Driver, states
 
 
@@ -278,3 +279,38 @@ def test_a_study_that_fails_for_good_stops_the_trials_with_a_checkpoint(
     assert end.reached()
     assert states(driver.trials.all()) == ["RUNNING"] * 3
     assert [line[0] for line in listener.lines[3:]] == ["stopped"] * 3
+
+
+def test_a_storage_that_fails_stops_the_search_and_fails_no_trial(experiment: Experiment) -> None:
+    reason = "run.storage: /runs cannot be written: No space left on device"
+
+    def full(_: Experiment) -> int:
+        raise StorageError(reason)
+
+    search = Search(space=SPACE, trials=3)
+    driver = Driver(experiment, search)
+    running = RunningTrials(experiment, search, driver.folder, driver.trials, Lines(), full)
+    assert running.propose("a") is None
+    assert running.failure is not None
+    assert describe_failure(running.failure) == reason
+    assert states(driver.trials.all()) == ["RUNNING"]
+
+
+def test_a_resumed_trial_that_is_due_to_be_stopped_is_not_started(experiment: Experiment) -> None:
+    """Its driver died before it took the evaluation."""
+    search, listener = Search(space=SPACE, trials=3, grace=0.25), Lines()
+    first = Driver(experiment, search)
+    for miou in (0.9, 0.8):
+        proposal = first.trials.next()
+        assert proposal is not None
+        first.trials.report(proposal.number, 100, miou)
+        first.end(proposal.number, miou)
+    assert first.trials.next() is not None
+    first.die()
+    place = {"kind": "eval", "step": 100, "steps": 400, "time": 1.0}
+    write_rows(first.folder.run("trial-0002"), [place | {"miou": 0.1, "iou": {}}])
+    second = Driver(experiment, search)
+    running = RunningTrials(experiment, search, second.folder, second.trials, listener, check)
+    assert running.propose("a") is None
+    assert states(second.trials.all()) == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert [line[:2] for line in listener.lines] == [("started", "trial-0002"), ("pruned", "trial-0002")]

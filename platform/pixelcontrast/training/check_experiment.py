@@ -9,7 +9,7 @@ from pixelcontrast.models import check_model, check_model_weights, trains_featur
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
-from pixelcontrast.storage import Storage, one_line
+from pixelcontrast.storage import Storage, StorageError, one_line
 from pixelcontrast.training.origin import check_same_data, describe_data
 
 
@@ -22,14 +22,15 @@ def check(experiment: Experiment) -> Row | None:
     Raises:
         ValueError: another configuration or other data under the same name, a run that has lost what it had,
             a missing or unreadable data set, an unknown backbone, weights that do not exist, do not fit or
-            cannot be downloaded, class weights that do not fit, a storage that cannot be read or written.
+            cannot be downloaded, class weights that do not fit.
+        StorageError: the run's storage cannot be read or written.
     """
     run = open_storage(experiment)
     try:
         check_resumable(run, experiment)
         result = read_result(run)
     except OSError as error:
-        raise ValueError(f"run.storage: {run.location} cannot be read: {one_line(error)}") from error
+        raise StorageError(f"run.storage: {run.location} cannot be read: {one_line(error)}") from error
     if result is not None:
         return result
     check_inputs(experiment)

@@ -21,7 +21,7 @@ from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.retrying import cause
 from pixelcontrast.search.settings import Search
 from pixelcontrast.search.trials import Proposal, Trials
-from pixelcontrast.storage import one_line
+from pixelcontrast.storage import StorageError, one_line
 
 _STOP_S = Bounds().stop_s + 30.0
 """Longest wait for trials that were asked to stop. They give up before that, unless they hang."""
@@ -54,8 +54,9 @@ class SearchListener(Protocol):
 
 Check = Callable[[Experiment], int | None]
 """Looks at a trial's experiment before it starts: the bytes of the contrast's memory in every worker, or None
-if it has finished already; raises ``ValueError`` if it cannot be trained. The search's driver calls it, as it
-has imported torch: in every trial's process that would take longer than all else before the first step."""
+if it has finished already; raises ``ValueError`` if it cannot be trained, ``StorageError`` if none can. The
+search's driver calls it, as it has imported torch: in every trial's process that would take longer than all
+else before the first step."""
 
 
 class RunningTrials:
@@ -111,16 +112,21 @@ class RunningTrials:
     def _propose(self, tune_id: str) -> dict[str, Any] | None:
         while not self.stopping and (proposal := self.trials.next()) is not None:
             places = {"run.name": proposal.name, "run.storage": self.folder.storage.location}
-            self._catch_up(proposal)
+            stop = self._catch_up(proposal)
             self._listener.started(proposal)
             try:
                 experiment = reachable_paths(config.replace(self._experiment, proposal.overrides | places))
                 memory = self._check(experiment)
+            except StorageError:  # no other trial could start either
+                raise
             except ValueError as error:  # as where each value is allowed, but not together
                 self._end(proposal, finished=False, failures=[config.explain(error)])
                 continue
             if memory is None:
                 self._end(proposal, finished=True, failures=[])
+                continue
+            if stop:
+                self._prune(proposal)
                 continue
             self._proposals[tune_id] = proposal
             return {
@@ -149,10 +155,8 @@ class RunningTrials:
         self._listener.evaluated(proposal, result["step"], result["miou"])
         if not self.trials.report(proposal.number, result["step"], result["miou"]):
             return False
-        found = self._note(proposal, {})
-        self.trials.prune(proposal.number)
         del self._proposals[tune_id]
-        self._tell("pruned", proposal, found)
+        self._prune(proposal)
         return True
 
     def _died(self, tune_id: str) -> None:
@@ -176,10 +180,20 @@ class RunningTrials:
         """Whether no trial runs or waits to."""
         return not self._proposals
 
-    def _catch_up(self, proposal: Proposal) -> None:
-        """Record the evaluations of a resumed run that its dead driver did not."""
-        for row in self.folder.evaluations(proposal.name):
-            self.trials.report(proposal.number, row["step"], row["miou"])
+    def _catch_up(self, proposal: Proposal) -> bool:
+        """Record the evaluations of a resumed run that its dead driver did not; True if they are a reason to
+        stop it before its last step.
+        """
+        stops = [
+            self.trials.report(proposal.number, row["step"], row["miou"]) and row["step"] < row["steps"]
+            for row in self.folder.evaluations(proposal.name)
+        ]
+        return any(stops)
+
+    def _prune(self, proposal: Proposal) -> None:
+        found = self._note(proposal, {})
+        self.trials.prune(proposal.number)
+        self._tell("pruned", proposal, found)
 
     def _end(self, proposal: Proposal, *, finished: bool, failures: list[str]) -> None:
         found = self._note(proposal, {"failures": failures} if failures else {})
@@ -213,7 +227,9 @@ class RunningTrials:
 
 
 def describe_failure(error: Exception) -> str:
-    """One line: of a file what is wrong with it, of another error its cause."""
+    """One line: of a file or folder what is wrong with it, of another error its cause."""
+    if isinstance(error, StorageError):
+        return str(error)
     return one_line(error) if isinstance(error, OSError) else cause(error)
 
 
