@@ -24,7 +24,7 @@ from pixelcontrast.inference.inspection.inspect import inspect
 from pixelcontrast.inference.inspection.observe import EMBEDDING, FEATURES, images_of, observe
 from pixelcontrast.inference.inspection.pixels import Pixels, draw_pixels, merge
 from pixelcontrast.inference.trained import load_with_head
-from pixelcontrast.reports import write_report
+from pixelcontrast.reports import pictures_folder, write_report
 from pixelcontrast.runs.pictures import read_pictures
 from pixelcontrast.storage import Storage
 from trained_runs import write_run
@@ -218,10 +218,10 @@ def test_pictures_state_layer_and_pixels_and_the_report_shows_them(
 def test_several_runs_stand_side_by_side(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     command(runs[0], (runs[1],))
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    folder = Path(runs[0]).parent / "report-contrast-ce-pictures"
+    folder = Path(pictures_folder(runs).path())
     assert printed == [
         *(folder / name for name in [*FILES, "worst-2.png"]),
-        folder.parent / "report-contrast-ce.html",
+        folder.with_name(f"{folder.name.removesuffix('-pictures')}.html"),
     ]
     # Two networks have features, below each other by PCA and by t-SNE; the one with an embedding has one row.
     two_rows, one_row = (Image.open(folder / f"{layer}.png").height for layer in (FEATURES, EMBEDDING))

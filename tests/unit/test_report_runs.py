@@ -1,6 +1,7 @@
 """Reports of runs side by side, whatever they belong to."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from pixelcontrast import Search, config, training
 from pixelcontrast.cli.commands import report
-from pixelcontrast.reports import write_comparison
+from pixelcontrast.reports import pictures_folder, write_comparison
 from pixelcontrast.runs.record import read_run
 from pixelcontrast.storage import Storage
 from pixelcontrast.words import percent, points
@@ -32,7 +33,8 @@ def test_two_runs_are_compared_by_score_class_and_setting(
 ) -> None:
     report(str(runs / "alone"), (str(runs / "arms" / "cool-s0"),))
     written = Path(capsys.readouterr().out.strip())
-    assert written == runs / "report-alone-cool-s0.html"
+    assert written.parent == runs
+    assert re.fullmatch(r"report-alone-cool-s0-[0-9a-f]{6}\.html", written.name)
     page = re.sub(r"<(script|style)\b.*?</\1>", " ", written.read_text(), flags=re.DOTALL)
     words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     first, second = (read_run(Storage(str(runs / name))) for name in ("alone", "arms/cool-s0"))
@@ -43,6 +45,28 @@ def test_two_runs_are_compared_by_score_class_and_setting(
     assert "optim.lr 0.05 0.01 " in words
     assert "contrast.temperature 0.1 0.07 " in words
     assert "run.name" not in words, "where a run lies decides nothing"
+
+
+def test_each_comparison_has_files_of_its_own(runs: Path) -> None:
+    """Also of runs whose names read the same when joined, or that lie in other folders."""
+    for folder in ("more", "more/else"):
+        for name in ("alone", "alone-b", "b-c", "c", "d"):
+            shutil.copytree(runs / "alone", runs / folder / name)
+    groups = [
+        ("alone", "b-c"),
+        ("alone-b", "c"),
+        ("alone", "c", "d"),
+        ("alone", "b-c", "d"),
+        ("alone", "else/c", "d"),
+    ]
+    places = [[str(runs / "more" / name) for name in group] for group in groups]
+    folders = [pictures_folder(group).path() for group in places]
+    assert len(set(folders)) == len(groups)
+    (runs / "more").rename(runs / "moved")
+    moved = [[str(runs / "moved" / name) for name in group] for group in groups]
+    again = [pictures_folder(group).path() for group in moved]
+    assert [Path(folder).name for folder in again] == [Path(folder).name for folder in folders]
+    assert write_comparison(moved[0]) == f"{again[0].removesuffix('-pictures')}.html"
 
 
 def test_what_cannot_be_compared_is_refused(runs: Path) -> None:

@@ -107,8 +107,8 @@ def report(location: _Location, others: _Others = ()) -> None:
 
     It is report.html in the folder of the run or the search. Beside that of a search, trials.parquet and
     trials.csv have the trials as a table. Several runs, each compared with the first, are written to
-    report-<first>-<second>.html beside the first run's folder. What pixelcontrast inspect has drawn of these
-    runs is a part of it.
+    report-<first>-<second>-….html beside the first run's folder. What pixelcontrast inspect has drawn of
+    these runs is a part of it.
 
     Args:
         location: the folder of a run or a search, or a URI that pyarrow reads.

@@ -23,7 +23,7 @@ def inspect(
     """Draw a run's embedding, class similarities, confused pixels and worst images; of several side by side.
 
     The network of each run, the best checkpoint of a finished one, sees up to 100 images of the split. The
-    pictures are PNG files in RUN/pictures, of several runs in report-<first>-<second>-pictures beside the
+    pictures are PNG files in RUN/pictures, of several runs in report-<first>-<second>-…-pictures beside the
     first one's folder, and a part of the report, which is written anew.
 
     Args:

@@ -1,5 +1,8 @@
 """Reports: one HTML file of a run, a search, or several runs that needs nothing else; trials as a table."""
 
+import hashlib
+import json
+import posixpath
 import time
 from collections.abc import Sequence
 
@@ -93,9 +96,11 @@ def _runs(locations: Sequence[str]) -> list[RunRecord]:
 
 
 def _comparison(runs: Sequence[RunRecord]) -> str:
-    """The name of a comparison's files, without ending."""
+    """The name of a comparison's files, without ending; others have those of other runs."""
     others = runs[1].name if len(runs) == 2 else f"{len(runs) - 1}-others"
-    return f"report-{runs[0].name}-{others}"
+    folder = runs[0].storage.parent.root
+    places = json.dumps([posixpath.relpath(run.storage.root, folder) for run in runs])
+    return f"report-{runs[0].name}-{others}-{hashlib.sha256(places.encode()).hexdigest()[:6]}"
 
 
 def _write(folder: Storage, name: str, content: bytes) -> str:
