@@ -28,7 +28,8 @@ _VERB_HELP = {
     "train": "Train the experiment once.\n\nRerun the command to resume.",
     "search": "Search the settings that the file's SEARCH names.\n\n"
     "Rerun the command to resume; a larger --trials adds trials.",
-    "compare": "Train the arms of the file's SEARCH on the same seeds, and compare them with the first.\n\n"
+    "compare": "Train the arms of the file's SEARCH on the same seeds, and compare them with the one that "
+    "stands first in the file.\n\n"
     "Rerun the command to resume; more arms or seeds may be added.",
 }
 _SHARED = ("name", "max_concurrent", "max_failures", "study")

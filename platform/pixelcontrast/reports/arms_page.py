@@ -65,7 +65,7 @@ def _result(search: SearchRecord, found: ArmsComparison) -> Markup:
     heads = [
         "arm",
         *(f"seed {seed}" for seed in found.seeds),
-        "mean ± sd",
+        "mean ± std",
         f"minus {first}",
         "95 % interval",
         "seeds",
@@ -79,7 +79,7 @@ def _result(search: SearchRecord, found: ArmsComparison) -> Markup:
         ),
         html.table(heads, rows, label="Arms by seed"),
         html.paragraph(
-            "sd: standard deviation of the sample (n − 1). Differences are in percentage points, over "
+            "std: standard deviation of the sample (n − 1). Differences are in percentage points, over "
             "the seeds that both arms have finished; the interval is Student's t of their mean. One that "
             f"holds 0 is compatible with no difference. Fewer than {FEWEST_SEEDS} seeds give none. Intervals "
             "are of each comparison alone, not corrected for their number.",

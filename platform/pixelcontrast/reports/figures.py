@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from pixelcontrast.reports.importance import Importance
 from pixelcontrast.runs.run_folder import Row
+from pixelcontrast.runs.search_record import MAXIMIZED
 from pixelcontrast.words import OBJECTIVES
 
 BEST, OTHER, QUIET = "#d9480f", "#3b7ea1", "#8d99a6"
@@ -149,7 +150,7 @@ def class_bars(iou: Mapping[str, float | None]) -> go.Figure:
     )
     figure.update_layout(bargap=0.35)
     figure.update_xaxes(range=[0, 109], tickvals=[0, 20, 40, 60, 80, 100])
-    figure.update_yaxes(dtick=1)
+    figure.update_yaxes(type="category", dtick=1)
     return figure
 
 
@@ -181,7 +182,7 @@ def class_dots(
             hovertemplate=f"%{{y}}, {escape(name)}: %{{x:.1f}} %<extra></extra>",
         )
     figure.update_xaxes(range=[-4, 102])
-    figure.update_yaxes(dtick=1)
+    figure.update_yaxes(type="category", dtick=1)
     return figure
 
 
@@ -225,8 +226,8 @@ def confusion(classes: Sequence[str], pixels: Sequence[Sequence[int]]) -> go.Fig
         hovertemplate="%{y}, predicted %{x}: %{z:.1f} % (%{customdata} pixels)<extra></extra>",
         hoverongaps=False,
     )
-    figure.update_yaxes(autorange="reversed", dtick=1, showgrid=False)
-    figure.update_xaxes(dtick=1, tickangle=-60, showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", dtick=1, showgrid=False)
+    figure.update_xaxes(type="category", dtick=1, tickangle=-60, showgrid=False)
     return figure
 
 
@@ -242,6 +243,7 @@ def pareto(trials: Sequence[Point], objectives: Sequence[str]) -> go.Figure:
     scales = [100.0 if name == "miou" else 1.0 for name in objectives]
     titles = ["mIoU, %" if name == "miou" else OBJECTIVES[name] for name in objectives]
     figure = base(height=420, x=titles[1], y=titles[0], legend=True)
+    steps = "hv" if objectives[0] in MAXIMIZED else "vh"
     groups = (("dominated", OTHER, False), ("Pareto front", BEST, True))
     for group, color, on_front in groups:
         chosen = sorted(
@@ -252,7 +254,7 @@ def pareto(trials: Sequence[Point], objectives: Sequence[str]) -> go.Figure:
             x=[scales[1] * trial.values[1] for trial in chosen],
             y=[scales[0] * trial.values[0] for trial in chosen],
             mode="lines+markers" if on_front else "markers",
-            line={"color": color, "width": 1.5, "shape": "hv", "dash": "dot"},
+            line={"color": color, "width": 1.5, "shape": steps, "dash": "dot"},
             marker={"size": 12 if on_front else 9, "color": color, "opacity": 1 if on_front else 0.7},
             name=group,
             text=[escape(trial.name) for trial in chosen],
@@ -284,5 +286,5 @@ def arms(scores: Mapping[str, Mapping[int, float]], colors: Mapping[str, str]) -
             marker={"size": 30, "symbol": "line-ns", "line": {"width": 3, "color": colors[name]}},
             hovertemplate=f"{label}, mean: %{{x:.1f}} %<extra></extra>",
         )
-    figure.update_yaxes(title=None)
+    figure.update_yaxes(type="category", title=None)
     return figure

@@ -128,8 +128,8 @@ def _errors(search: SearchRecord) -> Markup:
 
 def state_curves(search: SearchRecord) -> Markup:
     """mIoU over steps of all trials, by state; the best, or the Pareto front, on top."""
-    chosen = search.front
-    title = "best trial" if search.best is not None else "Pareto front"
+    chosen = search.front if search.best is None else [search.best]
+    title = "Pareto front" if search.best is None else "best trial"
     lines = [
         figures.Curve(
             _title(trial), trial.curve, group=STATES[trial.state], color=figures.STATE_COLORS[trial.state]
@@ -140,7 +140,7 @@ def state_curves(search: SearchRecord) -> Markup:
     ]
     lines += [
         figures.Curve(_title(trial), trial.curve, group=title, color=figures.BEST, strong=True)
-        for trial in ([search.best] if search.best is not None else chosen)
+        for trial in chosen
         if trial.curve
     ]
     if not lines:
