@@ -287,7 +287,7 @@ def test_a_study_in_a_database(scenes, tmp_path):
         with serve(search_folder.storage.location) as pages:
             assert json.loads(get(api(pages)))["name"] == search_folder.name
     (tmp_path / "study.db").unlink()
-    with pytest.raises(ValueError, match="has no study small-search"), serve(folder.storage.location):
+    with pytest.raises(ValueError, match=r"study\.db does not exist"), serve(folder.storage.location):
         pass
 
 

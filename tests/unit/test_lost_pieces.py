@@ -18,9 +18,11 @@ from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, read_attempts, read_rows
 from pixelcontrast.search import Search
 from pixelcontrast.search.folder import SearchFolder
+from pixelcontrast.search.reading import read_search
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.run_log import RunLog
 from small_runs import EXPERIMENT, write_finished_run
+from studies import SPACE, Driver
 
 ANEW = "to start anew on purpose, delete the folder or choose another --run.name"
 FIRST = {"attempt": 1, "from_step": 0, "placement": {"run.checkpoint_interval": 10, "run.eval_interval": 30}}
@@ -130,6 +132,19 @@ def test_a_damaged_description_of_a_search_is_named(content: bytes, tmp_path: Pa
     folder.storage.delete("search.json")
     with folder.held():
         folder.check()
+
+
+def test_a_damaged_run_of_a_search_hides_no_other(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = Driver(experiment, Search(space=SPACE, trials=2))
+    for name in ("trial-0000", "trial-0001"):
+        driver.trials.next()
+        write_finished_run(driver.folder.run(name))
+    path = Path(driver.folder.run("trial-0000").path("metrics.jsonl"))
+    path.write_bytes(b'{"bad\n' + path.read_bytes())
+    assert [len(trial.curve) for trial in read_search(driver.folder.storage).trials] == [0, 1]
+    assert f"{path} is damaged: line 1 " in caplog.text
 
 
 def test_an_evaluation_that_the_result_needs_and_is_lost_is_named(tmp_path: Path) -> None:

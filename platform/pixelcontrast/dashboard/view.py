@@ -97,12 +97,13 @@ def _repeated(call: Callable[[], None], seconds: float) -> Iterator[None]:
 
 
 def _has_study(storage: Storage) -> bool:
-    """Whether this machine runs the search, or was the last to: of two journals the longer is the newer."""
+    """Whether this machine runs the search, or was the last to: its journal has all of the store's."""
     if storage.is_local:
         return True
-    folder = local_folder(storage)
-    here = (folder / JOURNAL).stat().st_size if (folder / JOURNAL).exists() else 0
-    return (folder / ".lock").exists() and here >= (storage.size(JOURNAL) or 0)
+    journal = local_folder(storage) / JOURNAL
+    if not (journal.exists() and journal.with_name(".lock").exists()):
+        return False
+    return not storage.exists(JOURNAL) or journal.read_bytes().startswith(storage.read(JOURNAL))
 
 
 def _fetch(storage: Storage, name: str, target: Path) -> None:

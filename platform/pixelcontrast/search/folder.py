@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from pixelcontrast.search.trials import OWNER, handed_out, place
 from pixelcontrast.storage import Storage, secret_in
 
 JOURNAL, ARTIFACTS = "study.journal", "artifacts"
+_SQLITE = "sqlite:///"
+"""Before the path of a database's file, as sqlalchemy writes it."""
 
 Arms = Mapping[str, Mapping[str, Any]]
 
@@ -40,6 +43,8 @@ class SearchFolder:
         suffix = "search" if arms is None else "arms"
         self.name = search.name or f"{experiment.run.name}-{suffix}"
         self.storage = Storage(experiment.run.storage) / self.name
+        if search.study is not None:
+            search = replace(search, study=absolute_study(search.study))
         self._experiment, self._search, self._arms = experiment, search, arms
         self.local = local_folder(self.storage)
 
@@ -59,10 +64,11 @@ class SearchFolder:
             if self.storage.exists(EXPERIMENT):
                 raise ValueError(f"{self.storage.location} is a run's folder; choose another --name")
             return
-        written, now = read_content(self.storage), self._content()
+        written, now = read_content(self.storage)["search"], self._content()["search"]
+        if written["study"] is not None:
+            written["study"] = absolute_study(written["study"])
         changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
-        changed |= _differences("search", written["search"], now["search"])
-        self._refuse(changed)
+        self._refuse(changed | _differences("search", written, now))
 
     def _refuse(self, changed: Mapping[str, tuple[Any, Any]]) -> None:
         what = f"search {self.name} in {self._experiment.run.storage}"
@@ -83,9 +89,9 @@ class SearchFolder:
             if not self.storage.is_local:
                 # Also the copy of the study here; the dashboard knows by this lock whose study is newer.
                 stack.enter_context(held(Storage(str(self.local)), what=what))
-            self._fetch_journal()
             cut_torn_tail(self.local / JOURNAL)
-            storage = open_study_storage(self.local, self._search.study)
+            self._fetch_journal()
+            storage = open_study_storage(self.local, self._search.study, new=True)
             if isinstance(storage, RDBStorage):
                 storage = retrying(storage)
             self._check_owner(storage)
@@ -174,6 +180,12 @@ class SearchFolder:
                 f"this one's folder is {here}. Choose another --name, or resume that search with its own "
                 "--run.storage; where its folder was moved, that place needs a link to it"
             )
+        if self._search.study is not None and self._handed_out(storage) and not self.storage.exists(SEARCH):
+            raise ValueError(
+                f"--study {self._search.study} has trials of a study {self.name}, and {here} has no "
+                f"{SEARCH}: it is that of such a folder on another machine, or the file is lost. Choose "
+                "another --name, or put the file back"
+            )
 
     def _forget_unbegun(self, storage: BaseStorage) -> None:
         """Let a start that failed before its first trial leave nothing that another one must agree with."""
@@ -184,11 +196,24 @@ class SearchFolder:
         self.storage.delete(SEARCH)
 
     def _fetch_journal(self) -> None:
-        """Fetch the journal if it is longer than the copy, and so newer: lines are only ever added."""
-        path = self.local / JOURNAL
-        there = self.storage.size(JOURNAL) or 0
-        if not self.storage.is_local and there > (path.stat().st_size if path.exists() else 0):
-            path.write_bytes(self.storage.read(JOURNAL))
+        """Fetch the journal if it goes on from the one here: lines are only ever added.
+
+        Raises:
+            ValueError: each of the two has lines that the other has not.
+        """
+        if self.storage.is_local or not self.storage.exists(JOURNAL):
+            return
+        path, there = self.local / JOURNAL, self.storage.read(JOURNAL)
+        here = path.read_bytes() if path.exists() else b""
+        if here.startswith(there):
+            return
+        if not there.startswith(here):
+            raise ValueError(
+                f"search {self.name} has gone on in two places: {path} and "
+                f"{(self.storage / JOURNAL).location} each have what the other has not. Delete the one that "
+                "shall not count"
+            )
+        path.write_bytes(there)
 
 
 def local_folder(search: Storage) -> Path:
@@ -209,11 +234,33 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def open_study_storage(folder: Path, url: str | None) -> BaseStorage:
-    """The journal in ``folder``, or the database at ``url``; raises ``ValueError`` where it does not open."""
+def sqlite_file(url: str) -> str | None:
+    """The file of an SQLite database, as its URL has it; None of another database."""
+    path = url.removeprefix(_SQLITE).partition("?")[0]
+    return path if url.startswith(_SQLITE) else None
+
+
+def absolute_study(url: str) -> str:
+    """A database's URL that means the same in every working directory."""
+    path = sqlite_file(url)
+    return _SQLITE + config.absolute_path(path) + url.removeprefix(_SQLITE + path) if path else url
+
+
+def open_study_storage(folder: Path, url: str | None, *, new: bool = False) -> BaseStorage:
+    """The journal in ``folder``, or the database at ``url``.
+
+    Args:
+        new: an SQLite database may have no file yet.
+
+    Raises:
+        ValueError: it does not open.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         return open_journal(folder / JOURNAL)
+    path = sqlite_file(url)
+    if path and not new and not Path(path).exists():
+        raise ValueError(f"--study {url}: {path} does not exist; is it a file on another machine?")
     try:
         return RDBStorage(url)
     except Exception as error:  # drivers raise what they like, ImportError among it

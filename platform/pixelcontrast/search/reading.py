@@ -1,5 +1,6 @@
 """The reader of searches: a search's folder with its study, as one record. Writes nothing."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pixelcontrast.runs.record import RunRecord, kind_of, read_run
 from pixelcontrast.runs.run_folder import EXPERIMENT
-from pixelcontrast.runs.search_record import SearchRecord, TrialRecord, read_description
+from pixelcontrast.runs.search_record import SearchDescription, SearchRecord, TrialRecord, read_description
 from pixelcontrast.search.folder import JOURNAL, local_folder, open_study_storage
 from pixelcontrast.search.trials import handed_out
 from pixelcontrast.storage import Storage, one_line
 
 _NOTED = frozenset({"run", "overrides", "arm", "seed", "error", "baseline"})
 """Attributes of a trial that are no part of its run's summary."""
+
+logger = logging.getLogger(__name__)
 
 
 def read(location: str) -> RunRecord | SearchRecord:
@@ -38,7 +41,7 @@ def read_search(search: Storage) -> SearchRecord:
     """A search's folder, whatever state its trials are in; raises as ``runs.search_record``'s reader."""
     description = read_description(search)
     with _study_storage(search, description.study) as storage:
-        trials = tuple(_trial(search, trial) for trial in _trials(storage, description.name))
+        trials = tuple(_trial(search, trial) for trial in _trials(storage, description))
     known = {field.name: getattr(description, field.name) for field in fields(description)}
     return SearchRecord(**known, trials=trials)
 
@@ -58,18 +61,27 @@ def _study_storage(search: Storage, url: str | None) -> Iterator[BaseStorage | N
             yield open_study_storage(Path(folder), None)
 
 
-def _trials(storage: BaseStorage | None, name: str) -> list[FrozenTrial]:
+def _trials(storage: BaseStorage | None, search: SearchDescription) -> list[FrozenTrial]:
     """The trials of the study; a journal's only study also where the folder has been renamed."""
-    names = [] if storage is None else optuna.get_all_study_names(storage)
-    if storage is None or (name not in names and len(names) != 1):
+    if storage is None:
         return []
-    return handed_out(optuna.load_study(study_name=name if name in names else names[0], storage=storage))
+    names, name = optuna.get_all_study_names(storage), search.name
+    if name not in names:
+        if search.study is not None:
+            raise ValueError(
+                f"{search.storage.location}: --study {search.study} has no study {name}. A search in a "
+                "database is found by its folder's name: was the folder renamed?"
+            )
+        if len(names) != 1:
+            return []
+        name = names[0]
+    return handed_out(optuna.load_study(study_name=name, storage=storage))
 
 
 def _trial(search: Storage, frozen: FrozenTrial) -> TrialRecord:
     attributes = frozen.user_attrs
     name = attributes.get("run", "")
-    run = read_run(search / name) if name and (search / name).exists(EXPERIMENT) else None
+    run = _run(search / name) if name else None
     rows, attempts, evaluations = (run.rows, run.attempts, run.evaluations) if run else ([], [], [])
     summary = {key: value for key, value in attributes.items() if key not in _NOTED}
     if run is not None and "attempts" not in summary:
@@ -91,6 +103,15 @@ def _trial(search: Storage, frozen: FrozenTrial) -> TrialRecord:
         error=str(attributes.get("error", "")),
         frozen=frozen,
     )
+
+
+def _run(run: Storage) -> RunRecord | None:
+    """A trial's run; None, with a warning, where it cannot be read, as the others still can."""
+    try:
+        return read_run(run) if run.exists(EXPERIMENT) else None
+    except ValueError as error:
+        logger.warning("%s; the search is shown without what only this run knows", error)
+        return None
 
 
 def _reported(frozen: FrozenTrial) -> tuple[tuple[int, float], ...]:

@@ -14,7 +14,7 @@ from pixelcontrast.cluster.placement import concurrency
 from pixelcontrast.cluster.signals import Interrupted, signals_noted
 from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchListener, describe_failure
 from pixelcontrast.config import Experiment
-from pixelcontrast.search.folder import Arms, SearchFolder
+from pixelcontrast.search.folder import Arms, SearchFolder, sqlite_file
 from pixelcontrast.search.settings import Search
 from pixelcontrast.search.trials import Trials
 
@@ -27,8 +27,6 @@ _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
-_SQLITE = "sqlite:///"
-"""Before the path of a database's file, as sqlalchemy writes it."""
 _MOST_DEATHS = 10
 """Times that a trial's process is started again: one that dies as often dies of its own."""
 _SHARE = 0.001
@@ -53,10 +51,8 @@ def run_search(
             for good, and the trials have stopped with a checkpoint.
     """
     experiment = reachable_paths(experiment)
-    if search.study is not None and search.study.startswith(_SQLITE):
-        check_job_path(
-            "--study", search.study.removeprefix(_SQLITE), f"{_SQLITE}/absolute/path.db, or a server's URL,"
-        )
+    if path := sqlite_file(search.study or ""):
+        check_job_path("--study", path, "sqlite:////absolute/path.db, or a server's URL,")
     run = experiment.run
     folder = SearchFolder(experiment, search, arms)
     folder.check()
