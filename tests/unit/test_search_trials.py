@@ -4,13 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
 import pytest
-from pyarrow import fs
 
-from pixelcontrast import Experiment, Search, config, loguniform
-from pixelcontrast.runs import lock
-from pixelcontrast.search.settings import arms_of, check_space
+from pixelcontrast import Experiment, Search, config, integers, loguniform, uniform
+from pixelcontrast.search.settings import Objective, arms_of, check_space
 from pixelcontrast.search.trials import _suggest
 from studies import SPACE, STEPS, Driver, states
 
@@ -54,6 +51,22 @@ def test_a_search_that_dies_proposes_what_it_would_have_proposed(
         return found
 
     assert proposals("once", [12]) == proposals("thrice", [1, 4, 7])
+
+
+def test_what_is_proposed_does_not_depend_on_how_many_trials_are_asked_for(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    def proposals(storage: str, asked: list[int]) -> list[dict[str, Any]]:
+        settings, found = config.replace(experiment, {"run.storage": str(tmp_path / storage)}), []
+        for number in asked:
+            driver = Driver(settings, Search(space=SPACE, trials=number))
+            while (proposal := driver.trials.next()) is not None:
+                found.append(proposal.overrides)
+                driver.end(proposal.number, miou_of(proposal.overrides))
+            driver.die()
+        return found
+
+    assert proposals("once", [32]) == proposals("twice", [8, 32])
 
 
 def test_running_trials_of_a_dead_driver_go_on_first_and_the_number_is_kept(experiment: Experiment) -> None:
@@ -188,6 +201,35 @@ def test_another_search_under_the_name_is_refused_and_more_trials_are_not(experi
         Driver(config.replace(experiment, {"optim.lr": 0.1}), search)
 
 
+def test_a_range_of_whole_numbers_is_another_than_one_of_real_ones(experiment: Experiment) -> None:
+    Driver(experiment, Search(space={"contrast.weight": integers(1, 10)}, trials=2)).die()
+    with pytest.raises(ValueError, match=r"search\.space was .*'low': 1,.* and is now .*'low': 1\.0"):
+        Driver(experiment, Search(space={"contrast.weight": uniform(1, 10)}, trials=2))
+
+
+@pytest.mark.parametrize(
+    ("objective", "key", "value"),
+    [
+        ("miou", "run.eval_interval", 50),
+        ("seconds_per_step", "run.device", "cuda"),
+        ("seconds_per_step", "run.cpus_per_worker", 4),
+        ("seconds_per_step", "run.compile", True),
+    ],
+)
+def test_what_decides_times_and_early_stops_may_not_change_where_they_count(
+    experiment: Experiment, objective: Objective, key: str, value: Any
+) -> None:
+    changed = config.replace(experiment, {key: value})
+    for name in ("miou", "seconds_per_step"):
+        search = Search(space=SPACE, trials=2, objectives=(name,), name=name)
+        Driver(experiment, search).die()
+        if name == objective:
+            with pytest.raises(ValueError, match=rf"{key} was .* and is now {value!r}"):
+                Driver(changed, search)
+        else:
+            Driver(changed, search).die()
+
+
 def test_a_search_that_runs_already_is_not_started_twice(experiment: Experiment) -> None:
     search = Search(space=SPACE, trials=2)
     first = Driver(experiment, search)
@@ -221,74 +263,3 @@ def test_arms_run_on_the_same_seeds_and_more_of_both_may_come(experiment: Experi
     changed = Search(arms=dict(search.arms) | {"ce": {"contrast.weight": 0.0, "optim.lr": 0.1}})
     with pytest.raises(ValueError, match=r"search\.arms\.ce was"):
         Driver(experiment, changed, arms_of(changed, experiment))
-
-
-def test_a_database_is_taken_instead_of_the_journal(experiment: Experiment, tmp_path: Path) -> None:
-    search = Search(space=SPACE, trials=1, study=f"sqlite:///{tmp_path}/study.db")
-    driver = Driver(experiment, search)
-    driver.trials.next()
-    driver.end(0, 0.5)
-    driver.die()
-    assert states(driver.folder.trials()) == ["COMPLETE"]
-    assert not (tmp_path / "street-search" / "study.journal").exists()
-    with pytest.raises(ValueError, match=r"--study nosuch://x cannot be opened"):
-        Driver(config.replace(experiment, {"run.name": "b"}), Search(space=SPACE, study="nosuch://x"))
-
-
-def test_searches_of_two_folders_are_not_mixed_in_one_database(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    """Neither while the first has not begun, when a start that fails would delete its study, nor later."""
-    search = Search(space=SPACE, trials=2, study=f"sqlite:///{tmp_path}/study.db")
-    here, other = tmp_path / "street-search", tmp_path / "other" / "street-search"
-    elsewhere = config.replace(experiment, {"run.storage": str(tmp_path / "other")})
-    first = Driver(experiment, search)
-    for _ in range(2):
-        with pytest.raises(ValueError, match=rf"a study street-search already, .* {here}; .* is {other}\. "):
-            Driver(elsewhere, search)
-        assert not (other / "search.json").exists()
-        first.trials.next()
-    assert states(first.trials.all()) == ["RUNNING", "RUNNING"]
-    first.die()
-    again = config.replace(experiment, {"run.storage": f"{tmp_path}/other/.."})
-    assert Driver(again, search).trials.remaining == 2
-
-
-def test_a_study_that_names_no_folder_is_taken_and_names_it_then(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    """As earlier versions made them."""
-    search = Search(space=SPACE, trials=2, study=f"sqlite:///{tmp_path}/study.db")
-    optuna.create_study(study_name="street-search", storage=search.study, direction="maximize")
-    driver = Driver(experiment, search)
-    assert driver.trials.study.user_attrs == {"folder": str(tmp_path / "street-search")}
-
-
-def test_a_study_in_an_object_store_is_taken_up_on_another_machine(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    (tmp_path / "bucket" / "street-search" / ".claims").mkdir(parents=True)
-
-    class Buckets:
-        @staticmethod
-        def from_uri(uri: str) -> tuple[fs.FileSystem, str]:
-            return bucket, uri.partition("://")[2]
-
-    monkeypatch.setattr(fs, "FileSystem", Buckets)
-    monkeypatch.setattr(lock, "_RENEW_S", 600.0)  # the first driver is as dead,
-    monkeypatch.setattr(lock, "_LEASE_S", 0.1)  # and known to be
-    remote = config.replace(experiment, {"run.storage": "mock://bucket"})
-    search = Search(space=SPACE, trials=3)
-
-    monkeypatch.setenv("HOME", str(tmp_path / "first"))
-    driver = Driver(remote, search)
-    driver.trials.next()
-    driver.end(0, 0.5)
-    driver.folder.sync()  # as after each trial
-    driver.trials.next()
-
-    monkeypatch.setenv("HOME", str(tmp_path / "second"))
-    driver = Driver(remote, search)
-    assert states(driver.trials.all()) == ["COMPLETE"]
-    assert (tmp_path / "bucket" / "street-search" / "study.journal").exists()

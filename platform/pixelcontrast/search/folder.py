@@ -21,7 +21,7 @@ from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
 from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.search.journal import cut_torn_tail, open_journal
 from pixelcontrast.search.retrying import retrying
-from pixelcontrast.search.settings import Search, describe
+from pixelcontrast.search.settings import Search, deciding_placement, describe
 from pixelcontrast.search.trials import OWNER, handed_out, place
 from pixelcontrast.storage import Storage, secret_in
 
@@ -64,11 +64,16 @@ class SearchFolder:
             if self.storage.exists(EXPERIMENT):
                 raise ValueError(f"{self.storage.location} is a run's folder; choose another --name")
             return
-        written, now = read_content(self.storage)["search"], self._content()["search"]
-        if written["study"] is not None:
-            written["study"] = absolute_study(written["study"])
-        changed = dict(config.differences(read_description(self.storage).experiment, self._experiment))
-        self._refuse(changed | _differences("search", written, now))
+        described, written = read_description(self.storage), read_content(self.storage)["search"]
+        if described.study is not None:
+            written["study"] = absolute_study(described.study)
+        placement = deciding_placement(self._search) if self._arms is None else ()
+        before, after = described.settings, config.flatten(self._experiment)
+        self._refuse(
+            config.differences(described.experiment, self._experiment)
+            | {key: (before[key], after[key]) for key in placement if before[key] != after[key]}
+            | _differences("search", written, self._content()["search"])
+        )
 
     def _refuse(self, changed: Mapping[str, tuple[Any, Any]]) -> None:
         what = f"search {self.name} in {self._experiment.run.storage}"
@@ -268,5 +273,10 @@ def open_study_storage(folder: Path, url: str | None, *, new: bool = False) -> B
 
 
 def _differences(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = dict.fromkeys([*old, *new])
-    return {f"{where}.{key}": (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+    """Key → (old, new) of JSON values that differ, as 1 and 1.0 do: ends of whole and of real numbers."""
+    pairs = {f"{where}.{key}": (old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])}
+    return {key: pair for key, pair in pairs.items() if _text(pair[0]) != _text(pair[1])}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

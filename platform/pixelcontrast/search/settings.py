@@ -19,6 +19,8 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _OWN_KEYS = PLACEMENT | {"run.seed", "data.layout"}
 """What a search sets itself, or what does not decide how well a network learns."""
 
+_TIMED = ("run.workers", "run.device", "run.cpus_per_worker", "run.gpus_per_worker", "run.compile")
+
 
 @plain_dataclass(frozen=True)
 class Range:
@@ -120,7 +122,7 @@ class Search:
     objectives: tuple[Objective, ...] = ("miou",)
     """miou (maximized), seconds_per_step (minimized), or both; with both, no trial is stopped early."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """tpe: Optuna's TPE, after max(4, trials / 4) random trials."""
+    """tpe: Optuna's TPE, once five trials have ended; the first are random."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the sampler."""
     early_stopping: Literal["asha", "none"] = "asha"
@@ -213,6 +215,14 @@ def describe(search: Search) -> dict[str, Any]:
         for key in ("objectives", "sampler", "seed", "early_stopping", "grace", "reduction_factor", "study")
     }
     return json.loads(pydantic_core.to_json({"space": space, "known": search.known, **fixed}))
+
+
+def deciding_placement(search: Search) -> tuple[str, ...]:
+    """Keys of the experiment that decide nothing that is learnt, but something in this search: how long a
+    step takes, or when trials are compared.
+    """
+    timed = _TIMED if "seconds_per_step" in search.objectives else ()
+    return (*timed, "run.eval_interval") if search.stops_early else timed
 
 
 def _refused_key(where: str, key: str) -> list[str]:

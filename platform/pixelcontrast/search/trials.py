@@ -24,6 +24,9 @@ _DIRECTIONS: dict[Objective, Literal["minimize", "maximize"]] = {
 }
 _PROPOSED = {"run", "overrides", "baseline"}
 """Attributes that a trial of a search is handed out with."""
+_RANDOM_TRIALS = 5
+"""Trials that must have ended before TPE proposes any; the same whatever number is asked for, as that may
+grow."""
 OWNER = "folder"
 """Attribute of a study in a database, which searches of other folders share: where its own one's folder lies.
 A journal has none: it lies in the folder itself, and moves with it."""
@@ -248,7 +251,7 @@ def _sampler(search: Search, index: int) -> BaseSampler:
     seed = (search.seed * 1_000_003 + index) % 2**32
     if search.sampler == "random":
         return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=max(4, (search.trials or 0) // 4))
+    return TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
 
 
 def _pruner(search: Search, experiment: Experiment) -> BasePruner:
