@@ -202,7 +202,7 @@ def test_driver_and_workers_take_the_package_from_the_job(head: Head, scenes: Pa
 
 def test_trials_take_the_package_from_the_job(head: Head, scenes: Path, tmp_path: Path):
     done = head.train("search", "--trials", "2", *places(scenes, tmp_path), "--optim.steps", "3")
-    assert done.returncode == 1, done.stdout + done.stderr  # the second one diverges
+    assert done.returncode == 0, done.stdout + done.stderr  # though the second one diverges
     assert "report   " in done.stdout
     results = [json.loads(path.read_text()) for path in (tmp_path / "small-search").glob("*/result.json")]
     assert len(list((tmp_path / "small-search").glob("*/experiment.json"))) == 2

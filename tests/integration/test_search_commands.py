@@ -87,11 +87,11 @@ def test_eight_trials_with_the_driver_killed_twice_and_interrupted_once(scenes: 
         if how == signal.SIGINT:
             assert "Rerun the command to resume it" in output
         kept |= ended_rows(search)
-    run_command(arguments, tmp_path, status=1)  # one diverges
+    run_command(arguments, tmp_path)  # one diverges
     check_the_promise(search, kept, trials=8)
     assert len(kept) >= 3
 
-    again = run_command(arguments, tmp_path, status=1)
+    again = run_command(arguments, tmp_path)
     started = [line.split()[0] for line in again.splitlines() if "  starts  " in line]
     assert started == [trial.user_attrs["run"] for trial in trials_of(search) if trial.state.name == "FAIL"]
     check_the_promise(search, ended_rows(search), trials=8)

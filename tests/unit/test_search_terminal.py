@@ -12,6 +12,8 @@ from pixelcontrast.search.folder import SearchFolder
 from search_records import ARMS, record, trial
 from studies import SPACE, Driver
 
+SUMMARY = {"last_miou": 0.5, "seconds_per_step": 1.0, "checkpoint": "checkpoints/step-00000400"}
+
 
 def test_the_best_are_those_of_the_objective(
     experiment: Experiment, capsys: pytest.CaptureFixture[str]
@@ -50,14 +52,14 @@ def test_names_of_classes_stand_as_they_are(
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials end without Ray: those of ``ce`` are complete, all others fail."""
+    """Trials end without Ray: those of ``ce`` and trial-0001 are complete, all others fail."""
 
     def run(experiment: Experiment, search: Search, *, arms: Any = None, listener: Any) -> SearchFolder:
         del listener
         driver = Driver(experiment, search, arms)
         while (proposal := driver.trials.next()) is not None:
-            if proposal.name.startswith("ce"):
-                driver.trials.note(proposal.number, {"last_miou": 0.5})
+            if proposal.name.startswith("ce") or proposal.name == "trial-0001":
+                driver.trials.note(proposal.number, SUMMARY)
                 driver.end(proposal.number, 0.5)
             else:
                 driver.trials.fail(proposal.number, "worker 1 died")
@@ -69,14 +71,25 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("failing")
-def test_a_search_with_a_failed_trial_ends_with_its_error(experiment: Experiment) -> None:
-    with pytest.raises(SystemExit, match=r"trial-0000 failed: worker 1 died\n1 trial failed\. Rerun"):
+def test_a_search_in_which_every_trial_has_failed_ends_with_status_1(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "trial-0000 failed: worker 1 died\n1 trial failed. Rerun the command to try again.\n"
+    with pytest.raises(SystemExit) as ended:
         search_space(experiment, Search(space=SPACE, trials=1))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == told
+    search_space(experiment, Search(space=SPACE, trials=2))  # the second trial is complete
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.usefixtures("failing")
-def test_a_comparison_ends_with_the_errors_of_the_arms_that_were_asked_for(experiment: Experiment) -> None:
+def test_a_comparison_ends_with_the_errors_of_the_arms_that_were_asked_for(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
     search = Search(arms=ARMS, seeds=(0,))
-    with pytest.raises(SystemExit, match=r"cool-s0 failed: worker 1 died\n1 trial failed\. Rerun"):
+    with pytest.raises(SystemExit) as ended:
         study_arms(experiment, search, ())
+    assert ended.value.code == 1
+    assert "cool-s0 failed: worker 1 died\n1 trial failed. Rerun" in capsys.readouterr().err
     study_arms(experiment, search, ("ce",))

@@ -24,8 +24,9 @@ _say = PlainConsole().say
 
 
 def search_space(experiment: Experiment, search: Search) -> None:
-    """Search the space of an experiment's file to ``search.trials`` trials, and show the best; the process
-    ends with status 1 where one has failed.
+    """Search the space of an experiment's file to ``search.trials`` trials, and show the best.
+
+    The process ends with status 1 where no trial is complete: some settings diverge in most searches.
     """
     with failures_told(resume=_RESUME), messages_shown():
         from pixelcontrast import training
@@ -48,12 +49,13 @@ def search_space(experiment: Experiment, search: Search) -> None:
         folder = run_search(experiment, search, listener=_Lines())
         found = read_search(folder.storage)
         show_best(found)
-        _close(folder, failed=found.in_state("FAIL"))
+        _close(folder, failed=found.in_state("FAIL"), in_vain=not found.in_state("COMPLETE"))
 
 
 def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -> None:
-    """Train the arms of an experiment's file on the same seeds, and show how they compare; ends as
-    ``search_space``.
+    """Train the arms of an experiment's file on the same seeds, and show how they compare.
+
+    The process ends with status 1 where a run that was asked for has failed.
     """
     with failures_told(resume=_RESUME), messages_shown():
         from pixelcontrast import training
@@ -68,7 +70,8 @@ def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -
         found = read_search(folder.storage)
         show_arms(found)
         asked = [trial for trial in found.in_state("FAIL") if trial.arm in arms]
-        _close(folder, failed=[trial for trial in asked if trial.seed in search.seeds])
+        failed = [trial for trial in asked if trial.seed in search.seeds]
+        _close(folder, failed=failed, in_vain=bool(failed))
 
 
 def _describe_stopping(search: Search, experiment: Experiment) -> str:
@@ -117,8 +120,8 @@ class _Lines:
         _say(f"{proposal.name}  stopped{where}")
 
 
-def _close(folder: "SearchFolder", *, failed: "Sequence[TrialRecord]") -> None:
-    """Write the report, and print where it is; where trials have failed, end with status 1 and why."""
+def _close(folder: "SearchFolder", *, failed: "Sequence[TrialRecord]", in_vain: bool) -> None:
+    """Write the report, print where it is and why trials have failed; ``in_vain``, end with status 1."""
     from pixelcontrast.reports import write_report
     from pixelcontrast.search.artifacts import attach_report
 
@@ -130,4 +133,6 @@ def _close(folder: "SearchFolder", *, failed: "Sequence[TrialRecord]") -> None:
     if failed:
         lines = [f"{trial.run} failed: {trial.error}" for trial in failed]
         more = f"{count(len(failed), 'trial')} failed. Rerun the command to try again."
-        sys.exit("\n".join([*lines, more]))
+        print("\n".join([*lines, more]), file=sys.stderr)
+    if in_vain:
+        sys.exit(1)
