@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from pixelcontrast import Contrast, Data, Model, load_model
 from pixelcontrast.cli.inspect import inspect as command
@@ -80,17 +81,22 @@ def runs(streets: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     )
 
 
-draw = partial(draw_pixels, align_corners=True)
+def draw(image: int, label: Tensor, prediction: Tensor, maps: dict[str, Tensor], *, per_class: int) -> Pixels:
+    """As ``draw_pixels``, from maps that cover the label without padding."""
+    of_image = partial(draw_pixels, image, label, prediction, maps, spread_over=label.shape)
+    return of_image(per_class=per_class, align_corners=True)
 
 
+@pytest.mark.parametrize("height", [32, 21], ids=["whole", "padded"])
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_features_are_those_that_upsampling_weighs_most(align_corners: bool) -> None:
+def test_features_are_those_that_upsampling_weighs_most(align_corners: bool, height: int) -> None:
     """The nearest cell's: of a map whose cells count rows, within half a cell of the upsampled count."""
     cells = torch.arange(6).float()[None, None, :, None].expand(1, 1, 6, 6)
     upsampled = F.interpolate(cells, (32, 32), mode="bilinear", align_corners=align_corners)[0, 0]
-    label = torch.zeros(32, 32).long()
+    label = torch.zeros(height, 32).long()
     angles = torch.cat([(cells / 6).cos(), (cells / 6).sin()], dim=1)
-    drawn = draw_pixels(0, label, label, {"map": angles}, per_class=99, align_corners=align_corners)
+    of_label = partial(draw_pixels, 0, label, label, {"map": angles}, per_class=99)
+    drawn = of_label(spread_over=(32, 32), align_corners=align_corners)
     rows = drawn.layers["map"]
     found = 6 * torch.atan2(rows[:, 1], rows[:, 0])
     assert (found - upsampled[drawn.rows, drawn.columns]).abs().max() <= 0.5 + 1e-4
@@ -113,7 +119,8 @@ def test_the_same_pixels_are_drawn_whatever_the_network(streets: Data) -> None:
 def test_features_are_those_of_the_cell_that_a_pixel_lies_in(align_corners: bool) -> None:
     label = torch.tensor([[0, 0, 1, 1], [255, 0, 1, 2]])
     layer = torch.tensor([[[[3.0, 0.0]], [[4.0, 5.0]]]])  # [1, 2, 1, 2]: left half (3, 4), right half (0, 5)
-    drawn = draw_pixels(0, label, label, {"map": layer}, per_class=9, align_corners=align_corners)
+    of_label = partial(draw_pixels, 0, label, label, {"map": layer}, per_class=9)
+    drawn = of_label(spread_over=label.shape, align_corners=align_corners)
     for column, row in zip(drawn.columns, drawn.layers["map"], strict=True):
         assert torch.allclose(row, torch.tensor([0.6, 0.8] if column < 2 else [0.0, 1.0]))
 

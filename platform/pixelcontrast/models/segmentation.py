@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pixelcontrast import config, distributed
 from pixelcontrast.contrast import ProjectionHead
+from pixelcontrast.contrast.maps import read_at
 from pixelcontrast.models.backbone import (
     build_backbone,
     check_backbone,
@@ -43,11 +44,11 @@ class Output(NamedTuple):
     logits: Tensor
     """[B, num_classes, H, W]; float32 under autocast."""
     features: Tensor | None
-    """[B, C, ⌈H/s⌉, ⌈W/s⌉], s the model's ``stride``: what ``projection`` embeds; None without a head."""
+    """[B, C, h, w], the cells that show the image: what ``projection`` embeds; None without a head."""
     auxiliary: Tensor | None = None
     """The auxiliary head's logits, like ``logits``; None in evaluation, and without such a head."""
     uncropped: Tensor | None = None
-    """The tensor that ``features`` is a part of, which the logits are made of, too; None without a head."""
+    """The same with the cells that show padding, as the logits are made of it; None without a head."""
 
 
 class SegmentationModel(nn.Module):
@@ -116,19 +117,40 @@ class SegmentationModel(nn.Module):
         logits, features, auxiliary = self.decoder(self.backbone(padded), valid)
         return Output(
             self._upsample(logits, padded, size),
-            self._crop(features, size),
+            features if valid is None else features[..., : valid[0], : valid[1]],
             None if auxiliary is None else self._upsample(auxiliary, padded, size),
             features,
         )
 
-    def _cells(self, size: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of the feature map that show an image of this size."""
-        return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
+    def read_at_cells(self, maps: Tensor, output: Output, *, padding: int) -> Tensor:
+        """The pixels on which the cells of ``output.features`` come to lie, of maps like its images.
 
-    def _crop(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        """Without the padding, which must stay out of the head's statistics."""
-        rows, columns = self._cells(size)
-        return features[..., :rows, :columns]
+        Args:
+            maps: [..., H, W].
+            padding: what a cell gets that lies beyond the image.
+
+        Returns:
+            [..., h, w].
+        """
+        assert output.features is not None
+        assert output.uncropped is not None
+        rows, columns = output.features.shape[-2:]
+        padded = _pad(maps, self.multiple, padding)
+        cells = read_at(padded, output.uncropped.shape[-2:], align_corners=self.align_corners)
+        return cells[..., :rows, :columns]
+
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width over which the cells of ``Output.uncropped`` are spread, for images of a size."""
+        height, width = (-(-side // self.multiple) * self.multiple for side in size)
+        return height, width
+
+    def _cells(self, size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of a padded image's feature map that show an image of this size.
+
+        The rest must stay out of the head's statistics. Without padding all cells show the image, and there
+        may be more of them: a ResNet whose pooling rounds up has 33 rows at stride 8 for 256 pixels.
+        """
+        return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
 
     def _upsample(self, logits: Tensor, padded: Tensor, size: Sequence[int]) -> Tensor:
         # In bfloat16 the backward of the upsampling would add up many gradients of one cell in 8 bits.
@@ -137,9 +159,9 @@ class SegmentationModel(nn.Module):
         return upsampled[..., : size[0], : size[1]]
 
 
-def _pad(images: Tensor, multiple: int) -> Tensor:
-    below, right = -images.shape[-2] % multiple, -images.shape[-1] % multiple
-    return F.pad(images, (0, right, 0, below)) if below or right else images
+def _pad(maps: Tensor, multiple: int, value: int = 0) -> Tensor:
+    below, right = -maps.shape[-2] % multiple, -maps.shape[-1] % multiple
+    return F.pad(maps, (0, right, 0, below), value=value) if below or right else maps
 
 
 def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> SegmentationModel:

@@ -14,7 +14,7 @@ from pixelcontrast.config import Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.labels import IGNORE_INDEX
 from pixelcontrast.datasets.loading import Batch
-from pixelcontrast.models import SegmentationModel
+from pixelcontrast.models import Output, SegmentationModel
 from pixelcontrast.training.optim import parameters
 
 
@@ -141,7 +141,7 @@ def compute_terms(
             assert output.uncropped is not None
             gradients = _FeatureGradients(output.uncropped, features)
         with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
-            term = _contrast(network, contrast, batch, features, output.logits)
+            term = _contrast(network, contrast, batch, features, output)
         total = total + contrast_weight * term
     return Terms(total, ce, term, auxiliary, gradients)
 
@@ -165,19 +165,18 @@ def update(
 
 
 def _contrast(
-    network: nn.Module, contrast: PixelContrast, batch: Batch, features: Tensor, logits: Tensor
+    network: nn.Module, contrast: PixelContrast, batch: Batch, features: Tensor, output: Output
 ) -> Tensor:
-    """The contrastive term; a head that can runs on the pixels drawn only."""
+    """The contrastive term of the output's features; a head that can runs on the pixels drawn only."""
     model = network.module if isinstance(network, DistributedDataParallel) else network
     assert isinstance(model, SegmentationModel)
     assert model.projection is not None
     call = partial(
         contrast,
-        labels=batch.labels,
-        logits=logits,
+        labels=model.read_at_cells(batch.labels, output, padding=IGNORE_INDEX),
+        logits=model.read_at_cells(output.logits.detach(), output, padding=0),
         positions=batch.positions,
         image_ids=batch.indices,
-        align_corners=model.align_corners,
     )
     if model.projection.pixelwise:
         return call(features, project=model.projection.rows)

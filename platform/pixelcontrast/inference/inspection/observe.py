@@ -82,7 +82,13 @@ def observe(
     for index in images:
         label, prediction, maps = _run(model, dataset, index)
         drawn = draw_pixels(
-            index, label, prediction, maps, per_class=per_class, align_corners=model.align_corners
+            index,
+            label,
+            prediction,
+            maps,
+            per_class=per_class,
+            spread_over=model.padded_size(label.shape),
+            align_corners=model.align_corners,
         )
         found = drawn if found is None else merge(found, drawn, per_class=per_class)
         confusion = ConfusionMatrix(dataset.labels.num_classes)
@@ -104,11 +110,11 @@ def observe(
 def _run(
     model: TrainedModel, dataset: SegmentationSet, index: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Label and prediction, int64 [H, W], and the layers' maps [1, D, h, w]."""
+    """Label and prediction, int64 [H, W], and the layers' maps [1, D, h, w] of the padded image."""
     image, label = eval_transform(*dataset.read(index), Normalization(model.mean, model.std))
     output = model.forward_features(image[None].to(next(model.parameters()).device))
-    assert output.features is not None
-    maps = {FEATURES: output.features}
+    assert output.uncropped is not None
+    maps = {FEATURES: output.uncropped}
     if model.projection is not None:
-        maps[EMBEDDING] = model.projection(output.features)
+        maps[EMBEDDING] = model.projection(output.uncropped)
     return label, output.logits[0].argmax(dim=0).cpu(), maps

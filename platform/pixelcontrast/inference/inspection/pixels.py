@@ -1,6 +1,6 @@
 """Pixels of a split, as many of each class and the same ones for every network, with a network's features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,7 @@ def draw_pixels(
     maps: Mapping[str, Tensor],
     *,
     per_class: int,
+    spread_over: Sequence[int],
     align_corners: bool,
 ) -> Pixels:
     """At most ``per_class`` random pixels of each class of an image; the draw depends on the label alone.
@@ -64,9 +65,11 @@ def draw_pixels(
         label: int64 [H, W].
         prediction: int64 [H, W].
         maps: the layer's name → [1, D, h, w], of any size: read at the cell nearest to the pixel.
+        spread_over: height and width that the maps' cells cover: the label's, or more where it was padded.
         align_corners: how the network upsamples its logits.
     """
-    height, width = label.shape
+    width = label.shape[1]
+    padded_height, padded_width = spread_over
     places = torch.nonzero(label.flatten() != IGNORE_INDEX).squeeze(1)
     keys = hashed(_STREAM, image, places)
     chosen = _smallest(label.flatten()[places], keys, per_class)
@@ -74,8 +77,8 @@ def draw_pixels(
     rows, columns = places.div(width, rounding_mode="floor"), places % width
     layers = {}
     for name, layer in maps.items():
-        row = nearest(rows, height, layer.shape[2], align_corners=align_corners)
-        column = nearest(columns, width, layer.shape[3], align_corners=align_corners)
+        row = nearest(rows, padded_height, layer.shape[2], align_corners=align_corners)
+        column = nearest(columns, padded_width, layer.shape[3], align_corners=align_corners)
         cells = row * layer.shape[3] + column
         layers[name] = unit(pixel_rows(layer, cells.to(layer.device))).cpu().float()
     return Pixels(
