@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contrasts import CLASSES, DIM, embeddings, logits_for, small_contrast
-from pixelcontrast.contrast import loss
+from pixelcontrast.contrast import ProjectionHead, loss
+from pixelcontrast.contrast.maps import unit
 from processes import run_ranks
 
 
@@ -126,6 +127,37 @@ def test_a_head_that_runs_on_the_pixels_drawn_gives_the_same_as_on_the_map() -> 
         results.append([loss.detach(), *gradients, *contrast.state_dict().values()])
     assert results[0][0] > 0
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+
+
+def test_embeddings_without_a_direction_become_0_and_get_no_gradient() -> None:
+    """The others are those of ``normalize``, to the bit."""
+    inputs = 3 * embeddings(5, DIM).detach()
+    inputs[0], inputs[1] = 0.0, 1e-7
+    ours, plain = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
+    units = [unit(ours), F.normalize(plain, dim=1)]
+    torch.autograd.backward(units, [torch.randn(5, DIM)] * 2)
+    for found, expected in ((units[0], units[1]), (ours.grad, plain.grad)):
+        assert found is not None
+        assert expected is not None
+        assert not found[:2].any()
+        assert torch.equal(found[2:], expected[2:])
+
+
+def test_one_pixel_without_features_does_not_decide_the_head_s_gradient() -> None:
+    """All 0 after a ReLU, and the head's biases are 0 at first."""
+    labels = torch.arange(2).view(1, 2, 1).expand(1, 2, 50)
+    features = torch.rand(1, 8, 2, 50, generator=torch.Generator().manual_seed(0))
+    norms = []
+    for factor in (1.0, 0.0):
+        torch.manual_seed(0)
+        head = ProjectionHead(8, DIM)
+        features[..., 7] *= factor
+        loss = small_contrast(anchors_per_class=50)(head(features), labels, logits_for(labels))
+        loss.backward()
+        assert head.conv2.bias is not None
+        assert head.conv2.bias.grad is not None
+        norms.append(float(head.conv2.bias.grad.norm()))
+    assert 0.5 < norms[1] / norms[0] < 2
 
 
 def test_half_precision_inputs_are_contrasted_in_float32() -> None:

@@ -5,12 +5,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _EPSILON = 1e-6
-"""Shorter vectors are not stretched to length 1: the gradient grows with 1/length."""
+"""A vector shorter than this has no direction."""
 
 
 def unit(embeddings: Tensor) -> Tensor:
-    """Embeddings [n, D] or [B, D, h, w] at unit length over D, in at least float32."""
-    return F.normalize(at_least_float(embeddings), dim=1, eps=_EPSILON)
+    """Embeddings [n, D] or [B, D, h, w] at unit length over D, in at least float32.
+
+    Those without a direction become 0, and get no gradient, as it grows with 1/length: the one pixel whose
+    features are all 0 after a ReLU would turn all embeddings its way in one step.
+    """
+    embeddings = at_least_float(embeddings)
+    length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    return torch.where(length < _EPSILON, 0.0, embeddings / length.clamp(min=_EPSILON))
 
 
 def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
