@@ -54,6 +54,21 @@ def test_diagnostics_tell_the_memory_s_similarities_from_the_batch_s(term: Any) 
     assert read["mean_embedding_norm"] == pytest.approx((0.25**2 + 0.5**2 + (root / 2) ** 2) ** 0.5)
 
 
+def test_a_batch_of_one_class_says_nothing_of_a_collapse() -> None:
+    """Its embeddings are alike because they should be; in the other batch two classes are opposite."""
+    codes = torch.zeros(1, DIM, 2, 2)
+    codes[0, 0] = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    both = torch.tensor([[[0, 0], [1, 1]]])
+    contrast = small_contrast(pixel_queue_size=0)
+    for _ in range(20):
+        contrast(codes.abs(), 0 * both, logits_for(both))
+    assert contrast.diagnostics.read(contrast.memory, int(contrast.steps))["mean_embedding_norm"] is None
+    contrast(codes, both, logits_for(both))
+    contrast(codes.abs(), 0 * both, logits_for(both))
+    read = contrast.diagnostics.read(contrast.memory, int(contrast.steps))
+    assert (read["gap"], read["mean_embedding_norm"]) == (2, 0)
+
+
 def test_what_is_counted_on_the_host_stays_there_wherever_the_module_is_built_or_read() -> None:
     labels = torch.tensor([[[0, 0], [1, 1]]])
     inputs = F.normalize(torch.arange(1.0, 17).view(1, DIM, 2, 2), dim=1), labels, logits_for(labels)

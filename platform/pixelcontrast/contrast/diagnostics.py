@@ -22,7 +22,7 @@ class Diagnostics(nn.Module):
     anchors: Tensor
     """float64 [num_classes, D]: the sums of the anchors themselves."""
     mean_norm: Tensor
-    """float64 []: the summed norm of the global batch's mean embedding."""
+    """float64 []: the summed norm of the mean embedding of global batches with anchors of several classes."""
     refused: Tensor
     """int64 []: rows of all ranks that the memory refused because they are not finite."""
 
@@ -36,7 +36,7 @@ class Diagnostics(nn.Module):
         self.register_buffer("refused", torch.zeros((), dtype=torch.int64), persistent=False)
         # Known on the host, of every class: anchors of this rank, their positives and their negatives.
         self._counts = torch.zeros(num_classes, 3, dtype=torch.float64, device="cpu")
-        self._batches = 0
+        self._batches = 0  # those that mean_norm sums
 
     @torch.no_grad()
     def add(self, batch: Tensor, anchors: Anchors) -> None:
@@ -52,10 +52,11 @@ class Diagnostics(nn.Module):
         alike, every = torch.linalg.vecdot(own_sums, sums), own_sums @ total
         self.sums += torch.cat([of_own, alike[:, None], every[:, None]], dim=1)
         self.anchors += own_sums
-        self.mean_norm.add_(torch.linalg.vector_norm(total), alpha=1 / len(rows))
+        if sum(count > 0 for count in anchors.of_class) > 1:  # one class alone is near its mean, as it should
+            self.mean_norm.add_(torch.linalg.vector_norm(total), alpha=1 / len(rows))
+            self._batches += 1
         of_class, own = torch.tensor([anchors.of_class, anchors.own_of_class], device="cpu").double()
         self._counts += torch.stack([own, own * (of_class - 1), own * (len(rows) - of_class)], dim=1)
-        self._batches += 1
 
     @torch.no_grad()
     def read(self, memory: Memory, step: int) -> dict[str, float | list[float | None] | None]:
@@ -71,8 +72,8 @@ class Diagnostics(nn.Module):
             ``batch_negative_similarity``, mean cosines of anchors with all others of the batch; the same for
             ``memory``, with all its rows that are usable now, whichever were mined; ``gap``, the difference
             of the batch's two, and ``class_gap``, the same for every class; ``mean_embedding_norm``, the norm
-            of the batch's mean embedding, 1 if all embeddings are equal; ``refused_rows``, the number of rows
-            that the memory refused because they are not finite.
+            of the batch's mean embedding, 1 if all embeddings are equal, over batches with anchors of several
+            classes; ``refused_rows``, the number of rows that the memory refused because they are not finite.
         """
         local = torch.cat([self._counts.to(self.sums.device), self.sums], dim=1)
         of_classes = distributed.all_reduce(local, self.group)
