@@ -8,6 +8,7 @@ from torch.optim import SGD, AdamW
 
 from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run
 from pixelcontrast.datasets.loading import Batch
+from pixelcontrast.models import build_model
 from pixelcontrast.training.optim import build_optimizer, set_rate
 from pixelcontrast.training.state import TrainState, build_state
 from pixelcontrast.training.step import train_step
@@ -64,6 +65,20 @@ def test_a_gpu_s_optimizer_is_restored_where_there_is_none(monkeypatch: pytest.M
     ]
     for ours, theirs in zip(*momenta, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_only_weights_of_a_transformer_are_decayed(backbone: str) -> None:
+    """Not its position embeddings, class token and tables, though these have more than one dimension."""
+    with torch.device("meta"):
+        model = build_model(Model(backbone=backbone, decoder="linear"), num_classes=3, embedding=False)
+    optimizer = build_optimizer(model, Optim())
+    decayed = {p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    of_layers = {
+        module.weight for module in model.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+    }
+    assert decayed == of_layers
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
 
 
 def test_adamw_decays_convolutions_only_and_takes_momentum_as_first_beta() -> None:

@@ -214,7 +214,8 @@ class Optim:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD's momentum; AdamW's first beta."""
     weight_decay: NonNegative = 5e-4
-    """Weight decay of convolution weights; BatchNorm and biases have none."""
+    """Weight decay of convolutions and matrices; normalisation layers, biases, tokens and position embeddings
+    have none."""
     power: NonNegative = 0.9
     """Exponent of the poly schedule."""
     clip_norm: Positive | None = None
