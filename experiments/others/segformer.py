@@ -26,7 +26,7 @@ def train(
     values = []
     for images, labels in batches:
         output = network(images, labels=labels)
-        how = {"project": head.rows, "align_corners": False}  # contrast
+        how = {"project": head, "align_corners": False}  # contrast
         term = contrast(features.take(), labels, output.logits, **how)  # contrast
         loss = output.loss + term
         optimizer.zero_grad()

@@ -26,7 +26,7 @@ def train(network: smp.Unet, batches: Iterable[tuple[Tensor, Tensor]], *, lr: fl
     values = []
     for images, labels in batches:
         logits = network(images)
-        term = contrast(features.take(), labels, logits, project=head.rows)  # contrast
+        term = contrast(features.take(), labels, logits, project=head)  # contrast
         loss = F.cross_entropy(logits, labels, ignore_index=255) + term
         optimizer.zero_grad()
         loss.backward()

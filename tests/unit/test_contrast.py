@@ -182,14 +182,24 @@ def test_half_precision_inputs_are_contrasted_in_float32() -> None:
             r"embeddings are on meta and the PixelContrast on cpu; .* PixelContrast\(…\)\.to\(device\)",
         ),
         ({"labels": torch.zeros(2, 4, 4, device="meta").long()}, "labels are on meta"),
+        ({"positions": torch.arange(3)}, r"positions are int64 \[2\], not torch\.int64 \[3\]"),
+        ({"positions": torch.arange(2).int()}, r"positions are int64 \[2\], not torch\.int32 \[2\]"),
+        (
+            {"project": nn.Linear(4, 5)},
+            "project gives embeddings of 5 numbers, and embedding_dim is 4",
+        ),
+        (
+            {"project": ProjectionHead(4, 4, batchnorm=True)},
+            r"the projection head has batchnorm.* give the contrast head\(features\), without project",
+        ),
         ({"labels": torch.full((2, 4, 4), 3)}, r"labels hold \[3\]; allowed are 0 to 2 and the ignored 255"),
     ],
 )
-def test_wrong_inputs_are_named(change: dict[str, Tensor], message: str) -> None:
+def test_wrong_inputs_are_named(change: dict[str, Any], message: str) -> None:
     inputs = {"embeddings": torch.zeros(2, 4, 4, 4), "labels": torch.zeros(2, 4, 4).long()}
     inputs |= {"logits": torch.zeros(2, 3, 4, 4)}
     with pytest.raises(ValueError, match=message):
-        small_contrast()(*(inputs | change).values())
+        small_contrast()(**(inputs | change))
 
 
 def wrong_on_one_rank(rank: int, _world_size: int, change: str) -> str:

@@ -206,7 +206,7 @@ def steps_of_everything(rank: int, world_size: int) -> dict[str, list[Tensor]]:
                 features = maps(4, 5, 4, 4, seed=step)[mine].requires_grad_()
                 logits, ids = torch.zeros(4, CLASSES, 2, 3)[mine], torch.arange(4)[mine]
                 given = features if by_pixel else head(features)
-                project = head.rows if by_pixel else None
+                project = head if by_pixel else None
                 labels = class_maps(4, 8, 8)[mine]
                 loss = contrast(given, labels, logits, image_ids=ids, project=project)
                 loss.backward()

@@ -238,8 +238,8 @@ def test_a_head_embeds_single_pixels_as_it_embeds_the_map():
     features = model(torch.randn(2, 3, 64, 64, dtype=torch.float64)).features
     rows = features.permute(0, 2, 3, 1).flatten(0, 2)
     embedded = model.projection(features).permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(model.projection.rows(rows), embedded, rtol=0, atol=1e-12)
-    nothing = model.projection.rows(rows[:0])
+    torch.testing.assert_close(model.projection(rows), embedded, rtol=0, atol=1e-12)
+    nothing = model.projection(rows[:0])
     nothing.sum().backward()
     assert nothing.shape == (0, 16)
     assert all(not p.grad.any() for p in model.projection.parameters()), "none at all would fail DDP"

@@ -126,7 +126,7 @@ def test_the_contrast_trains_the_pyramid_on_a_frozen_backbone() -> None:
     assert output.features is not None
     assert model.projection is not None
     contrast = PixelContrast(num_classes=3, embedding_dim=8)
-    contrast(output.features, labels, output.logits, project=model.projection.rows).backward()
+    contrast(output.features, labels, output.logits, project=model.projection).backward()
     assert isinstance(model.decoder, PyramidDecoder)
     assert all(p.grad is not None and p.grad.any() for p in model.decoder.pyramid.scales.parameters())
     assert all(p.grad is None for p in model.backbone.parameters())

@@ -37,13 +37,26 @@ def check_inputs(
         raise ValueError(f"embeddings, labels and logits hold {sizes} images")
 
 
+def check_projected(rows: Tensor, embedding_dim: int) -> None:
+    """Raise ``ValueError`` for rows of another length than D, made by ``project``."""
+    if rows.shape[1] != embedding_dim:
+        raise ValueError(
+            f"project gives embeddings of {rows.shape[1]} numbers, and embedding_dim is {embedding_dim}"
+        )
+
+
 def check_image_ids(image_ids: Tensor | None, num_images: int) -> Tensor:
     """The ids; raises ``ValueError`` unless they are int64 [num_images]."""
     if image_ids is None:
         raise ValueError("image_ids are needed: the region memory has a slot for every image")
-    if image_ids.shape != (num_images,) or image_ids.dtype != torch.int64:
-        raise ValueError(f"image_ids are int64 [{num_images}], not {image_ids.dtype} {list(image_ids.shape)}")
+    check_per_image("image_ids", image_ids, num_images)
     return image_ids
+
+
+def check_per_image(name: str, values: Tensor, num_images: int) -> None:
+    """Raise ``ValueError`` unless ``values`` are int64 [num_images]."""
+    if values.shape != (num_images,) or values.dtype != torch.int64:
+        raise ValueError(f"{name} are int64 [{num_images}], not {values.dtype} {list(values.shape)}")
 
 
 def misplaced_images(image_ids: Tensor, region: Bank | None) -> Tensor:

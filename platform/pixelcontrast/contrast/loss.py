@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelcontrast import distributed
+from pixelcontrast.contrast import inputs
 from pixelcontrast.contrast.banks import Shard, Slots
 from pixelcontrast.contrast.diagnostics import Diagnostics
 from pixelcontrast.contrast.enqueue import (
@@ -22,14 +23,6 @@ from pixelcontrast.contrast.enqueue import (
 )
 from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
 from pixelcontrast.contrast.info_nce import Comparison, info_nce
-from pixelcontrast.contrast.inputs import (
-    check_image_ids,
-    check_inputs,
-    check_ranges,
-    misplaced_images,
-    refuse_image_ids,
-    refuse_labels,
-)
 from pixelcontrast.contrast.maps import labels_and_errors, unit
 from pixelcontrast.contrast.memory import build_memory
 from pixelcontrast.contrast.mining import build_miners
@@ -54,7 +47,8 @@ class PixelContrast(nn.Module):
     """The contrastive term for any training loop, in one process or under any ``torch.distributed`` group.
 
     The anchors of all ranks are gathered with gradient, so under DDP the gradients equal those of one process
-    that holds the whole batch. This module has no parameters: do not wrap it in DDP; save its ``state_dict``.
+    that holds the whole batch. This module has no parameters: do not wrap it in DDP; save its ``state_dict``,
+    of every rank where the memory is sharded, and load what ``reshard`` makes of them.
 
         >>> import torch
         >>> from torch import nn
@@ -167,10 +161,10 @@ class PixelContrast(nn.Module):
                 counted over all batches, in rank order.
             image_ids: int64 [B], each image's number in the training set, from 0; needed where the region
                 memory has a slot for every image, else not used.
-            project: a head that turns features [n, C] into embeddings [n, D], such as
-                ``ProjectionHead.rows``. ``embeddings`` are then the features [B, C, h, w], and the head runs
-                on drawn pixels only: anchors, what enters the queue, and for the region memory at most 128
-                pixels of each class in an image.
+            project: a head that turns features [n, C] into embeddings [n, D], such as a ``ProjectionHead``.
+                ``embeddings`` are then the features [B, C, h, w], and the head runs on drawn pixels only:
+                anchors, what enters the queue, and for the region memory at most 128 pixels of each class in
+                an image. Call under the network's autocast, as the head runs in here.
             align_corners: how the network upsamples its logits, as in ``interpolate``.
 
         Returns:
@@ -181,16 +175,18 @@ class PixelContrast(nn.Module):
             ValueError: shapes or devices that do not fit each other, or a label or an image id out of range.
         """
         dim = self.embedding_dim if project is None else None
-        check_inputs(embeddings, labels, logits, per_class=self.class_pixels, embedding_dim=dim)
+        inputs.check_inputs(embeddings, labels, logits, per_class=self.class_pixels, embedding_dim=dim)
         has_slots = self.training and isinstance(self.memory.region, Slots)
-        image_ids = check_image_ids(image_ids, len(embeddings)) if has_slots else None
+        image_ids = inputs.check_image_ids(image_ids, len(embeddings)) if has_slots else None
         self._waiting = []
         size = embeddings.shape[-2:]
         labels, wrong = labels_and_errors(labels, logits, size, align_corners=align_corners)
         if positions is None:
             positions = self._count(len(embeddings))
+        inputs.check_per_image("positions", positions, len(embeddings))
         drawn = self._draw(labels, wrong, positions, image_ids, by_pixel=project is not None)
         own = unit(embed(embeddings, drawn.anchors.indices, project))
+        inputs.check_projected(own, self.embedding_dim)
         with torch.autocast(embeddings.device.type, enabled=False):
             loss = self._loss(own, drawn.anchors)
         if self.training:
@@ -225,7 +221,7 @@ class PixelContrast(nn.Module):
                 preferred=partial(at_boundaries, classes, positions, self.num_classes, self.seed),
             )
         first = positions.min() if len(positions) else positions.new_full((), torch.iinfo(torch.int64).max)
-        misplaced = [] if image_ids is None else [misplaced_images(image_ids, self.memory.region)]
+        misplaced = [] if image_ids is None else [inputs.misplaced_images(image_ids, self.memory.region)]
         chosen, notes = choose_anchors(
             Pixels(classes.flatten(), wrong.flatten(), keys[0], keys[1]),
             budgets=self._budgets(classes.flatten()),
@@ -240,11 +236,11 @@ class PixelContrast(nn.Module):
         self._in_memory = in_memory[0] if in_memory else []
         self._batch_key = min(note[0] for note in notes)
         rank, strange_labels = distributed.rank(self.group), [note[1] for note in notes]
-        refuse = partial(refuse_labels, labels, self.num_classes, self.ignore_index)
-        check_ranges(strange_labels, rank, "labels", refuse)
+        refuse = partial(inputs.refuse_labels, labels, self.num_classes, self.ignore_index)
+        inputs.check_ranges(strange_labels, rank, "labels", refuse)
         if misplaced:
-            refuse = partial(refuse_image_ids, image_ids, self.memory.region)
-            check_ranges([note[-1] for note in notes], rank, "image_ids", refuse)
+            refuse = partial(inputs.refuse_image_ids, image_ids, self.memory.region)
+            inputs.check_ranges([note[-1] for note in notes], rank, "image_ids", refuse)
         anchors = chosen.anchors(seen, wrong, self.group)
         return _Draw(anchors, entering, classes, [note[2:] for note in notes])
 

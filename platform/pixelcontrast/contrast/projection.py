@@ -10,7 +10,11 @@ class ProjectionHead(nn.Module):
     ``PixelContrast`` applies the L2 normalisation that follows.
 
     Without BatchNorm each pixel is projected on its own, so the head may run on the drawn pixels only: pass
-    ``project=head.rows`` to the contrast, with the features in place of the embeddings.
+    ``project=head`` to the contrast, with the features in place of the embeddings.
+
+    A submodule of a network in DDP is trained by it, though the network's own forward pass does not call it.
+    Only ``find_unused_parameters=True`` fails then: wrap the head in a DDP of its own, or set
+    ``static_graph=True`` instead.
 
     Args:
         channels: C, of the features; the hidden layer has as many.
@@ -33,11 +37,23 @@ class ProjectionHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Embeddings of any length, in the dtype of the convolutions."""
+        """Embeddings of any length, in the dtype of the convolutions.
+
+        Args:
+            features: of a map, [B, C, h, w], or of pixels, [n, C] → [n, D]; n may be 0.
+
+        Raises:
+            ValueError: pixels for a head with BatchNorm, whose statistics are those of maps.
+        """
+        if features.ndim == 2:
+            return self._rows(features)
         return self.conv2(self.act(self.bn(self.conv1(features))))
 
-    def rows(self, features: Tensor) -> Tensor:
-        """The same for pixels: [n, C] → [n, D], n may be 0; not with BatchNorm."""
-        assert self.pixelwise
+    def _rows(self, features: Tensor) -> Tensor:
+        if not self.pixelwise:
+            raise ValueError(
+                "the projection head has batchnorm, whose statistics are those of whole maps: give the "
+                "contrast head(features), without project"
+            )
         hidden = self.act(F.linear(features, self.conv1.weight.flatten(1), self.conv1.bias))
         return F.linear(hidden, self.conv2.weight.flatten(1), self.conv2.bias)

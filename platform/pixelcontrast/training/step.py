@@ -179,7 +179,7 @@ def _contrast(
         image_ids=batch.indices,
     )
     if model.projection.pixelwise:
-        return call(features, project=model.projection.rows)
+        return call(features, project=model.projection)
     return call(model.projection(features))
 
 
