@@ -1,5 +1,7 @@
 """The contrastive term in others' training loops: the examples run, and leave the plain network behind."""
 
+import copy
+import pickle
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,10 +9,14 @@ from pathlib import Path
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from pixelcontrast.contrast import FeatureHook
+from pixelcontrast.contrast import AnchorSampling, FeatureHook, PixelContrast, ProjectionHead
+from processes import run_ranks
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "others"
 CLASSES, STEPS = 3, 12
@@ -99,3 +105,94 @@ def test_features_are_taken_once_per_forward_pass_and_carry_gradient() -> None:
     hook.remove()
     with pytest.raises(ValueError, match="has not been called"):
         hook.take()
+
+
+class Tiny(nn.Module):
+    """A network whose classifier is called in several ways."""
+
+    def __init__(self, *, by_name: bool = False, reentrant: bool | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.classifier = nn.Conv2d(3, 6, 1), nn.Conv2d(6, CLASSES, 1)
+        self.projection = ProjectionHead(6, 4)
+        self.by_name, self.reentrant = by_name, reentrant
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.reentrant is None:
+            return self._classify(self.body(images))
+        return checkpoint(self._classify, self.body(images), use_reentrant=self.reentrant)
+
+    def _classify(self, features: Tensor) -> Tensor:
+        features = features * 1.0
+        return self.classifier(input=features) if self.by_name else self.classifier(features)
+
+
+@pytest.mark.parametrize("settings", [{"by_name": True}, {"reentrant": False}], ids=str)
+def test_features_are_kept_however_the_layer_is_called(settings) -> None:
+    network = Tiny(**settings)
+    hook, images = FeatureHook(network.classifier), torch.rand(1, 3, 4, 4)
+    logits, features = network(images), hook.take()
+    assert torch.equal(features, network.body(images))
+    (logits.sum() + features.sum()).backward()
+    with pytest.raises(ValueError, match="has not been called"):
+        hook.take()  # nor does the hook keep what a checkpoint computes again
+
+
+@pytest.mark.parametrize("reentrant", [True, None], ids=["checkpoint", "no_grad"])
+def test_features_without_gradient_are_refused(reentrant: bool | None) -> None:
+    network = Tiny(reentrant=reentrant)
+    hook, images = FeatureHook(network.classifier), torch.rand(1, 3, 4, 4)
+    with torch.set_grad_enabled(reentrant is not None):
+        network(images)
+    with pytest.raises(
+        ValueError, match=r"the hooked Conv2d was called without gradients.*use_reentrant=False"
+    ):
+        hook.take()
+    with torch.no_grad():
+        assert not hook.take().requires_grad
+
+
+def test_a_hooked_network_is_copied_between_its_forward_pass_and_take() -> None:
+    """As an average of the weights is begun."""
+    network = Tiny()
+    hook = FeatureHook(network.classifier)
+    network(torch.rand(1, 3, 4, 4))
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        copied(torch.rand(1, 3, 4, 4))
+    assert hook.take().requires_grad
+
+
+def documented_step(rank: int, world_size: int, way: str) -> dict[str, Tensor]:
+    """Gradients of the step that platform/README.md shows, on this rank's half of a batch of four."""
+    network = Tiny().double()
+    head = project = network.projection
+    features, called = FeatureHook(network.classifier), network
+    if world_size > 1 and way == "apart":
+        del network.projection
+        project = DistributedDataParallel(head)
+        called = DistributedDataParallel(network, find_unused_parameters=True)
+    elif world_size > 1:
+        called = DistributedDataParallel(network, static_graph=way == "static graph")
+    contrast = PixelContrast(
+        num_classes=CLASSES, embedding_dim=4, anchors=AnchorSampling(anchors_per_class=99)
+    )
+    for step in range(2):
+        generator = torch.Generator().manual_seed(step)
+        images = torch.rand(4, 3, 6, 6, generator=generator).double()
+        labels = torch.randint(CLASSES, (4, 6, 6), generator=generator)
+        images, labels = (whole.chunk(world_size)[rank] for whole in (images, labels))
+        logits = called(images)
+        term = contrast(features.take(), labels, logits, project=project)
+        network.zero_grad()
+        head.zero_grad()
+        (F.cross_entropy(logits, labels) + term).backward()
+    named = [*network.named_parameters(), *head.named_parameters(prefix="projection")]
+    return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("way", ["inside", "static graph", "apart"])
+def test_the_documented_step_trains_on_two_ranks_what_it_does_on_one(way: str) -> None:
+    alone = documented_step(0, 1, way)
+    assert len(alone) == 8
+    for gradients in run_ranks(2, documented_step, way):
+        torch.testing.assert_close(gradients, alone)
