@@ -1,13 +1,16 @@
 """What enters the memory of ``PixelContrast``, and when; how large it is, and how it is saved."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from contrasts import CLASSES, DIM, embeddings, logits_for, small_contrast
-from pixelcontrast.contrast import MemoryConfig, PixelContrast
-from pixelcontrast.contrast.banks import WHOLE, reshard
+from pixelcontrast import distributed
+from pixelcontrast.contrast import MemoryConfig, PixelContrast, reshard
+from pixelcontrast.contrast.banks import WHOLE
 from processes import run_ranks
 
 
@@ -177,6 +180,46 @@ def memory_of_broken_batches(rank: int, world_size: int) -> tuple[dict[str, Tens
         parts = [part[mine] for part in (maps, labels, logits_for(labels))]
         contrast(*parts, positions=positions[mine], image_ids=images[mine])
     return contrast.memory.state_dict(), contrast.diagnostics.read(contrast.memory, 4)["refused_rows"]  # type: ignore[return-value]
+
+
+def load_the_first_ranks_state(rank: int, _world_size: int) -> list[str]:
+    """What is said where rank 0's state alone is saved; every rank's, resharded, are loaded."""
+    contrast = small_contrast(memory_sharded=True)
+    labels = torch.randint(CLASSES, (2, 8, 8), generator=torch.Generator().manual_seed(rank))
+    contrast(embeddings(2, DIM, 8, 8, seed=rank), labels, logits_for(labels))
+    states, own = distributed.gather_objects(contrast.state_dict()), copy.deepcopy(contrast.state_dict())
+    said = []
+    for load in (
+        lambda: contrast.load_state_dict(states[0]),
+        lambda: small_contrast().load_state_dict(states[0]),
+        lambda: contrast.load_state_dict(small_contrast().state_dict()),
+        lambda: reshard(states[:1], contrast.shard),
+    ):
+        try:
+            load()
+            said.append("loaded")
+        except ValueError as error:
+            said.append(str(error))
+    contrast.load_state_dict(reshard(states, contrast.shard))
+    assert all(torch.equal(tensor, own[name]) for name, tensor in contrast.state_dict().items())
+    small_contrast().load_state_dict(reshard(states, WHOLE))
+    for state in states:
+        del state["memory.pixel.part"]  # as versions wrote it that did not name the part
+    contrast.load_state_dict(reshard(states, contrast.shard))
+    assert all(torch.equal(tensor, own[name]) for name, tensor in contrast.state_dict().items())
+    return said
+
+
+def test_one_rank_s_part_of_a_memory_is_not_taken_for_another_s() -> None:
+    first, second = run_ranks(2, load_the_first_ranks_state)
+    part, how = "memory.pixel.rows are part 0 of 2 of a memory", "load reshard(states, contrast.shard)"
+    assert first[0] == "loaded"
+    assert second[0].startswith(f"{part}, and this rank stores part 1 of 2 of a memory: save every rank's")
+    for said in (first, second):
+        assert said[1].startswith(f"{part}, and this rank stores all of a memory")
+        assert said[2].startswith("memory.pixel.rows are all of a memory, and this rank stores part")
+        assert said[3] == f"{part}; needed is every rank's state_dict, in rank order"
+        assert how in said[1]
 
 
 def test_ranks_that_share_a_memory_refuse_what_one_process_does() -> None:

@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING, Any
 from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
 
 if TYPE_CHECKING:
+    from pixelcontrast.contrast.banks import reshard
     from pixelcontrast.contrast.hook import FeatureHook
     from pixelcontrast.contrast.loss import PixelContrast
     from pixelcontrast.contrast.projection import ProjectionHead
 
-_HOMES = {"FeatureHook": "hook", "PixelContrast": "loss", "ProjectionHead": "projection"}
+_HOMES = {
+    "FeatureHook": "hook",
+    "PixelContrast": "loss",
+    "ProjectionHead": "projection",
+    "reshard": "banks",
+}
 
 __all__ = [
     "AnchorSampling",
@@ -20,6 +26,7 @@ __all__ = [
     "Mining",
     "PixelContrast",
     "ProjectionHead",
+    "reshard",
 ]
 
 

@@ -31,6 +31,9 @@ class Shard:
         """How many of the first ``slots`` are stored here."""
         return (slots - self.index + self.of - 1) // self.of
 
+    def __str__(self) -> str:
+        return "all of a memory" if self.of == 1 else f"part {self.index} of {self.of} of a memory"
+
 
 WHOLE = Shard()
 
@@ -38,17 +41,44 @@ WHOLE = Shard()
 def reshard(states: Sequence[Mapping[str, Tensor]], shard: Shard) -> dict[str, Tensor]:
     """The part ``shard`` of a memory of which all parts are given, in order.
 
+    ``contrast.load_state_dict(reshard(states, contrast.shard))`` restores it on any number of ranks.
+
     Args:
         states: ``state_dict`` of a module that contains the memory, from each of the ranks that shared it; a
             replicated memory is one part.
+
+    Raises:
+        ValueError: the states are not all parts of one memory, in order.
     """
     state = dict(states[0])
-    for name in [name for name in state if name.endswith(".rows")]:
-        size = state[f"{name.removesuffix('rows')}written"].shape[1]
-        rows = torch.stack([part[name] for part in states], dim=2).flatten(1, 2)[:, :size]
+    for bank in [name.removesuffix("rows") for name in state if name.endswith(".rows")]:
+        found = [_stored(part, bank) for part in states if f"{bank}part" in part]
+        if found and found != [Shard(index, len(states)) for index in range(len(states))]:
+            parts = ", ".join(map(str, found))
+            raise ValueError(f"{bank}rows are {parts}; needed is every rank's state_dict, in rank order")
+        size = state[f"{bank}written"].shape[1]
+        rows = torch.stack([part[f"{bank}rows"] for part in states], dim=2).flatten(1, 2)[:, :size]
         rows = rows[:, shard.index :: shard.of]
-        state[name] = F.pad(rows, (0, 0, 0, -(-size // shard.of) - rows.shape[1]))
+        state[f"{bank}rows"] = F.pad(rows, (0, 0, 0, -(-size // shard.of) - rows.shape[1]))
+        state.pop(f"{bank}part", None)
+        if shard.of > 1:
+            state[f"{bank}part"] = torch.tensor([shard.index, shard.of])
     return state
+
+
+def _stored(state: Mapping[str, Any], bank: str) -> Shard:
+    """Which part of a bank a ``state_dict`` holds; ``bank`` is the prefix of its names."""
+    return Shard(*state[f"{bank}part"].tolist()) if f"{bank}part" in state else WHOLE
+
+
+def _refuse_other_parts(module: nn.Module, state: Mapping[str, Any], bank: str, *_: Any) -> None:
+    """Raise ``ValueError`` where another part of the memory is loaded than the module stores."""
+    assert isinstance(module, Bank)
+    if f"{bank}rows" in state and (found := _stored(state, bank)) != module.shard:
+        raise ValueError(
+            f"{bank}rows are {found}, and this rank stores {module.shard}: save every rank's state_dict, and "
+            "load reshard(states, contrast.shard) (pixelcontrast.contrast)"
+        )
 
 
 class Places(NamedTuple):
@@ -92,6 +122,9 @@ class Bank(nn.Module):
             "rows", torch.zeros(num_classes, -(-size // shard.of), embedding_dim, dtype=dtype)
         )
         self.register_buffer("written", torch.full((num_classes, size), -1, dtype=torch.int64))
+        if shard.of > 1:  # in the state_dict, for who loads it
+            self.register_buffer("part", torch.tensor([shard.index, shard.of]))
+        self.register_load_state_dict_pre_hook(_refuse_other_parts)
 
     def extra_repr(self) -> str:
         num_classes, stored, dim = self.rows.shape
