@@ -59,37 +59,46 @@ def test_a_cell_s_label_is_the_one_that_cross_entropy_teaches_it(settings, size,
     assert settings["backbone"] != "resnet18" or inside.all()
 
 
-def slow_labels(labels: Tensor, cells: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    """Labels [b, *cells] of a padded image whose corner pixels are aligned with the corner cells."""
+def pixel_of(cell: int, cells: int, pixels: int, *, aligned: bool) -> int:
+    """The one nearest to a cell's centre, the later of two."""
+    if aligned:
+        return math.floor(cell * (pixels - 1) / (cells - 1) + 0.5)
+    return math.floor((cell + 0.5) * pixels / cells)
+
+
+def slow_labels(labels: Tensor, cells: tuple[int, int], padded: tuple[int, int], *, aligned: bool) -> Tensor:
+    """Labels [b, *cells] of a padded image."""
     found = torch.full((len(labels), *cells), IGNORED)
     for row in range(cells[0]):
         for column in range(cells[1]):
-            y = math.floor(row * (padded[0] - 1) / (cells[0] - 1) + 0.5)
-            x = math.floor(column * (padded[1] - 1) / (cells[1] - 1) + 0.5)
+            y = pixel_of(row, cells[0], padded[0], aligned=aligned)
+            x = pixel_of(column, cells[1], padded[1], aligned=aligned)
             if y < labels.shape[1] and x < labels.shape[2]:
                 found[:, row, column] = labels[:, y, x]
     return found
 
 
 @pytest.mark.parametrize(
-    ("backbone", "batchnorm", "size", "cells", "padded"),
+    ("settings", "size", "cells", "padded"),
     [
-        ("resnet18", False, (64, 48), (17, 13), (64, 48)),
-        ("hrnet_w18_small", False, (40, 72), (16, 24), (64, 96)),
-        ("hrnet_w18_small", True, (40, 72), (16, 24), (64, 96)),
+        ({"backbone": "resnet18"}, (64, 48), (17, 13), (64, 48)),
+        ({"backbone": "hrnet_w18_small"}, (40, 72), (16, 24), (64, 96)),
+        ({"backbone": "hrnet_w18_small", "embedding_batchnorm": True}, (40, 72), (16, 24), (64, 96)),
+        ({"backbone": "hrnet_w18_small", "align_corners": "no"}, (40, 72), (16, 24), (64, 96)),
+        ({"backbone": "hrnet_w18_small", "align_corners": "no"}, (32, 64), (8, 16), (32, 64)),
     ],
+    ids=str,
 )
-def test_a_step_s_contrast_reads_each_cell_s_own_pixel(backbone, batchnorm, size, cells, padded) -> None:
+def test_a_step_s_contrast_reads_each_cell_s_own_pixel(settings, size, cells, padded) -> None:
     torch.manual_seed(0)
-    settings = Model(backbone=backbone, embedding_dim=8, embedding_batchnorm=batchnorm)
-    model = build_model(settings, num_classes=2, embedding=True).double()
+    model = build_model(Model(embedding_dim=8, **settings), num_classes=2, embedding=True).double()
     labels = torch.randint(2, (2, *size))
     batch = Batch(torch.randn(2, 3, *size).double(), labels, torch.arange(2), torch.arange(2))
     output = model(batch.images)
     assert output.features is not None
     assert model.projection is not None
     rows, columns = output.features.shape[-2:]
-    own = slow_labels(labels, cells, padded)[:, :rows, :columns]
+    own = slow_labels(labels, cells, padded, aligned="align_corners" not in settings)[:, :rows, :columns]
     # Every pixel is an anchor, so nothing but the labels decides the term.
     contrast = PixelContrast(num_classes=2, embedding_dim=8, anchors=ALL)
     want = contrast(model.projection(output.features), own, F.one_hot(own % IGNORED, 2).movedim(-1, 1))

@@ -10,17 +10,14 @@ import torch.nn.functional as F
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
 from pixelcontrast.config import check_memory
-from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig, maps
+from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig
 from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
-from pixelcontrast.contrast.maps import read_at
 from pixelcontrast.contrast.mining import Miner
-from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
 from pixelcontrast.training import checkpointing, memory_bytes
 from pixelcontrast.training.contrast import build_contrast
 from pixelcontrast.training.state import TrainState, build_state
-from pixelcontrast.training.step import train_step
 from processes import run_ranks
 
 EXPERIMENT = Experiment(
@@ -160,30 +157,3 @@ def test_every_setting_reaches_the_term() -> None:
     assert term.positive_miner == Miner("random", 5, 0.3)
     assert term.negative_miner == Miner("hardest", 6, 0.3)
     assert [bank.max_age for bank in term.memory.banks.values() if isinstance(bank, Queue)] == [7, 7]
-
-
-@pytest.mark.parametrize("align_corners", ["yes", "no"])
-def test_the_term_reads_labels_where_the_network_s_logits_lie(
-    align_corners: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = replace(
-        EXPERIMENT,
-        {
-            "model.backbone": "hrnet_w18_small",
-            "model.align_corners": align_corners,
-            "contrast.memory": "none",
-        },
-    )
-    state = build_state(settings, num_classes=3, num_images=5, device=torch.device("cpu"))
-    assert state.contrast is not None
-    read: list[bool] = []
-
-    def recorded(map: torch.Tensor, size: torch.Size, *, align_corners: bool) -> torch.Tensor:
-        read.append(align_corners)
-        return read_at(map, size, align_corners=align_corners)
-
-    monkeypatch.setattr(maps, "read_at", recorded)
-    images, labels = torch.rand(2, 3, 32, 64), torch.randint(3, (2, 32, 64))
-    batch = Batch(images, labels, torch.arange(2), torch.arange(2))
-    train_step(state.model, state.contrast, state.optimizer, batch, contrast_weight=1.0)
-    assert read == [align_corners == "yes"] * 2

@@ -117,7 +117,9 @@ def test_feature_gradients_are_those_of_either_loss_alone(size: int) -> None:
     assert output.features.shape[-2:] == (size // 4, size // 4)
     assert model.projection is not None
     ce = F.cross_entropy(output.logits, given.labels)
-    contrast = term()(output.features, given.labels, output.logits, project=model.projection)
+    labels = model.read_at_cells(given.labels, output, padding=255)
+    logits = model.read_at_cells(output.logits, output, padding=0)
+    contrast = term()(output.features, labels, logits, project=model.projection)
     parts = [torch.autograd.grad(loss, features[0], retain_graph=True)[0] for loss in (contrast, ce)]
     ours, others = WEIGHT * parts[0].flatten(), parts[1].flatten()
     want = torch.stack([ours @ ours, others @ others, ours @ others])
