@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from pixelcontrast import Contrast, Data, Experiment, Optim, Run, Workers, config, parse, replace
+from pixelcontrast import PAPER, Contrast, Data, Experiment, Optim, Run, Workers, config, parse, replace
 
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="/data", crop_size=(192, 256)),
@@ -125,6 +125,16 @@ def changed(key: str, value: Any) -> Experiment:
             with contextlib.suppress(ValidationError):
                 return replace(ONE_WORKER, {key: other})
     raise AssertionError(f"no other value of {key} found")
+
+
+def test_the_paper_s_settings_leave_none_to_the_experiment() -> None:
+    """As an arm they are the same method beside whatever an experiment has set."""
+    others = {
+        key: config.flatten(changed(key, value))[key]
+        for key, value in config.flatten(ONE_WORKER).items()
+        if key.startswith("contrast.")
+    }
+    assert replace(replace(ONE_WORKER, others), PAPER).contrast == replace(ONE_WORKER, PAPER).contrast
 
 
 def test_the_fingerprint_is_of_what_is_trained() -> None:

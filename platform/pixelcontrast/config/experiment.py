@@ -89,9 +89,13 @@ PAPER: dict[str, Any] = {
     "contrast.rare_class_power": 0.0,
     "contrast.memory": "both",
     "contrast.memory_term": "joint",
+    "contrast.memory_weight": 1.0,
+    "contrast.memory_dtype": "float32",
     "contrast.memory_max_age": None,
+    "contrast.memory_sharded": False,
     "contrast.pixel_queue_size": None,
     "contrast.pixels_per_image": 10,
+    "contrast.boundary_share": 0.0,
     "contrast.region_memory_size": None,
     "contrast.positive_mining": "semi-hard",
     "contrast.negative_mining": "semi-hard",
@@ -99,7 +103,7 @@ PAPER: dict[str, Any] = {
     "contrast.num_negatives": 2048,
     "contrast.semi_hard_share": 0.1,
 }
-"""The paper's settings of the contrast (Wang et al., ICCV 2021), for ``replace`` or as an arm of a study.
+"""All settings of the contrast as in the paper (Wang et al., ICCV 2021), for ``replace`` or a study's arm.
 
 The embedding collapses with them, from random weights and from ImageNet's (experiments/LOG.md)."""
 
