@@ -1,6 +1,7 @@
 """``PixelContrast`` in the hands of a user: its loss, and what it refuses."""
 
 import doctest
+import math
 from typing import Any
 
 import pytest
@@ -227,6 +228,13 @@ def test_what_one_rank_has_wrong_is_an_error_on_all(change: str) -> None:
         ("hard_share", 1.5),
         ("semi_hard_share", 0.0),
         ("rare_class_power", -1.0),
+        ("rare_class_power", 400.0),
+        ("temperature", math.inf),
+        ("temperature", "'0.1'"),
+        ("anchors_per_class", 50.0),
+        ("anchors_per_class", True),
+        ("memory_sharded", "'no'"),
+        ("num_images", 0),
         ("region_memory_size", -1),
         ("pixels_per_image", 0),
         ("anchors_per_class", 0),
@@ -234,9 +242,9 @@ def test_what_one_rank_has_wrong_is_an_error_on_all(change: str) -> None:
         ("ignore_index", 2),
     ],
 )
-def test_wrong_settings_are_named(name: str, value: float) -> None:
+def test_wrong_settings_are_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} (is )?{value}"):
-        small_contrast(**{name: value})
+        small_contrast(**{name: value.strip("'") if isinstance(value, str) else value})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.models import build_model, check_model
 from pixelcontrast.search.settings import arms_of, check_space
-from pixelcontrast.training.contrast import without_effect
+from pixelcontrast.training.idle_settings import idle_settings
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 
@@ -31,7 +31,7 @@ def test_experiment_is_complete(path: Path) -> None:
     experiment = runpy.run_path(str(path))["EXPERIMENT"]
     assert isinstance(experiment, Experiment)
     assert config.from_json(config.to_json(experiment)) == experiment
-    assert without_effect(experiment.contrast) is None
+    assert not list(idle_settings(experiment))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,9 +1,16 @@
-"""Settings of a memory that is not there: named in one line, where they are not at their defaults."""
+"""Settings without effect beside others: named in one line, where they are not at their defaults."""
+
+from typing import Any
 
 import pytest
 
-from pixelcontrast import Contrast
-from pixelcontrast.training.contrast import without_effect
+from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
+from pixelcontrast.training.idle_settings import idle_settings
+
+
+def lines(**sections: Any) -> list[str]:
+    data = Data(layout="camvid", root="/")
+    return list(idle_settings(Experiment(data=data, run=Run(name="a"), **sections)))
 
 
 @pytest.mark.parametrize(
@@ -32,4 +39,28 @@ from pixelcontrast.training.contrast import without_effect
     ],
 )
 def test_settings_of_a_memory_that_is_not_there_are_named(contrast: Contrast, line: str | None) -> None:
-    assert without_effect(contrast) == line
+    assert lines(contrast=contrast) == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        (
+            {"model": Model(decoder="ocr", decoder_kernel=3)},
+            "model.decoder_kernel 3 has no effect: model.decoder is ocr",
+        ),
+        ({"model": Model(decoder="hrnet", decoder_kernel=3)}, None),
+        (
+            {"optim": Optim(auxiliary_weight=1.0)},
+            "optim.auxiliary_weight 1.0 has no effect: model.decoder hrnet has no auxiliary head",
+        ),
+        ({"model": Model(decoder="ocr"), "optim": Optim(auxiliary_weight=1.0)}, None),
+        (
+            {"optim": Optim(steps=20, lr=0.1, lr_warmup_steps=20)},
+            "optim.lr 0.1 is never reached: optim.lr_warmup_steps is 20 and optim.steps 20",
+        ),
+        ({"optim": Optim(steps=20, lr_warmup_steps=19)}, None),
+    ],
+)
+def test_other_settings_without_effect_are_named(sections: dict[str, Any], line: str | None) -> None:
+    assert lines(**sections) == ([] if line is None else [line])

@@ -19,7 +19,7 @@ from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.reading import read
 from pixelcontrast.search.settings import Search
 from pixelcontrast.storage import Storage
-from pixelcontrast.training.check_experiment import check_compiler
+from pixelcontrast.training.check_experiment import check_compiler, check_inputs
 from searches import SPACE, experiment
 
 
@@ -68,6 +68,17 @@ class _Ending(SegmentationSet):
 
     def read(self, index: int) -> NoReturn:
         os._exit(index + 1)
+
+
+def test_a_warmup_of_all_steps_is_refused_before_the_start(scenes: Path, tmp_path: Path) -> None:
+    settings = config.replace(experiment(scenes, tmp_path), {"contrast.warmup": 0.9, "optim.steps": 11})
+    check_inputs(settings)
+    all_steps = config.replace(settings, {"contrast.warmup": 0.95})
+    with pytest.raises(
+        ValueError, match=r"contrast\.warmup is 0\.95 and optim\.steps 11: .* raise optim\.steps"
+    ):
+        check_inputs(all_steps)
+    check_inputs(config.replace(all_steps, {"contrast.weight": 0.0}))
 
 
 def test_one_pixel_at_the_lowest_level_is_refused_by_its_settings(scenes: Path, tmp_path: Path) -> None:

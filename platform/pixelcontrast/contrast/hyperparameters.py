@@ -4,6 +4,7 @@
 is imported here: showing a command's options must not cost it.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from types import UnionType
@@ -54,9 +55,9 @@ class AnchorSampling(_Checked):
     hard_share: Share = 0.5
     """Share of the anchors, rounded up, drawn among the pixels that are misclassified now; the rest is drawn
     from all others."""
-    rare_class_power: NonNegative = 0.0
+    rare_class_power: Share = 0.0
     """Above 0, classes get anchors by their share of the pixels to the power of −this, on average
-    anchors_per_class, at most four times that; 0: all alike."""
+    anchors_per_class, at most four times that; 0: all alike; 1: in inverse proportion."""
 
     def check_positives(self, memory: "MemoryConfig", loss: InfoNCE) -> None:
         """Raise ``ValueError`` where no anchor can ever have a positive, so that nothing would be trained."""
@@ -158,6 +159,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ValueError(f"{name} is {value!r}; there are {', '.join(get_args(hint))}")
+    _check_type(name, value, getattr(hint, "__origin__", hint))
     for bound in getattr(hint, "__metadata__", ()):
         match bound:
             case Ge(ge=limit):
@@ -172,3 +174,14 @@ def _check(name: str, value: Any, hint: Any) -> None:
                 raise AssertionError(f"{name} has the bound {bound}, which is not checked")
         if not allowed:
             raise ValueError(f"{name} is {value!r}; it must be {says}")
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Raise ``ValueError`` unless a bool, a whole number or a finite one is what the field asks for."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+    if kind is int and not (is_number and isinstance(value, int)):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+    if kind is float and not (is_number and math.isfinite(value)):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number")

@@ -230,8 +230,10 @@ def build_memory(
         shard: the part of them that this rank stores.
 
     Raises:
-        ValueError: neither a bank's size nor ``num_images`` is given.
+        ValueError: neither a bank's size nor ``num_images`` is given, or there are no images.
     """
+    if num_images is not None and num_images < 1:
+        raise ValueError(f"num_images is {num_images}; it must be at least 1, or None where it is not known")
     settings: dict[str, Any] = {"num_classes": num_classes, "embedding_dim": embedding_dim, "shard": shard}
     settings["dtype"] = getattr(torch, config.memory_dtype)
     pixels, regions = (size(num_classes, num_images) for size in (config.pixels_of, config.regions_of))

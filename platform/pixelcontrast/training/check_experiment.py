@@ -10,6 +10,7 @@ from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
 from pixelcontrast.storage import Storage, StorageError, one_line
+from pixelcontrast.training.loop import contrast_schedule
 from pixelcontrast.training.origin import check_same_data, describe_data
 
 
@@ -59,6 +60,16 @@ def _check_contrast_trains(experiment: Experiment) -> None:
         )
 
 
+def _check_contrast_begins(experiment: Experiment) -> None:
+    """Raise ``ValueError`` if the warm-up takes all steps, so that the contrast trains its head alone."""
+    steps, contrast = experiment.optim.steps, experiment.contrast
+    if contrast.weight > 0 and contrast_schedule(experiment, steps - 1).head_only:
+        raise ValueError(
+            f"contrast.warmup is {contrast.warmup:g} and optim.steps {steps}: the warm-up takes every step, "
+            "and the contrast would train its own head alone; lower contrast.warmup or raise optim.steps"
+        )
+
+
 def check_compiler() -> None:
     """Raise ``ValueError`` where this machine has no C++ compiler, without which nothing is compiled."""
     wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
@@ -75,6 +86,7 @@ def check_inputs(experiment: Experiment) -> None:
         check_compiler()
     check_model(experiment.model)
     _check_contrast_trains(experiment)
+    _check_contrast_begins(experiment)
     check_data(experiment.data)
     names = build_dataset(experiment.data, "train").labels.names
     embedding = experiment.contrast.weight > 0

@@ -1,20 +1,10 @@
 """The contrastive term of an experiment, and what its memory takes."""
 
-from dataclasses import fields
-
 import torch
 
-from pixelcontrast.config import Contrast, Experiment
+from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
-from pixelcontrast.contrast.hyperparameters import MemoryConfig, Mining
 from pixelcontrast.datasets.segmentation import build_dataset
-
-_OF_QUEUE = {"pixel_queue_size", "pixels_per_image", "boundary_share"}
-_OF_REGIONS = {"region_memory_size"}
-_OF_MEMORY = {field.name for part in (MemoryConfig, Mining) for field in fields(part)} - {"memory"}
-_OF_MEMORY |= {"memory_term", "memory_weight"}
-_IDLE = {"none": _OF_MEMORY, "pixel": _OF_REGIONS, "region": _OF_QUEUE, "both": set[str]()}
-"""``memory`` → the settings that act on what it leaves out."""
 
 
 def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int) -> PixelContrast | None:
@@ -54,21 +44,3 @@ def memory_bytes(experiment: Experiment) -> int:
     rows = sum(bank.rows.nbytes for bank in contrast.memory.banks.values())
     parts = experiment.run.workers.min if experiment.contrast.memory_sharded else 1
     return contrast.memory.nbytes - rows + -(-rows // parts)
-
-
-def without_effect(contrast: Contrast) -> str | None:
-    """One line that names the settings, not at their defaults, of a memory that is not there; None without.
-
-    A weight of 0 is the baseline, which has no use for any setting.
-    """
-    default = Contrast()
-    idle = [
-        f"contrast.{field.name} {getattr(contrast, field.name)}"
-        for field in fields(contrast)
-        if field.name in _IDLE[contrast.memory]
-        and getattr(contrast, field.name) != getattr(default, field.name)
-    ]
-    if not idle or contrast.weight == 0:
-        return None
-    have = "has" if len(idle) == 1 else "have"
-    return f"{', '.join(idle)} {have} no effect: contrast.memory is {contrast.memory}"

@@ -18,7 +18,7 @@ from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
 from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import restore_newest
-from pixelcontrast.training.contrast import without_effect
+from pixelcontrast.training.idle_settings import idle_settings
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.origin import collect, describe_data
 from pixelcontrast.training.recorder import Attempt, Recorder
@@ -105,10 +105,10 @@ def warn_of_emulated_precision(experiment: Experiment, device: torch.device) -> 
 
 
 def warn_of_idle_settings(experiment: Experiment) -> None:
-    """Log on rank 0 which settings of the contrast act on a memory that the run does not have."""
-    line = without_effect(experiment.contrast)
-    if line is not None and distributed.rank() == 0:
-        logger.warning("%s", line)
+    """Log on rank 0 which settings have no effect beside others."""
+    if distributed.rank() == 0:
+        for line in idle_settings(experiment):
+            logger.warning("%s", line)
 
 
 class ContrastSchedule(NamedTuple):
