@@ -21,6 +21,7 @@ def test_evaluation_mode_leaves_the_memory_alone() -> None:
     assert contrast.memory.pixel is not None
     assert contrast.memory.pixel.filled.sum() == 0
     assert contrast.next_position == 0
+    assert contrast.diagnostics.read(contrast.memory, 0)["gap"] is None
 
 
 def test_region_memory_is_a_slot_per_image_where_it_fits_and_a_queue_where_not() -> None:

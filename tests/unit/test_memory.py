@@ -240,6 +240,14 @@ def test_state_of_classes() -> None:
     assert state["pixel_age"][1] != state["pixel_age"][1]
 
 
+def test_rows_in_bfloat16_are_summed_in_float32() -> None:
+    """257 is none of bfloat16's numbers."""
+    queue = Queue(1, 300, 1, torch.bfloat16)
+    queue.write(torch.ones(257, 1), torch.zeros(257).long(), step=0)
+    sums, counts = Memory(queue, None).class_sums(0)
+    assert (float(sums), float(counts)) == (257, 257)
+
+
 def test_bfloat16_takes_half_the_bytes_and_rounds() -> None:
     queue = Queue(1, 2, DIM, torch.bfloat16)
     row = torch.tensor([[0.1, 0.2, 0.3, 0.4]])

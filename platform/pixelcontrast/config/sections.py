@@ -172,7 +172,8 @@ class Model:
     std: tuple[Positive, Positive, Positive] | None = None
     """Their standard deviation; unset: the backbone's own."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the classifier; the reference has 0.1 with hrnet, 0.05 with ocr, none with deeplabv3."""
+    """Dropout before the classifier; the reference has 0.1 with hrnet, 0.05 with ocr, none with deeplabv3.
+    Every worker draws its own, so the result then depends on their number."""
     embedding_dim: Count = 256
     """Length of a pixel's embedding."""
     embedding_batchnorm: bool = False

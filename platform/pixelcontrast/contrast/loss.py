@@ -87,7 +87,8 @@ class PixelContrast(nn.Module):
         seed: keys all draws.
         group: the ranks that share the batch; None is the default group.
         deferred: in training, what a batch changes in this module waits for ``keep``; the next ``forward``
-            drops what still waits, as if that batch had never been.
+            drops what still waits, as if that batch had never been. Where gradients of several batches are
+            added up, ``keep`` each of them.
 
     Raises:
         ValueError: ``ignore_index`` is a class, or a memory has no size.
@@ -256,7 +257,8 @@ class PixelContrast(nn.Module):
             temperature=self.loss.temperature,
             group=self.group,
         )
-        self._waiting.append(partial(self.diagnostics.add, batch.detach(), anchors))
+        if self.training:
+            self._waiting.append(partial(self.diagnostics.add, batch.detach(), anchors))
         # Valid anchors have a positive: another anchor of their class, or a row of the memory.
         in_batch = [count > 1 for count in anchors.of_class]
         if not self.memory.banks:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pixelcontrast import draws
 from pixelcontrast.contrast.banks import Bank, Queue, Shard, Slots, nbytes
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
+from pixelcontrast.contrast.maps import at_least_float
 from pixelcontrast.contrast.sampling import Table, smallest_per_group
 from pixelcontrast.contrast.sweeps import split
 
@@ -188,7 +189,8 @@ class Memory(nn.Module):
         sums, counts = [], []
         for bank in self.banks.values():
             usable = bank.is_usable_here(step)
-            sums.append((usable[:, None].to(bank.rows.dtype) @ bank.rows).squeeze(1).double())
+            rows = at_least_float(bank.rows)
+            sums.append((usable[:, None].to(rows.dtype) @ rows).squeeze(1).double())
             counts.append(usable.sum(dim=1).double())
         return torch.stack(sums).sum(dim=0), torch.stack(counts).sum(dim=0)
 
