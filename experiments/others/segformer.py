@@ -24,6 +24,7 @@ def train(
     contrast.to(network.device)  # contrast
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     values = []
+    network.train()  # from_pretrained returns it in evaluation mode
     for images, labels in batches:
         output = network(images, labels=labels)
         how = {"project": head, "align_corners": False}  # contrast

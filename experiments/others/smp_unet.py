@@ -24,6 +24,7 @@ def train(network: smp.Unet, batches: Iterable[tuple[Tensor, Tensor]], *, lr: fl
     contrast = PixelContrast(num_classes=classifier.out_channels, embedding_dim=256).to(device)  # contrast
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
     values = []
+    network.train()
     for images, labels in batches:
         logits = network(images)
         term = contrast(features.take(), labels, logits, project=head)  # contrast

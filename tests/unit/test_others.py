@@ -58,11 +58,12 @@ def test_the_term_falls_and_the_plain_network_is_left(
     name: str, build: Callable[[], nn.Module], lr: float
 ) -> None:
     torch.manual_seed(0)
-    network = build().train()
+    network = build().eval()  # as from_pretrained returns it
     plain = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     values = runpy.run_path(str(FOLDER / f"{name}.py"))["train"](network, batches(), lr=lr)
     assert len(values) == STEPS
     assert values[-1] < 0.9 * values[0]
+    assert network.training
     assert network.state_dict().keys() == plain.keys()
     assert not any(module._forward_pre_hooks for module in network.modules())
     network.load_state_dict(plain)  # as a checkpoint of the plain network is

@@ -82,7 +82,7 @@ _MEMORY_SHARE = 0.25
 """The part of a worker's memory (a GPU's, or its part of the node's) that stored embeddings may take."""
 PAPER: dict[str, Any] = {
     "contrast.weight": 1.0,
-    "contrast.warmup": 0.1,
+    "contrast.warmup": 0.0,
     "contrast.temperature": 0.1,
     "contrast.anchors_per_class": 50,
     "contrast.hard_share": 0.5,
