@@ -1,5 +1,7 @@
 """Maps of labels, logits and embeddings, read at the embedding's resolution."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +18,7 @@ def unit(embeddings: Tensor) -> Tensor:
     """
     embeddings = at_least_float(embeddings)
     length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-    return torch.where(length < _EPSILON, 0.0, embeddings / length.clamp(min=_EPSILON))
+    return embeddings / F.threshold(length, _EPSILON, math.inf)
 
 
 def pixel_rows(embeddings: Tensor, indices: Tensor) -> Tensor:
