@@ -7,6 +7,10 @@ The data are the 367 training and 101 validation images of the SegNet release, 4
     CAMVID_ROOT=/data/camvid python experiments/camvid.py --run.name camvid-ce --contrast.weight 0
     CAMVID_ROOT=/data/camvid python experiments/camvid.py search --trials 32
     CAMVID_ROOT=/data/camvid python experiments/camvid.py compare ce in-batch --seeds 0 1 2
+
+Measured 2026-11-29 on a Xeon and an EPYC, one thread, bfloat16, seed 0, at 8ac5026 and e81efa9: mIoU 42.6 %
+by cross-entropy, 44.2 % with contrast of weight 0.05, 52.7 % by cross-entropy with class weights, 52.7 % with
+both. The default weight of 1 was not measured at these steps. LOG.md has more.
 """
 
 import os

@@ -9,8 +9,8 @@ names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_li
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --contrast.weight 0 --run.name pre-ce
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py compare --seeds 0 1 2
 
-Measured 2026-11-28 and 29 on AMD EPYCs, one thread, 800 steps, seeds 0 to 3 or 4, commits 81ffc7f
-to e81efa9: mIoU 61.4 ± 0.8 % by cross-entropy, 64.9 ± 0.5 % with in-batch contrast (the default),
+Measured 2026-11-28 and 29 on AMD EPYCs, one thread, 800 steps, seeds 0 to 4, commits 81ffc7f
+to e81efa9: mIoU 61.0 ± 1.9 % by cross-entropy, 65.0 ± 0.5 % with in-batch contrast (the default),
 63.9 ± 0.8 % by cross-entropy with class weights, 65.8 ± 1.1 % with both. LOG.md has more.
 """
 
