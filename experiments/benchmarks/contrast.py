@@ -34,7 +34,7 @@ from plain import LoopedQueue, dense_loss, looped_sampling_loss, sorted_loss, tw
 from ranks import Measured, Setting, measure
 
 from pixelcontrast.config import Model, Optim
-from pixelcontrast.contrast import MemoryConfig, Mining, PixelContrast
+from pixelcontrast.contrast import MemoryConfig, MiningConfig, PixelContrast
 from pixelcontrast.contrast.hyperparameters import ExampleMining
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import build_model
@@ -183,7 +183,7 @@ def _contrast(mode: ExampleMining) -> PixelContrast:
         num_classes=NUM_CLASSES,
         embedding_dim=DIM,
         memory=MemoryConfig(memory="both", pixel_queue_size=500, region_memory_size=500),
-        mining=Mining(positive_mining=mode, negative_mining=mode),
+        mining=MiningConfig(positive_mining=mode, negative_mining=mode),
     )
     for queue in (contrast.memory.pixel, contrast.memory.region):
         assert queue is not None

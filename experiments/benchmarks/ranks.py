@@ -16,7 +16,7 @@ from inputs import DIM, IGNORE_INDEX, NUM_CLASSES, embedding_maps, fill, label_m
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from pixelcontrast.contrast import AnchorSampling, MemoryConfig, Mining, PixelContrast, sampling
+from pixelcontrast.contrast import AnchorConfig, MemoryConfig, MiningConfig, PixelContrast, sampling
 
 _PAYLOAD = {
     "all_reduce": 0,
@@ -75,14 +75,14 @@ def _measure(rank: int, world_size: int, setting: Setting) -> tuple[float, int, 
     contrast = PixelContrast(
         num_classes=NUM_CLASSES,
         embedding_dim=DIM,
-        anchors=AnchorSampling(anchors_per_class=_PER_CLASS),
+        anchors=AnchorConfig(anchors_per_class=_PER_CLASS),
         memory=MemoryConfig(
             memory="pixel",
             pixel_queue_size=setting.bank_rows // NUM_CLASSES,
             pixels_per_image=_PER_IMAGE,
             memory_sharded=setting.sharded,
         ),
-        mining=Mining(positive_mining="all", negative_mining="all"),
+        mining=MiningConfig(positive_mining="all", negative_mining="all"),
     )
     assert contrast.memory.pixel is not None
     fill(contrast.memory.pixel)

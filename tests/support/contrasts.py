@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig, Mining, PixelContrast
+from pixelcontrast.contrast import AnchorConfig, LossConfig, MemoryConfig, MiningConfig, PixelContrast
 
 CLASSES, DIM = 3, 4
-_PARTS = {"loss": InfoNCE, "anchors": AnchorSampling, "memory": MemoryConfig, "mining": Mining}
+_PARTS = {"loss": LossConfig, "anchors": AnchorConfig, "memory": MemoryConfig, "mining": MiningConfig}
 
 
 def pixel_contrast(kind: type[PixelContrast] = PixelContrast, **settings: Any) -> PixelContrast:

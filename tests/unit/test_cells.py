@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.optim import SGD
 
 from pixelcontrast import Model
-from pixelcontrast.contrast import AnchorSampling, PixelContrast
+from pixelcontrast.contrast import AnchorConfig, PixelContrast
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import Output, SegmentationModel, build_model
 from pixelcontrast.training.step import train_step
 
 IGNORED = 255
-ALL = AnchorSampling(anchors_per_class=1000)
+ALL = AnchorConfig(anchors_per_class=1000)
 """More than there are pixels."""
 RESNETS = [
     ({"backbone": "resnet18", "decoder": decoder}, (side, side))

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from pixelcontrast.contrast import AnchorSampling, FeatureHook, PixelContrast, ProjectionHead
+from pixelcontrast.contrast import AnchorConfig, FeatureHook, PixelContrast, ProjectionHead
 from processes import run_ranks
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "others"
@@ -174,9 +174,7 @@ def documented_step(rank: int, world_size: int, way: str) -> dict[str, Tensor]:
         called = DistributedDataParallel(network, find_unused_parameters=True)
     elif world_size > 1:
         called = DistributedDataParallel(network, static_graph=way == "static graph")
-    contrast = PixelContrast(
-        num_classes=CLASSES, embedding_dim=4, anchors=AnchorSampling(anchors_per_class=99)
-    )
+    contrast = PixelContrast(num_classes=CLASSES, embedding_dim=4, anchors=AnchorConfig(anchors_per_class=99))
     for step in range(2):
         generator = torch.Generator().manual_seed(step)
         images = torch.rand(4, 3, 6, 6, generator=generator).double()

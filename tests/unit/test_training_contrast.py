@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from pixelcontrast import Contrast, Data, Experiment, Model, Run, distributed, replace
 from pixelcontrast.config import check_memory
-from pixelcontrast.contrast import AnchorSampling, InfoNCE, MemoryConfig
+from pixelcontrast.contrast import AnchorConfig, LossConfig, MemoryConfig
 from pixelcontrast.contrast.banks import WHOLE, Queue, Slots, reshard
 from pixelcontrast.contrast.mining import Miner
 from pixelcontrast.runs import checkpoint
@@ -148,8 +148,8 @@ def test_every_setting_reaches_the_term() -> None:
     term = build_contrast(changed, num_classes=3, num_images=5)
     assert term is not None
     for part, kind in (
-        (term.loss, InfoNCE),
-        (term.anchors, AnchorSampling),
+        (term.loss, LossConfig),
+        (term.anchors, AnchorConfig),
         (term.memory_config, MemoryConfig),
     ):
         for field in fields(kind):

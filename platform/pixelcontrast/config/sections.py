@@ -13,11 +13,11 @@ from pydantic_core import core_schema
 
 from pixelcontrast.config.paths import Location
 from pixelcontrast.contrast.hyperparameters import (
-    AnchorSampling,
+    AnchorConfig,
     Count,
-    InfoNCE,
+    LossConfig,
     MemoryConfig,
-    Mining,
+    MiningConfig,
     NonNegative,
     Positive,
     Share,
@@ -182,7 +182,7 @@ class Model:
 
 @_with_inherited_docstrings
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Contrast(Mining, MemoryConfig, AnchorSampling, InfoNCE):
+class Contrast(MiningConfig, MemoryConfig, AnchorConfig, LossConfig):
     """The contrastive term (Wang et al., ICCV 2021); all sizes are global, whatever the number of workers.
 
     Loss, anchors, memory and mining are the parts of ``PixelContrast``; their fields come in this order, the

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
+from pixelcontrast.contrast.hyperparameters import AnchorConfig, LossConfig, MemoryConfig, MiningConfig
 
 if TYPE_CHECKING:
     from pixelcontrast.contrast.banks import reshard
@@ -19,11 +19,11 @@ _HOMES = {
 }
 
 __all__ = [
-    "AnchorSampling",
+    "AnchorConfig",
     "FeatureHook",
-    "InfoNCE",
+    "LossConfig",
     "MemoryConfig",
-    "Mining",
+    "MiningConfig",
     "PixelContrast",
     "ProjectionHead",
     "reshard",

@@ -33,7 +33,7 @@ class _Checked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoNCE(_Checked):
+class LossConfig(_Checked):
     """The loss (Wang et al., ICCV 2021, Eq. 3)."""
 
     temperature: Positive = 0.1
@@ -47,7 +47,7 @@ class InfoNCE(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorSampling(_Checked):
+class AnchorConfig(_Checked):
     """Which pixels are anchors (segmentation-aware sampling, Sec. 3.3)."""
 
     anchors_per_class: Count = 50
@@ -59,7 +59,7 @@ class AnchorSampling(_Checked):
     """Above 0, classes get anchors by their share of the pixels to the power of −this, on average
     anchors_per_class, at most four times that; 0: all alike; 1: in inverse proportion."""
 
-    def check_positives(self, memory: "MemoryConfig", loss: InfoNCE) -> None:
+    def check_positives(self, memory: "MemoryConfig", loss: LossConfig) -> None:
         """Raise ``ValueError`` where no anchor can ever have a positive, so that nothing would be trained."""
         unused = memory.memory == "none" or (loss.memory_term == "separate" and loss.memory_weight == 0)
         if self.anchors_per_class == 1 and unused:
@@ -115,7 +115,7 @@ class MemoryConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mining(_Checked):
+class MiningConfig(_Checked):
     """Which examples of the memory an anchor is compared with (Sec. 3.3); those of the batch always are."""
 
     positive_mining: ExampleMining = "random"

@@ -21,7 +21,7 @@ from pixelcontrast.contrast.enqueue import (
     draw_entering,
     embed,
 )
-from pixelcontrast.contrast.hyperparameters import AnchorSampling, InfoNCE, MemoryConfig, Mining
+from pixelcontrast.contrast.hyperparameters import AnchorConfig, LossConfig, MemoryConfig, MiningConfig
 from pixelcontrast.contrast.info_nce import Comparison, info_nce
 from pixelcontrast.contrast.maps import labels_and_errors, unit
 from pixelcontrast.contrast.memory import build_memory
@@ -65,9 +65,9 @@ class PixelContrast(nn.Module):
 
     Loss, anchors, memory and mining have their settings, whose defaults contrast within the batch:
 
-        >>> from pixelcontrast.contrast import InfoNCE, MemoryConfig
+        >>> from pixelcontrast.contrast import LossConfig, MemoryConfig
         >>> memory = MemoryConfig(memory="pixel", pixel_queue_size=100)
-        >>> loss = InfoNCE(temperature=0.07)
+        >>> loss = LossConfig(temperature=0.07)
         >>> contrast = PixelContrast(num_classes=5, embedding_dim=16, loss=loss, memory=memory)
         >>> print(contrast.memory)
         Memory(
@@ -103,10 +103,10 @@ class PixelContrast(nn.Module):
         *,
         num_classes: int,
         embedding_dim: int,
-        loss: InfoNCE = InfoNCE(),
-        anchors: AnchorSampling = AnchorSampling(),
+        loss: LossConfig = LossConfig(),
+        anchors: AnchorConfig = AnchorConfig(),
         memory: MemoryConfig = MemoryConfig(),
-        mining: Mining = Mining(),
+        mining: MiningConfig = MiningConfig(),
         num_images: int | None = None,
         ignore_index: int = 255,
         seed: int = 0,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelcontrast.contrast.hyperparameters import ExampleMining, Mining
+from pixelcontrast.contrast.hyperparameters import ExampleMining, MiningConfig
 from pixelcontrast.contrast.memory import Examples
 from pixelcontrast.contrast.sampling import Table, ceil_share, ceil_shares
 from pixelcontrast.contrast.sweeps import (
@@ -175,7 +175,7 @@ class Miner:
         return math.ceil(self.num / self.share)
 
 
-def build_miners(mining: Mining, *, parts: int) -> tuple[Miner, Miner]:
+def build_miners(mining: MiningConfig, *, parts: int) -> tuple[Miner, Miner]:
     """The miners of positives and of negatives in one of the ``parts`` of a memory."""
     num_positives, num_negatives = (-(-num // parts) for num in (mining.num_positives, mining.num_negatives))
     return (

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from pixelcontrast.config import Contrast, Experiment, Model, Optim
-from pixelcontrast.contrast.hyperparameters import MemoryConfig, Mining
+from pixelcontrast.contrast.hyperparameters import MemoryConfig, MiningConfig
 
 _OF_QUEUE = {"pixel_queue_size", "pixels_per_image", "boundary_share"}
 _OF_REGIONS = {"region_memory_size"}
-_OF_MEMORY = {field.name for part in (MemoryConfig, Mining) for field in fields(part)} - {"memory"}
+_OF_MEMORY = {field.name for part in (MemoryConfig, MiningConfig) for field in fields(part)} - {"memory"}
 _OF_MEMORY |= {"memory_term", "memory_weight"}
 _IDLE = {"none": _OF_MEMORY, "pixel": _OF_REGIONS, "region": _OF_QUEUE, "both": set[str]()}
 """``memory`` → the settings that act on what it leaves out."""
