@@ -17,7 +17,7 @@ from pixelcontrast import config
 from pixelcontrast.cluster.connect import connect
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.tune.search import run_search
-from pixelcontrast.search.trials import Proposal
+from pixelcontrast.search.trials import Proposal, handed_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -78,7 +78,7 @@ def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_pa
             time.sleep(1)
         assert after == before
     assert listener.concurrent == 2
-    first, diverged, idle = folder.trials()
+    first, diverged, idle = handed_out(folder.load())
     assert [trial.state.name for trial in (first, diverged, idle)] == ["COMPLETE", "FAIL", "PRUNED"]
     assert diverged.user_attrs["error"].startswith("worker 0 failed: ValueError: the loss of step 2 is nan")
     assert diverged.user_attrs["failures"] == [diverged.user_attrs["error"]]  # the same would happen again
@@ -127,7 +127,7 @@ def test_trials_whose_processes_are_killed_go_on_and_a_hopeless_one_does_not_end
     listener = Saboteur({"trial-0000": ["LoneWorker"], "trial-0002": ["ImplicitFunc"] * 2})
     with connect(min_cpus=2):
         folder = run_search(config.replace(EXPERIMENT, places), search, listener=listener)
-    trials = folder.trials()
+    trials = handed_out(folder.load())
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert trials[0].user_attrs["failures"][0].startswith("worker 0 died: its process was killed")
     assert [trials[number].user_attrs["attempts"] for number in (0, 2)] == [2, 3]

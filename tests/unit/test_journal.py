@@ -12,7 +12,7 @@ from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.journal import open_journal
 from pixelcontrast.search.reading import read_search
-from pixelcontrast.search.trials import Proposal, Trials
+from pixelcontrast.search.trials import Proposal, Trials, handed_out
 
 SPACE = {"optim.lr": loguniform(0.001, 0.1), "contrast.temperature": loguniform(0.03, 0.5)}
 
@@ -55,7 +55,7 @@ def test_a_journal_cut_off_by_a_full_disk_is_read_and_healed(
     path = folder.local / "study.journal"
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"op_code":5,"worker_id":"')
-    assert len(folder.trials()) == 1  # a reader
+    assert len(handed_out(folder.load())) == 1  # a reader
     assert len(read_search(folder.storage).trials) == 1
     proposal, _ = propose(experiment, search)
     assert f"{path}: the last line was cut off by a full disk or a kill, and its 26 bytes were" in caplog.text
@@ -65,7 +65,7 @@ def test_a_journal_cut_off_by_a_full_disk_is_read_and_healed(
 
     path.write_bytes(whole[:50] + whole)
     with pytest.raises(ValueError, match=rf"{path} is damaged: .*Restore it from a copy"):
-        folder.trials()
+        handed_out(folder.load())
 
 
 def test_an_append_that_finds_the_disk_full_leaves_the_journal_as_it_was(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pixelcontrast import Experiment, Search, config
 from pixelcontrast.dashboard.view import _has_study
 from pixelcontrast.runs import lock
 from pixelcontrast.search.reading import read_search
+from pixelcontrast.search.trials import handed_out
 from pixelcontrast.storage import Storage
 from studies import SPACE, Driver, states
 
@@ -20,7 +21,7 @@ def test_a_database_is_taken_instead_of_the_journal(experiment: Experiment, tmp_
     driver.trials.next()
     driver.end(0, 0.5)
     driver.die()
-    assert states(driver.folder.trials()) == ["COMPLETE"]
+    assert states(handed_out(driver.folder.load())) == ["COMPLETE"]
     assert not (tmp_path / "street-search" / "study.journal").exists()
     with pytest.raises(ValueError, match=r"--study nosuch://x cannot be opened"):
         Driver(config.replace(experiment, {"run.name": "b"}), Search(space=SPACE, study="nosuch://x"))

@@ -113,10 +113,6 @@ class SearchFolder:
         """The folder of one of its runs."""
         return self.storage / name
 
-    def trials(self) -> list[FrozenTrial]:
-        """All that were handed out so far, as ``handed_out``."""
-        return handed_out(self.load())
-
     def load(self) -> optuna.Study:
         """The study, to read; raises ``KeyError`` before the search has begun."""
         storage = open_study_storage(self.local, self._search.study)
