@@ -10,7 +10,7 @@ from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
 from pixelcontrast.storage import Storage, StorageError, one_line
-from pixelcontrast.training.loop import contrast_schedule
+from pixelcontrast.training.contrast import warmup_steps
 from pixelcontrast.training.origin import check_same_data, describe_data
 
 
@@ -63,7 +63,7 @@ def _check_contrast_trains(experiment: Experiment) -> None:
 def _check_contrast_begins(experiment: Experiment) -> None:
     """Raise ``ValueError`` if the warm-up takes all steps, so that the contrast trains its head alone."""
     steps, contrast = experiment.optim.steps, experiment.contrast
-    if contrast.weight > 0 and contrast_schedule(experiment, steps - 1).head_only:
+    if contrast.weight > 0 and warmup_steps(experiment) >= steps:
         raise ValueError(
             f"contrast.warmup is {contrast.warmup:g} and optim.steps {steps}: the warm-up takes every step, "
             "and the contrast would train its own head alone; lower contrast.warmup or raise optim.steps"

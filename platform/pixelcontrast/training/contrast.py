@@ -4,6 +4,7 @@ import torch
 
 from pixelcontrast.config import Experiment
 from pixelcontrast.contrast import PixelContrast
+from pixelcontrast.contrast.sampling import ceil_share
 from pixelcontrast.datasets.segmentation import build_dataset
 
 
@@ -27,6 +28,11 @@ def build_contrast(experiment: Experiment, *, num_classes: int, num_images: int)
         seed=experiment.run.seed,
         deferred=True,
     )
+
+
+def warmup_steps(experiment: Experiment) -> int:
+    """Steps, from the first on, in which the contrast trains its projection head alone."""
+    return ceil_share(experiment.optim.steps, experiment.contrast.warmup)
 
 
 def memory_bytes(experiment: Experiment) -> int:

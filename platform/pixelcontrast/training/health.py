@@ -1,11 +1,11 @@
 """A watch over the embedding in training: reports once what is wrong, and which settings to change."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs.run_folder import Row
+from pixelcontrast.training.contrast import warmup_steps
 
 STREAK = 3
 """Consecutive reports that must show a cause: a report averages few batches, so one alone may be chance."""
@@ -44,7 +44,7 @@ class EmbeddingWatch:
 
     def __init__(self, experiment: Experiment, earlier: Iterable[Row] = ()):
         self._experiment = experiment
-        self._begin = math.ceil(round(experiment.contrast.warmup * experiment.optim.steps, 6))
+        self._begin = warmup_steps(experiment)
         self._last_step = 0
         self._streaks = dict.fromkeys(_CAUSES, 0)
         self._warned: set[str] = set()

@@ -1,7 +1,6 @@
 """The training loop: plain torch, in one process or in every process of a ``torch.distributed`` group."""
 
 import logging
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
@@ -18,6 +17,7 @@ from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
 from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import restore_newest
+from pixelcontrast.training.contrast import warmup_steps
 from pixelcontrast.training.idle_settings import idle_settings
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.origin import collect, describe_data
@@ -122,7 +122,7 @@ class ContrastSchedule(NamedTuple):
 
 def contrast_schedule(experiment: Experiment, step: int) -> ContrastSchedule:
     """At a step counted from 0: through warm-up the head alone is trained."""
-    begin = math.ceil(round(experiment.contrast.warmup * experiment.optim.steps, 6))
+    begin = warmup_steps(experiment)
     return ContrastSchedule(head_only=step < begin, starts=step == begin > 0)
 
 
