@@ -1,14 +1,20 @@
-"""What lower precisions cost: time on a CPU that emulates bfloat16, and how far products err."""
+"""What lower precisions cost: time on a CPU that emulates bfloat16, and how products and gradients err."""
 
+import copy
 import logging
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from pixelcontrast import Data, Experiment, Run
+from pixelcontrast import Data, Experiment, Model, Run
+from pixelcontrast.models import build_model
+from pixelcontrast.models.grouped import keep_grouped_in_float32
 from pixelcontrast.training.loop import warn_of_emulated_precision
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -38,3 +44,65 @@ def test_cosines_of_rounded_embeddings_err_no_more_than_matmul_precision_says(
         assert torch.equal(rounded, rows.float().bfloat16().double())
     error = (rounded @ rounded.T - rows @ rows.T).abs().max()
     assert most / 4 < error <= most
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "dilation"), [(64, 64, 1), (64, 64, 2), (480, 480, 4), (128, 32, 2)]
+)
+def test_weights_of_grouped_convolutions_have_float64_s_gradients(
+    channels: int, groups: int, dilation: int
+) -> None:
+    """oneDNN returns what lay in memory for a dilated grouped convolution in bfloat16, channels last."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"groups": groups, "dilation": dilation, "padding": dilation, "bias": False}
+    network = nn.Sequential(nn.Conv2d(channels, channels, 3, **shape))
+    exact = copy.deepcopy(network).double()
+    keep_grouped_in_float32(network)
+    images = torch.randn(8, channels, 24, 32).bfloat16().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(images.to(memory_format=torch.channels_last))
+    assert output.dtype == torch.bfloat16
+    gradient = torch.randn(output.shape).bfloat16()
+    output.backward(gradient.to(memory_format=torch.channels_last))
+    exact(images.double()).backward(gradient.double())
+    found, wanted = network[0].weight.grad, exact[0].weight.grad
+    assert isinstance(found, Tensor)
+    assert isinstance(wanted, Tensor)
+    assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "decoder"),
+    [("tf_efficientnet_lite0", "deeplabv3"), ("resnext50_32x4d", "ocr"), ("convnext_atto", "hrnet")],
+)
+def test_every_network_keeps_its_grouped_convolutions_in_float32(backbone: str, decoder: str) -> None:
+    model = Model(backbone=backbone, decoder=decoder)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        network = build_model(model, num_classes=2, embedding=False)
+    kept = [module for module in network.modules() if type(module).__name__.endswith("InFloat32")]
+    wanted = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
+        if module.groups == module.in_channels or module.dilation[0] > 1
+    ]
+    assert kept == wanted
+    assert kept
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_grouped_convolutions_keep_their_values_copies_and_names(autocast: bool) -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model("tf_efficientnet_lite0").eval()
+    network = copy.deepcopy(plain)
+    keep_grouped_in_float32(network)
+    copied = copy.deepcopy(network)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        outputs = [each(images) for each in (plain, network, copied)]
+    assert outputs[1].dtype == outputs[0].dtype
+    assert torch.equal(outputs[1], outputs[2])
+    torch.testing.assert_close(
+        outputs[1], outputs[0], rtol=0.05 if autocast else 0, atol=0.05 if autocast else 0
+    )

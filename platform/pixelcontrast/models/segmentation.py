@@ -30,6 +30,7 @@ from pixelcontrast.models.decoders import (
     ResNetOCRDecoder,
     resize,
 )
+from pixelcontrast.models.grouped import keep_grouped_in_float32
 from pixelcontrast.models.operators import SourceOperators, check_operators, operators_of
 from pixelcontrast.models.published import Target
 from pixelcontrast.models.vit import is_plain_vit
@@ -188,6 +189,7 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
         if distributed.rank() == 0:
             for note in start.notes:
                 logger.warning("%s: %s", path, note)
+    keep_grouped_in_float32(network)
     # Convolutions are faster so on GPUs and on CPUs, and a loaded network gives the bits of the trained one.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if network.projection is not None and network.projection.pixelwise:
