@@ -21,7 +21,7 @@ from pixelcontrast.runs.reproduce import _code, _origin, _training, read_recipe,
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
 from pixelcontrast.storage import Storage
 from same_run import differing_parts
-from small_fit import FinishedRun, experiment, fit, fit_until
+from small_fit import CPU, STEPS, FinishedRun, experiment, fit, fit_until
 
 PARTS = ("model.safetensors", "memory-0-of-1.safetensors", "optimizer.pt", "loop.json")
 LAST = checkpoint.folder_of(8)
@@ -112,6 +112,15 @@ def test_a_checkpoint_s_command_keeps_that_checkpoint(
     again = described(text)
     fit(again)
     assert "model.safetensors" not in differing_parts(again, settings, step=2)
+
+
+def test_a_checkpoint_that_a_stop_wrote_is_written_again(scenes: Path, tmp_path: Path) -> None:
+    settings = experiment(scenes, tmp_path, run__keep_checkpoints=1)
+    asked = iter(range(STEPS))
+    assert training.fit(settings, device=CPU, report=lambda _: None, stop=lambda: next(asked) >= 4) == 5
+    again = described(reproduce(folder(settings)))
+    fit(again)
+    assert "model.safetensors" not in differing_parts(again, settings, step=5)
 
 
 def test_settings_code_versions_and_data_are_said(finished: Experiment) -> None:

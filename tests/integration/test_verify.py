@@ -197,7 +197,24 @@ def test_an_optimizer_of_other_parameters_is_named(run: Path) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     replace_part(run, "optimizer.pt", buffer.getvalue())
-    assert "the momentum of parameter 0 as float32 [2] instead of" in found(run)[f"{LAST}/optimizer.pt"]
+    text = "the momentum_buffer of parameter 0 as float32 [2] instead of"
+    assert text in found(run)[f"{LAST}/optimizer.pt"]
+
+
+def test_what_adamw_remembers_is_whole_and_finite(scenes: Path, tmp_path: Path) -> None:
+    fit(experiment(scenes, tmp_path, optim__optimizer="adamw", optim__lr=0.001))
+    run = tmp_path / "small"
+    assert found(run) == {}
+    sound = torch.load(run / LAST / "optimizer.pt", weights_only=True)
+    for change, text in (
+        ({"exp_avg": torch.full_like(sound["state"][0]["exp_avg"], float("nan"))}, "exp_avg of parameter 0"),
+        ({"exp_avg_sq": torch.zeros(2)}, "exp_avg_sq of parameter 0 as float32 [2] instead of"),
+        ({"momentum_buffer": None}, "has exp_avg, exp_avg_sq, momentum_buffer, step of parameter 0 instead"),
+    ):
+        buffer = io.BytesIO()
+        torch.save(sound | {"state": sound["state"] | {0: sound["state"][0] | change}}, buffer)
+        replace_part(run, "optimizer.pt", buffer.getvalue())
+        assert text in found(run)[f"{LAST}/optimizer.pt"]
 
 
 def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> None:

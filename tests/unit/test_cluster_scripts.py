@@ -18,7 +18,9 @@ from cluster_rules import RAY_VERSION, ROOT
 CLUSTERS = ROOT / "clusters"
 
 
-def run_sbatch(folder: Path, *arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
+def run_sbatch(
+    folder: Path, *arguments: str, script: str = "", gpus: str | None = "4"
+) -> subprocess.CompletedProcess[str]:
     """The batch script with stand-ins for Slurm's commands: two host names, and srun that shows its own."""
     for name, text in (
         ("scontrol", "echo node7; echo node8"),
@@ -29,7 +31,7 @@ def run_sbatch(folder: Path, *arguments: str, script: str = "") -> subprocess.Co
         command.chmod(command.stat().st_mode | stat.S_IXUSR)
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     slurm = {"SUBMIT_DIR": str(folder), "JOB_ID": "123456", "JOB_NODELIST": "node[7-8]", "JOB_NUM_NODES": "2"}
-    slurm |= {"CPUS_PER_TASK": "32", "GPUS_PER_NODE": "4"}
+    slurm |= {"CPUS_PER_TASK": "32"} | ({} if gpus is None else {"GPUS_PER_NODE": gpus})
     environment = {"PATH": path, "HOME": str(folder)} | {
         f"SLURM_{name}": text for name, text in slurm.items()
     }
@@ -67,6 +69,13 @@ def test_the_batch_script_starts_ray_on_all_nodes_with_a_token(tmp_path: Path) -
     before = token.read_text()
     assert run_sbatch(tmp_path, "experiments/cityscapes.py").returncode == 0
     assert (token.read_text(), stat.S_IMODE(token.stat().st_mode)) == (before, 0o600)
+
+
+@pytest.mark.parametrize(("gpus", "number"), [("4", "4"), ("a100:4", "4"), (None, "0")])
+def test_the_batch_script_counts_gpus_of_any_type(tmp_path: Path, gpus: str | None, number: str) -> None:
+    """Slurm hands on --gpus-per-node as it was written, and nothing without it."""
+    lines = run_sbatch(tmp_path, "experiments/cityscapes.py", gpus=gpus).stdout.splitlines()
+    assert lines[lines.index("--num-gpus") + 1] == number
 
 
 def test_the_batch_script_wants_an_experiment(tmp_path: Path) -> None:

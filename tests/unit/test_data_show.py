@@ -30,6 +30,21 @@ def test_a_pack_shows_the_crops_of_its_folder(tmp_path: Path, capsys: pytest.Cap
     assert "c.png: 6 crops of 9 training images" in capsys.readouterr().out
 
 
+def test_crops_are_scaled_flipped_and_coloured_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_folder(tmp_path / "photos")
+    plain = ("--scale-range", "1", "1", "--flip-probability", "0", "--color-jitter", "0")
+    sheets = [
+        np.asarray(show(data.root, tmp_path / "a.png", "--num", "6", *plain, *options))
+        for options in ((), ("--scale-range", "2", "2"), ("--flip-probability", "1"), ("--color-jitter", "1"))
+    ]
+    assert not any(np.array_equal(sheets[0], other) for other in sheets[1:])
+    with pytest.raises(SystemExit):
+        show(data.root, tmp_path / "b.png", "--scale-range", "2", "1")
+    assert "scale_range" in capsys.readouterr().err
+
+
 def test_a_sheet_has_every_crop_its_label_and_a_legend() -> None:
     crops = [
         (np.full((20, 30, 3), 10 * number, np.uint8), np.full((20, 30), number % 2)) for number in range(3)

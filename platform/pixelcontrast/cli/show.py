@@ -19,7 +19,10 @@ def show(
     num: int = 16,
     layout: Layout | None = None,
     class_order: ClassOrder | None = None,
-    crop_size: tuple[int, int] = (512, 1024),
+    crop_size: tuple[int, int] = Data.crop_size,
+    scale_range: tuple[float, float] = Data.scale_range,
+    flip_probability: float = Data.flip_probability,
+    color_jitter: float = Data.color_jitter,
     max_class_share: float | None = None,
     balanced_sampling: bool = False,
     seed: int = 0,
@@ -34,6 +37,9 @@ def show(
             ROOT/dataset.toml.
         class_order: order of PASCAL-Context's classes.
         crop_size: height and width of a crop in pixels.
+        scale_range: as the training's --data.scale-range.
+        flip_probability: as the training's --data.flip-probability.
+        color_jitter: as the training's --data.color-jitter.
         max_class_share: as the training's --data.max-class-share.
         balanced_sampling: as the training's --data.balanced-sampling.
         seed: the training's seed, which decides images and crops.
@@ -52,6 +58,9 @@ def show(
             root=root,
             class_order=class_order,
             crop_size=crop_size,
+            scale_range=scale_range,
+            flip_probability=flip_probability,
+            color_jitter=color_jitter,
             max_class_share=max_class_share,
             balanced_sampling=balanced_sampling,
         )

@@ -187,8 +187,10 @@ def _training(recipe: Recipe) -> list[str]:
         "run.device": found.get("device", run.device),
     }
     left = recipe.experiment.optim.steps - recipe.step
-    if left:  # or the checkpoint would be deleted for newer ones
-        wanted["run.keep_checkpoints"] = left // run.checkpoint_interval + left // run.eval_interval + 2
+    if left:  # or the checkpoint would not be written, if a stop wrote it, or be deleted for newer ones
+        is_due = recipe.step % run.checkpoint_interval == 0
+        interval = wanted["run.checkpoint_interval"] = run.checkpoint_interval if is_due else recipe.step
+        wanted["run.keep_checkpoints"] = left // interval + left // run.eval_interval + 2
     changed = {
         key: wanted.get(key, value)
         for key, value in recorded.items()

@@ -23,6 +23,8 @@ from pixelcontrast.training.optim import build_optimizer
 
 _NEEDED = ("experiment.json", "loop.json", "model.safetensors", "optimizer.pt", "provenance.json")
 _CLASSIFIER = "decoder.classifier.weight"
+_OF_OPTIMIZER = {"sgd": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
+"""What torch's optimisers remember of a parameter."""
 
 
 def verify(location: str | os.PathLike[str]) -> Iterator[Line]:
@@ -117,11 +119,14 @@ def _check_optimizer(content: bytes, model: SegmentationModel, experiment: Exper
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     expected = dict(zip(numbers, parameters, strict=True))
+    wanted = _OF_OPTIMIZER[experiment.optim.optimizer]
     for number, entry in state["state"].items():
-        momentum = entry.get("momentum_buffer")
-        if momentum is not None:
-            name = f"the momentum of parameter {number}"
-            _check_tensors({name: momentum}, {name: expected[number].detach()})
+        ours, theirs = (", ".join(sorted(keys)) or "nothing" for keys in (entry.keys(), wanted))
+        _require(ours == theirs, f"has {ours} of parameter {number} instead of {theirs}")
+        for key in sorted(wanted - {"step"}):
+            if entry[key] is not None:  # of SGD without momentum
+                name = f"the {key} of parameter {number}"
+                _check_tensors({name: entry[key]}, {name: expected[number].detach()})
 
 
 def _check_memory(
