@@ -9,9 +9,9 @@ names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_li
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py --contrast.weight 0 --run.name pre-ce
     CAMVID_ROOT=/data/camvid python experiments/camvid_pretrained.py compare --seeds 0 1 2
 
-Measured 2026-11-28 and 29 on AMD EPYCs, one thread, 800 steps, seeds 0 to 4, commits 81ffc7f
-to e81efa9: mIoU 61.0 ± 1.9 % by cross-entropy, 65.0 ± 0.5 % with in-batch contrast (the default),
-63.9 ± 0.8 % by cross-entropy with class weights, 65.8 ± 1.1 % with both. LOG.md has more.
+Measured 2026-11-28 to 30 on AMD EPYCs, one thread, 800 steps, seeds 0 to 4, commits 81ffc7f
+to f46f5ea: mIoU 61.0 ± 1.9 % by cross-entropy, 65.0 ± 0.5 % with in-batch contrast (the default),
+63.8 ± 0.6 % by cross-entropy with class weights, 65.7 ± 1.1 % with both. LOG.md has more.
 """
 
 import importlib.util

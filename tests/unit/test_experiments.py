@@ -152,3 +152,24 @@ def test_the_demo_leaves_images_of_another_layout_and_packs_alone(scenes: Path, 
         changed = config.replace(found["EXPERIMENT"], {"data.layout": layout, "data.root": str(root)})
         found["write_scenes"](changed)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("row", "arm", "minus"),
+    [
+        ("cross-entropy, at its best learning rate of three", "ce", None),
+        ("+ in-batch contrast (the default)", "in-batch", "ce"),
+        ("cross-entropy with class weights", "ce-weighted", None),
+        ("+ in-batch contrast", "weighted", "ce-weighted"),
+    ],
+)
+def test_readme_says_what_the_committed_results_say(row: str, arm: str, minus: str | None) -> None:
+    readme = (FILES[0].parents[1] / "README.md").read_text().replace("**", "")
+    lines = [line.strip("| ") for line in readme.splitlines() if line.startswith(f"| {row} | 800 |")]
+    tables = runpy.run_path(str(FILES[0].parent / "results" / "tables.py"))
+    folder = FILES[0].parent / "results" / "camvid_pretrained"
+    results = {name: tables["read"](folder, name) for name in (minus or arm, arm)}
+    found = tables["compared"](results, lambda run: run["miou"])[-1]
+    scores = " | ".join(f"{score:.1f}" for score in found.scores.values())
+    wanted = f"{row} | 800 | {scores} | {tables['mean'](found)} | {tables['difference'](found)}"
+    assert lines == [wanted.strip("| ")]
