@@ -16,6 +16,7 @@ from object_store import ObjectStore
 from pixelcontrast import Data, Model, load_model
 from pixelcontrast.inference import TrainedModel, export_model
 from pixelcontrast.models import build_model
+from pixelcontrast.runs import checkpoint
 from trained_runs import images, write_run
 
 SMALL = Model(backbone="hrnet_w18_small", embedding_dim=8)
@@ -72,6 +73,31 @@ def test_an_exported_file_describes_its_network(run: str, tmp_path: Path) -> Non
     assert metadata.palette[8] == (64, 0, 128)
     assert metadata.mean == (0.485, 0.456, 0.406)
     assert (metadata.layout, metadata.source.run, metadata.source.step) == ("camvid", run, 4)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "torch", "onnx"])
+def test_only_a_file_of_the_same_checkpoint_is_replaced(format: Any, tmp_path: Path) -> None:
+    run, _ = write_run(tmp_path, model=Model(backbone="test_resnet", embedding_dim=8), steps=(2, 4))
+    file = tmp_path / f"network.{'pt' if format == 'torch' else format}"
+    for _ in range(2):
+        export_model(load_model(run), format, out=str(file))
+    written = file.read_bytes()
+    with pytest.raises(ValueError, match=rf"network\.\w+: holds step 4 of {run} .* this is step 2 of {run}"):
+        export_model(load_model(run, step=2), format, out=str(file))
+    assert file.read_bytes() == written
+    file.write_text("of somebody else")
+    with pytest.raises(ValueError, match=r"another file lies there; choose another --out, or delete"):
+        export_model(load_model(run), format, out=str(file))
+    assert file.read_text() == "of somebody else"
+
+
+def test_a_checkpoint_is_not_replaced(tmp_path: Path) -> None:
+    run, _ = write_run(tmp_path, model=Model(backbone="test_resnet", embedding_dim=8), steps=(4,))
+    weights = Path(run) / checkpoint.folder_of(4) / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(ValueError, match="these are the weights of a run's checkpoint; choose another --out"):
+        export_model(load_model(run), "safetensors", out=str(weights))
+    assert weights.read_bytes() == before
 
 
 def test_files_go_to_an_object_store_and_come_from_it(run: str, object_store: ObjectStore) -> None:

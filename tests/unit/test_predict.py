@@ -140,6 +140,33 @@ def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:
     write_image(tmp_path / "out" / "overlays" / "a.png")
     pictures = find_pictures([str(tmp_path)], out=str(tmp_path / "out"))
     assert [picture.name for picture in pictures] == ["a"]
+    (tmp_path / "out" / "predictions.json").write_text("{}")
+    pictures = find_pictures([str(tmp_path)], out=str(tmp_path / "other"))
+    assert [picture.name for picture in pictures] == ["a"]
+
+
+@pytest.mark.parametrize("out", [".", "photos"])
+def test_predictions_do_not_go_where_the_images_lie(
+    tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "photos" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"--out .*: the images lie there, in .*photos; choose another --out"
+    ):
+        find_pictures(["photos"], out=out)
+    assert len(find_pictures(["photos"], out="photos/predictions")) == 1
+
+
+def test_pictures_of_other_formats_are_listed_and_not_dropped(model: TrainedModel, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos" / "a.png")
+    for name in ("a.tif", "b.webp"):
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos" / name)
+    out = str(tmp_path / "out")
+    failures = predict_pictures(model, find_pictures([str(tmp_path / "photos")], out=out), out=out)
+    assert [Path(line.partition(":")[0]).name for line in failures] == ["a.tif", "b.webp"]
+    assert all("PNG" in line for line in failures)
+    assert (tmp_path / "out" / "masks" / "a.png").exists()
 
 
 def test_of_a_data_set_the_images_alone_are_predicted(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from object_store import ObjectStore
-from pixelcontrast import Data, load_model
+from pixelcontrast import Data, Model, load_model
 from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.inference import export_model
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.evaluate import evaluate
@@ -163,3 +164,26 @@ def test_own_colors_are_those_of_training_where_the_data_set_is_gone(tmp_path: P
     (Path(folder) / "confusion.json").write_text(json.dumps({"step": 2} | confusion))
     metadata = load_model(folder).metadata
     assert dict(zip(metadata.classes, metadata.palette, strict=True)) == own
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Model(backbone="swin_tiny_patch4_window7_224", embedding_dim=8),
+        Model(backbone="vit_tiny_patch16_dinov3_qkvb", decoder="linear", embedding_dim=8),
+        Model(backbone="test_convnext", embedding_dim=8),
+    ],
+    ids=lambda model: model.backbone,
+)
+def test_what_a_network_computes_and_no_file_holds_is_there_too(model: Model, tmp_path: Path) -> None:
+    """Swin's indices and rotary embeddings are buffers that are not saved."""
+    folder, logits = write_run(tmp_path, model=model, steps=(4,))
+    before = torch.get_rng_state()
+    trained = load_model(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not [name for name, buffer in trained.named_buffers() if buffer.is_meta]
+    with torch.inference_mode():
+        torch.testing.assert_close(trained(images()).logits, logits[4])
+    file = export_model(trained, "safetensors", out=str(tmp_path / "a.safetensors"))
+    with torch.inference_mode():
+        torch.testing.assert_close(load_model(file)(images()).logits, logits[4])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pixelcontrast.datasets.files import IMAGE_ENDINGS
 from pixelcontrast.datasets.listing import Pairing
 
-_OTHER_PICTURES = frozenset(
+OTHER_PICTURES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jpe", ".jfif", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """Endings of pictures that are no PNG or JPEG by their names."""
@@ -18,7 +18,7 @@ def left_out(found: Pairing) -> Iterator[str]:
         path
         for folder in folders
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _OTHER_PICTURES and not path.name.startswith(".")
+        if path.suffix.lower() in OTHER_PICTURES and not path.name.startswith(".")
     ]
     if others:
         allowed = ", ".join(IMAGE_ENDINGS)

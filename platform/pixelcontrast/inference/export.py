@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pixelcontrast.inference.exported import to_safetensors, to_torch
-from pixelcontrast.inference.metadata import Metadata
-from pixelcontrast.inference.onnx_file import to_onnx
+from pixelcontrast.inference.earlier import REMEDY
+from pixelcontrast.inference.exported import read_exported, to_safetensors, to_torch
+from pixelcontrast.inference.found import is_weights_of_checkpoint
+from pixelcontrast.inference.metadata import Metadata, Source
+from pixelcontrast.inference.onnx_file import onnx_metadata, to_onnx
 from pixelcontrast.inference.trained import TrainedModel
 from pixelcontrast.models import is_plain_vit
 from pixelcontrast.storage import Storage
@@ -27,7 +29,7 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
 
     Raises:
         ValueError: ``argmax`` without a graph, a graph of a plain Vision Transformer, a name with another
-            ending, or a package that is missing.
+            ending, a package that is missing, or a file lies there that is not of the same checkpoint.
         OSError: it cannot be written.
     """
     ending, backbone = _ENDING[format], model.metadata.model.backbone
@@ -41,6 +43,7 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
     if out is not None and not out.partition("?")[0].endswith(ending):
         raise ValueError(f"--out {out}: the name of a {format} file ends with {ending}")
     file = Storage(out or f"{default_name(model.metadata)}{ending}")
+    _refuse_others(file, format, model.metadata.source)
     match format:
         case "safetensors":
             content = to_safetensors(model, model.metadata)
@@ -50,6 +53,25 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
             content = to_onnx(model, model.metadata, argmax=argmax)
     file.parent.write(file.name, content)
     return file.location
+
+
+def _refuse_others(file: Storage, format: Format, source: Source) -> None:
+    """Raise ``ValueError`` where a file lies that is no earlier export of the same checkpoint."""
+    if not file.parent.exists(file.name):
+        return
+    if is_weights_of_checkpoint(file):
+        raise ValueError(
+            f"--out {file.location}: these are the weights of a run's checkpoint; choose another --out"
+        )
+    try:
+        earlier = (onnx_metadata(file) if format == "onnx" else read_exported(file)[0]).source
+    except ValueError as error:
+        raise ValueError(f"--out {file.location}: another file lies there; {REMEDY}") from error
+    if earlier != source:
+        raise ValueError(
+            f"--out {file.location}: holds step {earlier.step} of {earlier.run} (commit {earlier.commit}), "
+            f"and this is step {source.step} of {source.run} (commit {source.commit}); {REMEDY}"
+        )
 
 
 def default_name(metadata: Metadata) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.models import SegmentationModel
+from pixelcontrast.storage import Storage
 
 _OPSET = 18
 _EXAMPLE = (2, 3, 75, 101)
@@ -28,12 +29,7 @@ def to_onnx(model: SegmentationModel, metadata: Metadata, *, argmax: bool) -> by
     Raises:
         ValueError: the package onnx is not installed.
     """
-    try:
-        import onnx  # type: ignore[import-not-found]  # of an extra
-    except ImportError as error:
-        raise ValueError(
-            '--format onnx needs the package onnx: pip install "pixelcontrast[export]"'
-        ) from error
+    onnx = _package()
     output = "classes" if argmax else "logits"
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
@@ -50,9 +46,33 @@ def to_onnx(model: SegmentationModel, metadata: Metadata, *, argmax: bool) -> by
             opset_version=_OPSET,
             dynamo=False,
         )
-    graph: Any = onnx.load_from_string(buffer.getvalue())
+    graph = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(graph, metadata.to_strings())
     return graph.SerializeToString()
+
+
+def onnx_metadata(file: Storage) -> Metadata:
+    """What a file of ``to_onnx`` carries.
+
+    Raises:
+        ValueError: it is another file, or the package onnx is not installed.
+    """
+    onnx = _package()
+    try:
+        graph = onnx.load_from_string(file.parent.read(file.name))
+    except Exception as error:  # protobuf's own
+        raise ValueError(f"{file.location}: no ONNX file") from error
+    return Metadata.from_strings({prop.key: prop.value for prop in graph.metadata_props}, file=file.location)
+
+
+def _package() -> Any:
+    try:
+        import onnx  # type: ignore[import-not-found]  # of an extra
+    except ImportError as error:
+        raise ValueError(
+            '--format onnx needs the package onnx: pip install "pixelcontrast[export]"'
+        ) from error
+    return onnx
 
 
 class _Graph(nn.Module):

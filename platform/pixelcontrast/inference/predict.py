@@ -14,6 +14,7 @@ from torch import Tensor
 from pixelcontrast.datasets.dataset_file import FILE_NAME
 from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, decode_image
 from pixelcontrast.datasets.folder import image_names
+from pixelcontrast.datasets.left_out import OTHER_PICTURES
 from pixelcontrast.evaluation import blend, legend
 from pixelcontrast.inference.classify import Prediction, classify
 from pixelcontrast.inference.earlier import REMEDY, refuse_others
@@ -37,11 +38,11 @@ def find_pictures(locations: Sequence[str], *, out: str) -> list[Picture]:
     Args:
         locations: files and folders, local or URIs that ``pyarrow.fs`` reads. A file that is not there is
             found missing when it is read. Of a local folder with a ``dataset.toml``, the images of that.
-        out: where predictions go; what lies there is left out.
+        out: where predictions go; what lies there is left out, as are the predictions in other folders.
 
     Raises:
-        ValueError: no locations, a folder without images or with a wrong ``dataset.toml``, or two images
-            whose predictions would have one name.
+        ValueError: no locations, a folder without images or with a wrong ``dataset.toml``, images where the
+            predictions go, or two images whose predictions would have one name.
     """
     if not locations:
         raise ValueError("no images: give files or folders of images")
@@ -133,20 +134,33 @@ def _place(file: Storage) -> str:
 def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
     if not place.is_folder:
         return [Picture(place, PurePosixPath(place.name).stem)]
+    if _is_below(place.root, out.root):
+        raise ValueError(
+            f"--out {out.location}: the images lie there, in {place.location}; choose another --out"
+        )
     described = place.is_local and place.exists(FILE_NAME)
-    names = [
-        name
-        for name in sorted(image_names(Path(place.path())) if described else place.sizes())
-        if name.lower().endswith(IMAGE_ENDINGS)
-        and not any(part.startswith(".") for part in name.split("/"))
-        and not place.path(name).startswith(f"{out.root.rstrip('/')}/")
-    ]
-    if not names:
+    names = sorted(image_names(Path(place.path())) if described else place.sizes())
+    earlier = [place.path(name).removesuffix(_RECORD) for name in names if name.endswith(f"/{_RECORD}")]
+    found: list[Picture] = []
+    for name in map(PurePosixPath, names):
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if any(_is_below(place.path(str(name)), folder) for folder in (out.root, *earlier)):
+            continue
+        if name.suffix.lower() in IMAGE_ENDINGS:
+            found.append(Picture(place / str(name), str(name.with_suffix(""))))
+        elif name.suffix.lower() in OTHER_PICTURES:  # whose reading says what is allowed
+            found.append(Picture(place / str(name), str(name)))
+    if not found:
         raise ValueError(
             f"{place.location}: no images in this folder; allowed are files that end with "
             f"{', '.join(IMAGE_ENDINGS)}"
         )
-    return [Picture(place / name, str(PurePosixPath(name).with_suffix(""))) for name in names]
+    return found
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _read(file: Storage) -> Tensor:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -115,14 +116,24 @@ def _load_checkpoint(storage: Storage, step: int | None, *, embedding: bool) -> 
 def _build(settings: config.Model, tensors: Mapping[str, Tensor], *, embedding: bool) -> SegmentationModel:
     """The network of these tensors; with the projection head if it is wanted and there is one."""
     has_head = any(name.startswith(_HEAD) for name in tensors)
+    plain = dataclasses.replace(settings, weights="none")
+    build = partial(build_model, plain, num_classes=_num_classes(tensors), embedding=embedding and has_head)
     with torch.device("meta"):  # nothing is drawn: every tensor comes from the file
-        plain = dataclasses.replace(settings, weights="none")
-        num_classes = _num_classes(tensors)
-        network = build_model(plain, num_classes=num_classes, embedding=embedding and has_head)
+        network = build()
     kept = {name: tensor for name, tensor in tensors.items() if embedding or not name.startswith(_HEAD)}
+    if _computes_tensors(network):
+        with torch.random.fork_rng(devices=[]):
+            network = build()
     network.load_state_dict(kept, assign=True)
     # The file's tensors are contiguous; the trained network's convolutions were not.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _computes_tensors(network: SegmentationModel) -> bool:
+    """Whether its construction computes tensors that no file holds: Swin's indices, rotary embeddings."""
+    buffers = dict(network.named_buffers(remove_duplicate=False)).keys() - network.state_dict().keys()
+    attributes = (value for module in network.modules() for value in vars(module).values())
+    return bool(buffers) or any(isinstance(value, Tensor) for value in attributes)
 
 
 def _describe(found: Found, network: SegmentationModel, num_classes: int) -> Metadata:
