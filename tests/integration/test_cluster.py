@@ -188,7 +188,7 @@ def test_a_stopped_worker_is_named_and_ended_and_all_start_again(alone_or_not, c
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_stands_still_is_named_with_its_place(alone_or_not, caplog):
     rows = []
-    bounds = Bounds(still_s=8)
+    bounds = Bounds(still_s=8, alone_s=8)
     launch(alone_or_not, on_row=rows.append, loop=cluster_loops.astray_once, bounds=bounds)
     assert [(row["attempt"], row["step"]) for row in rows] == [(2, 1)]
     others = "; worker 0 waits at .*" if alone_or_not.run.workers.max > 1 else ""

@@ -59,6 +59,22 @@ def test_run_folder_holds_what_was_reported(uninterrupted: FinishedRun) -> None:
         assert picture.width > 3 * 128
 
 
+def test_who_may_stop_a_run_sees_its_progress_step_by_step_and_image_by_image(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """Without steps too, through a long evaluation; an answer to an image ends nothing by itself."""
+    settings = experiment(scenes, tmp_path, contrast__weight=0.0, optim__steps=2, run__eval_interval=1)
+    images, asked = len(build_dataset(settings.data, "val")), []
+
+    def stop() -> bool:
+        asked.append(len(metrics(settings)))
+        return 1 < len(asked) <= 1 + images
+
+    training.fit(settings, device=CPU, report=lambda _: None, stop=stop)
+    assert asked == [0, *[1] * images, 2, *[3] * images]  # rows when it was asked
+    assert training.check(settings) is not None
+
+
 def test_finished_run_says_so(uninterrupted: FinishedRun) -> None:
     settings, reported = uninterrupted
     result = training.check(settings)

@@ -18,8 +18,15 @@ from pixelcontrast.cluster.train.watch import Bounds, Watch
 BOUNDS = Bounds(silent_s=60, still_s=300)
 
 
-def beat(place: str = "training/step.py:60 train_step", *, waiting: bool = False, since_s: float = 0) -> Beat:
-    return Beat("worker", place, waiting, since_s)
+def beat(
+    place: str = "training/step.py:60 train_step",
+    *,
+    waiting: bool = False,
+    since_s: float = 0,
+    idle_s: float = 1000,
+) -> Beat:
+    """A worker's that makes no progress, unless said otherwise."""
+    return Beat("worker", place, waiting, since_s, idle_s)
 
 
 def watched(*beats: Beat, now: float = 0.0) -> Watch:
@@ -77,6 +84,32 @@ def test_who_keeps_the_others_waiting_is_to_blame() -> None:
         }
 
 
+def test_who_makes_progress_is_not_to_blame_for_the_others_waiting() -> None:
+    """As in an evaluation, where one worker's images take longer; it may itself be seen to wait for a GPU."""
+    waits = beat("distributed.py:85 all_reduce", waiting=True, since_s=900, idle_s=900)
+    for waiting in (False, True):
+        evaluates = beat("evaluate.py:55 evaluate", waiting=waiting, idle_s=2)
+        assert watched(waits, evaluates).hanging(0) == {}
+        hangs = beat("data.py:3 read", since_s=301, idle_s=301)
+        assert list(watched(waits, evaluates, hangs).hanging(0)) == [2]
+    last = beat("evaluate.py:55 evaluate", since_s=301, idle_s=301)
+    assert list(watched(waits, last).hanging(0)) == [1], "300 seconds after its last image"
+
+
+def test_a_lone_worker_may_take_an_hour_for_a_step() -> None:
+    place = "training/step.py:152 backward (in autograd/graph.py:829 _engine_run_backward)"
+    for waiting in (True, False):
+        assert watched(beat(place, waiting=waiting, since_s=3599, idle_s=3599)).hanging(0) == {}
+        found = watched(beat(place, waiting=waiting, since_s=3601, idle_s=3601)).hanging(0)
+        assert found == {0: f"worker 0 is at {place} for 3601 seconds"}
+
+
+def test_a_worker_whose_fellow_has_ended_is_not_a_lone_one() -> None:
+    watch = watched(beat(), beat("distributed.py:40 barrier", waiting=True, since_s=301))
+    watch.left(0)
+    assert list(watch.hanging(0)) == [1]
+
+
 def test_when_all_wait_for_each_other_all_are_named() -> None:
     one = beat("distributed.py:85 all_reduce", waiting=True, since_s=301)
     other = beat("distributed.py:40 barrier", waiting=True, since_s=305)
@@ -111,6 +144,41 @@ def test_a_heartbeat_tells_where_the_loop_is_and_for_how_long() -> None:
     assert made[0]._look().place == "its end"
 
 
+def seen(loop: Callable[[Heartbeat], None]) -> Beat:
+    """What a heartbeat sees of a loop at the last of many looks."""
+    made: list[Heartbeat] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        made.append(Heartbeat(None, rank=0, worker="actor"))
+        while not ended.is_set():
+            loop(made[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.1)
+    found = [(made[0]._look(), time.sleep(0.02))[0] for _ in range(20)]
+    ended.set()
+    thread.join()
+    return found[-1]
+
+
+def test_a_loop_that_mostly_waits_at_one_line_is_seen_to_advance() -> None:
+    """A slow loader: every look sees the loop at the same line, though it takes step after step."""
+
+    def step(heart: Heartbeat) -> None:
+        heart.ask()
+        time.sleep(0.05)
+
+    def astray(_: Heartbeat) -> None:
+        time.sleep(0.05)
+
+    found = seen(step)
+    assert found.idle_s < 0.3
+    assert found.since_s < 0.3
+    assert seen(astray).idle_s > 0.3
+
+
 READING = distributed.on_host
 # As in torch's SyncBatchNorm on a GPU, whose forward pass reads a mask that a collective gives.
 NORMALISING = FunctionType(READING.__code__.replace(co_filename=_functions.__file__), {})
@@ -138,7 +206,7 @@ def test_a_worker_that_reads_what_a_collective_gives_waits(read: Callable[[Any],
 def test_nobody_is_ended_while_data_are_staged_and_a_while_after() -> None:
     """The others wait in a collective; the one that has staged then still builds its network."""
     waiting = beat(waiting=True, since_s=1000)
-    staging = Beat("worker", "packing/staging.py:90 _alone", False, 1000, staging=True)
+    staging = Beat("worker", "packing/staging.py:90 _alone", False, 1000, 1000, staging=True)
     watch = watched(waiting, staging)
     assert watch.hanging(1.0) == {}
     for rank, each in enumerate((waiting, beat(since_s=5))):

@@ -1,5 +1,6 @@
 """Evaluation of the network on the validation images, shared among the workers."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,8 +36,13 @@ def evaluate(
     device: torch.device,
     loader_processes: int = 0,
     autocast: torch.dtype | None = None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Evaluate the network on the validation images, shared among the workers.
+
+    Args:
+        on_image: called after every image of this worker's share. The workers meet only at the end, and one
+            may come much later than another.
 
     Raises:
         ValueError: no pixel of any image is labelled.
@@ -53,6 +59,7 @@ def evaluate(
     model.eval()
     for batch in loader:
         confusion.update(predict(model, batch.images.to(device), autocast), batch.labels.to(device))
+        on_image()
     model.train(was_training)
     confusion.all_reduce()
     if not distributed.on_host(confusion.matrix.any()):

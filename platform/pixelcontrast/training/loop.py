@@ -43,6 +43,7 @@ def fit(
         device: this process's device.
         report: called on every rank with the same rows, those that go into ``metrics.jsonl``.
         stop: asked before every step; once it is true on any rank, all ranks write a checkpoint and return.
+            Also called, to show progress, after every image that this rank evaluates; answers are ignored.
 
     Returns:
         The step at which it was stopped, or None at the end of the training.
@@ -59,8 +60,7 @@ def fit(
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
     state = build_state(experiment, num_classes=num_classes, num_images=num_images, device=device)
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
-    resumed = restore_newest(run, experiment, state, origin)
-    attempt = Attempt(origin=origin, resumed=resumed, device=device)
+    attempt = Attempt(origin=origin, resumed=restore_newest(run, experiment, state, origin), device=device)
     batches = Batches(experiment, state, train_set, device)
     with Recorder(experiment, state, batches, val_set, attempt=attempt, report=report) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
@@ -85,7 +85,7 @@ def fit(
                 **settings,
             )
             state.step += 1
-            recorder.after_step(losses, rate)
+            recorder.after_step(losses, rate, on_image=stop)
         recorder.finish()
     return None
 

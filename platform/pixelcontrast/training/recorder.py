@@ -84,11 +84,16 @@ class Recorder:
         if self._log:
             self._log.close()
 
-    def after_step(self, losses: Losses, rate: float) -> None:
+    def after_step(self, losses: Losses, rate: float, *, on_image: Callable[[], object]) -> None:
         """Do what is due after a step; call it on every rank after every step.
 
         The training row comes first, so that a checkpoint never cuts an average in two, and nothing is
         evaluated or saved after numbers that are not finite.
+
+        Args:
+            losses: of the step.
+            rate: the step's learning rate.
+            on_image: called after every image that this rank evaluates.
 
         Raises:
             ValueError: numbers that are not finite, naming the first such step and its images.
@@ -102,7 +107,7 @@ class Recorder:
         if reporting:
             self._record(self._training_row())
         if evaluating:
-            self._evaluate()
+            self._evaluate(on_image)
             saving |= self._state.best_step == step
         if saving:
             self._save()
@@ -173,12 +178,17 @@ class Recorder:
                 logger.warning("%s", line)
         return {"warnings": found} if found else {}
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, on_image: Callable[[], object]) -> None:
         self._state.check_finite()
         model, device, autocast = self._state.model, self._device, autocast_dtype(self._experiment.run)
         processes = self._experiment.data.loader_processes
         scores, confusion = evaluate(
-            model, self._val_set, device=device, loader_processes=processes, autocast=autocast
+            model,
+            self._val_set,
+            device=device,
+            loader_processes=processes,
+            autocast=autocast,
+            on_image=on_image,
         )
         if scores["miou"] > self._state.best_miou:
             self._state.best_step, self._state.best_miou = self._state.step, scores["miou"]

@@ -33,7 +33,9 @@ class Beat:
         worker: id of Ray's actor.
         place: file, line and function: the innermost of the platform's own, and the innermost of all.
         waiting: the innermost place is one where a rank waits for others.
-        since_s: how long the loop has not moved from there, in seconds.
+        since_s: how long the loop has neither moved from there nor made progress, in seconds.
+        idle_s: since it last made progress, in seconds: began a step, or evaluated an image. Since its start
+            where it has not yet.
         staging: data are being copied to its machine, which takes as long as it takes.
     """
 
@@ -41,6 +43,7 @@ class Beat:
     place: str
     waiting: bool
     since_s: float
+    idle_s: float
     staging: bool = False
 
 

@@ -35,7 +35,7 @@ class Heartbeat:
         self._launcher, self._rank, self._worker = launcher, rank, worker
         self._loop, self._ended = threading.get_ident(), threading.Event()
         self._stack: tuple[Any, ...] = ()
-        self._since = time.monotonic()
+        self._since = self._advanced = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -45,6 +45,12 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._launcher.put.remote(LoopEnded(self._rank, self._worker))
+
+    def ask(self) -> bool:
+        """Whether to stop. The loop asks before every step and after every image that it evaluates: that
+        it asks is how its progress is seen, as a loop that waits mostly at one line is seen only there."""
+        self._advanced = time.monotonic()
+        return self.stop
 
     def _run(self) -> None:
         import ray
@@ -65,8 +71,15 @@ class Heartbeat:
         now = time.monotonic()
         if stack != self._stack:
             self._stack, self._since = stack, now
-        staging = any(frame.f_code.co_filename.endswith(_STAGING) for frame in frames)
-        return Beat(self._worker, _place(frames), _waiting(frames), now - self._since, staging)
+        advanced = self._advanced
+        return Beat(
+            self._worker,
+            _place(frames),
+            waiting=_waiting(frames),
+            since_s=max(now - max(self._since, advanced), 0.0),
+            idle_s=max(now - advanced, 0.0),
+            staging=any(frame.f_code.co_filename.endswith(_STAGING) for frame in frames),
+        )
 
 
 def _frames(frame: FrameType | None) -> Any:

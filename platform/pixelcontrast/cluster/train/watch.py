@@ -17,7 +17,10 @@ class Bounds:
         placement_s: until the workers have a place, at the start or after a failure.
         placement_attempt_s: of one attempt of Ray's to place them; an elastic run then starts with fewer.
         silent_s: without a heartbeat; then the worker is stopped, or its machine is out of reach.
-        still_s: a worker may keep the others waiting, or stay at one place.
+        still_s: a worker without progress may keep the others waiting, or stay at one place.
+        alone_s: the same for a worker without others. It keeps nobody waiting, so that a step may be as long
+            as a large batch on a CPU takes. What hangs all the same, such as a loader on a dead network disk,
+            would else hold its machine until somebody looks.
         resize_s: between two looks for room for more workers.
         stop_s: until the workers have written the checkpoint that they are asked for.
     """
@@ -26,6 +29,7 @@ class Bounds:
     placement_attempt_s: float = 60.0
     silent_s: float = 60.0
     still_s: float = 300.0
+    alone_s: float = 3600.0
     resize_s: float = 30.0
     stop_s: float = 120.0
 
@@ -41,6 +45,8 @@ class Watch:
     def __init__(self, bounds: Bounds):
         self._bounds = bounds
         self._beats: dict[int, tuple[float, Beat]] = {}
+        self._ranks: set[int] = set()
+        """All that ever gave a sign of life: who is left behind by the others is not without others."""
         self._looked_at: float | None = None
         self._staging_at: float | None = None
         """When a worker was last seen copying data to its machine."""
@@ -48,6 +54,7 @@ class Watch:
     def beat(self, rank: int, beat: Beat, now: float) -> None:
         """Take a heartbeat; ``now`` is a monotonic time in seconds."""
         self._beats[rank] = (now, beat)
+        self._ranks.add(rank)
 
     def left(self, rank: int) -> None:
         """The worker's loop has ended."""
@@ -70,10 +77,14 @@ class Watch:
         longest = max((beat.since_s for beat in beats.values()), default=0.0)
         if self._staging_at is not None:  # nobody is to blame for waiting until the data are there
             longest = min(longest, now - self._staging_at)
-        if longest <= self._bounds.still_s:
+        bound = self._bounds.alone_s if len(self._ranks) == 1 else self._bounds.still_s
+        if longest <= bound:
             return {}
-        # A worker that waits for others is not to blame, unless all wait.
-        to_blame = [rank for rank, beat in beats.items() if not beat.waiting] or list(beats)
+        stuck = [rank for rank, beat in beats.items() if beat.idle_s > bound]
+        # A worker that waits for others is not to blame, unless all wait and none makes progress.
+        to_blame = [rank for rank in stuck if not beats[rank].waiting]
+        if len(stuck) == len(beats):
+            to_blame = to_blame or stuck
         waiting = [f"; worker {rank} waits at {beats[rank].place}" for rank in beats if rank not in to_blame]
         return {
             rank: f"worker {rank} is at {beats[rank].place} for {longest:.0f} seconds" + "".join(waiting)

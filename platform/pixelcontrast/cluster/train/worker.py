@@ -27,7 +27,9 @@ _LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 class Loop(Protocol):
     """The training itself: plain torch in an initialised process group, the same call on every rank.
 
-    Returns None at its end, or the step of the checkpoint that it wrote as ``stop()`` was true on a rank.
+    It calls ``stop()`` before every step and after every image that it evaluates: this is how its progress
+    is seen. Returns None at its end, or the step of the checkpoint that it wrote as ``stop()`` was true on a
+    rank.
     """
 
     def __call__(
@@ -94,7 +96,7 @@ def run_loop(
     platform_logger.setLevel(logging.INFO)
     try:
         with Heartbeat(launcher, rank=rank, worker=actor) as heart:
-            stopped_at = loop(experiment, device=checked(find_device()), report=rows, stop=lambda: heart.stop)
+            stopped_at = loop(experiment, device=checked(find_device()), report=rows, stop=heart.ask)
         rows.flush()
         if rank == 0 and stopped_at is not None:
             ray.get(launcher.put.remote(Stopped(stopped_at)))
