@@ -264,9 +264,9 @@ class Storage:
             self.fs.delete_file(self.path(f"{name}/{first}"))
         self.fs.delete_dir(self.path(name))
 
-    def upload(self, folder: str | Path, name: str) -> None:
-        """Copy a local folder's files into ``name``."""
-        fs.copy_files(str(folder), self.path(name), destination_filesystem=self.fs)
+    def upload(self, source: str | Path, name: str) -> None:
+        """Copy a local file to ``name``, or a local folder's files into it."""
+        fs.copy_files(str(source), self.path(name), destination_filesystem=self.fs)
 
 
 def is_utf8(name: str) -> bool:

@@ -156,7 +156,7 @@ training.fit(settings, device=torch.device("cpu"), report=lambda row: print(row[
     assert_same_run(settings, reference)
     run = open_storage(settings)
     assert run.sizes().keys() >= {"metrics.parquet", "confusion.json", "overlays/step-00000008.png"}
-    assert len(run.names("tensorboard")) == 2  # an attempt's events each
+    assert len(run.names("tensorboard")) >= 2  # an attempt's events each; in S3 a picture ends a file
     assert not [name for name in run.sizes() if CANARY.encode() in run.read(name)]
     ours, theirs = (load_model(open_storage(which).location) for which in (settings, reference))
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())

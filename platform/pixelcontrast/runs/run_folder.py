@@ -121,15 +121,9 @@ def write_rows(run: Storage, rows: list[Row]) -> None:
     run.write(METRICS, _lines(rows))
 
 
-def add_row(run: Storage, rows: list[Row]) -> None:
-    """Write the last of all rows of metrics beside the others; it is on disk when this returns.
-
-    On a disk it is appended, as a long run's rows are many megabytes; object stores take whole files only.
-    """
-    if run.is_local:
-        run.append(METRICS, _lines(rows[-1:]))
-    else:
-        write_rows(run, rows)
+def add_row(run: Storage, row: Row) -> None:
+    """Append a row of metrics on a local disk, as a long run's are many megabytes; it is there on return."""
+    run.append(METRICS, _lines([row]))
 
 
 def write_table(run: Storage, rows: list[Row]) -> None:

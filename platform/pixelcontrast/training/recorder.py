@@ -220,6 +220,8 @@ class Recorder:
 
     def _save(self) -> None:
         self._state.check_finite()
+        if self._log:
+            self._log.upload()
         save(self._run, self._state.step, self._parts())
         self._saved = self._state.step
         if distributed.rank() == 0:

@@ -4,6 +4,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,8 @@ _EMBEDDING = frozenset(
 """Training figures that TensorBoard shows together, as ``embedding/gap``."""
 _NO_FIGURES = frozenset({"time", "attempt", "step", "steps"})
 """Numbers of a row that say where it belongs."""
+_UPLOAD_INTERVAL_S = 60.0
+"""Between two uploads of training rows: object stores take whole files only, and these grow with the run."""
 
 
 class RunLog:
@@ -32,6 +35,9 @@ class RunLog:
     A run that begins, or begins again at step 0, records its configuration; a resumed run's stays as it is.
 
     Rows beyond ``step`` come from an attempt whose work was lost, and are dropped.
+
+    On a local disk every row is written at once. An object store gets what is new with each evaluation, with
+    each call of ``upload``, and in between at most once a minute.
     """
 
     def __init__(self, run: Storage, experiment: Experiment, *, step: int, attempt: Row):
@@ -41,6 +47,9 @@ class RunLog:
         run_folder.add_attempt(run, attempt)
         self._rows = [row for row in run_folder.read_rows(run) if row["step"] <= step]
         run_folder.write_rows(run, self._rows)
+        self._uploaded_rows, self._uploaded_at = len(self._rows), monotonic()
+        self._uploaded_sizes: dict[str, int] = {}
+        """Files of events in the object store → bytes; such a file only grows."""
         self._temporary = None if run.is_local else tempfile.TemporaryDirectory()
         events = self._temporary.name if self._temporary else run.path("tensorboard")
         self._events = Path(events)
@@ -48,20 +57,44 @@ class RunLog:
         self._add_settings(experiment)
 
     def add(self, row: Row) -> None:
-        """Append a row; it is on disk when this returns."""
+        """Append a row. On a local disk it is there when this returns, and so is an evaluation elsewhere."""
         self._rows.append(row)
-        run_folder.add_row(self._run, self._rows)
+        if self._run.is_local:
+            run_folder.add_row(self._run, row)
         for key, value in scalars(row).items():
             if key not in _NO_FIGURES:
                 self._board.add_scalar(_tag(row, key), value, row["step"], walltime=row["time"])
         for cause, line in row.get("warnings", {}).items():
             self._board.add_text(f"embedding/{cause}", line, row["step"], walltime=row["time"])
-        self._flush()
+        self._board.flush()
+        if row["kind"] == "eval" or monotonic() - self._uploaded_at >= _UPLOAD_INTERVAL_S:
+            self.upload()
 
     def add_picture(self, name: str, png: bytes, step: int) -> None:
         """Show a PNG file's picture in TensorBoard."""
         pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
         self._board.add_image(name, pixels, step, dataformats="HWC")
+        if self._temporary:  # else the picture would be uploaded again with all that follows in its file
+            self._board.close()
+            self._board = SummaryWriter(self._events)
+
+    def upload(self) -> None:
+        """Copy what is new into the object store; on a local disk it is there already.
+
+        Call it before a checkpoint is written: a resumed run needs all rows up to its checkpoint.
+        """
+        if not self._temporary:
+            return
+        if self._uploaded_rows < len(self._rows):
+            run_folder.write_rows(self._run, self._rows)
+            self._uploaded_rows = len(self._rows)
+        self._board.flush()
+        for file in sorted(self._events.iterdir()):
+            size = file.stat().st_size
+            if self._uploaded_sizes.get(file.name) != size:
+                self._run.upload(file, f"tensorboard/{file.name}")
+                self._uploaded_sizes[file.name] = size
+        self._uploaded_at = monotonic()
 
     @property
     def rows(self) -> list[Row]:
@@ -81,15 +114,18 @@ class RunLog:
 
     def finish(self, result: Row) -> None:
         """Write the table of all rows, and last what marks the run as finished."""
+        self.upload()
         run_folder.write_table(self._run, self._rows)
         run_folder.write_result(self._run, result)
 
     def close(self) -> None:
-        """Release the TensorBoard writer; also after an error."""
+        """Write what is left and release the TensorBoard writer; also after an error."""
         self._board.close()
-        self._flush()
-        if self._temporary:
-            self._temporary.cleanup()
+        try:
+            self.upload()
+        finally:
+            if self._temporary:
+                self._temporary.cleanup()
 
     def _add_settings(self, experiment: Experiment) -> None:
         """For TensorBoard's table of hyper-parameters; ``add_hparams`` would make a run of its own."""
@@ -101,11 +137,6 @@ class RunLog:
         assert self._board.file_writer is not None, "it is open"
         for summary in hparams(settings, {"eval/miou": 0.0}):
             self._board.file_writer.add_summary(summary)
-
-    def _flush(self) -> None:
-        self._board.flush()
-        if self._temporary:
-            self._run.upload(self._events, "tensorboard")
 
 
 def _tag(row: Row, key: str) -> str:
