@@ -13,7 +13,8 @@
     color = [128, 64, 128]       # for pictures; with mask_values = "colors" also the colour in the masks
     ids = [0]                    # optional: the ids in the masks
 
-Required are ``images``, ``masks`` and ``classes``; a split's name stands for ``{split}``.
+Required are ``images``, ``masks`` and ``classes``; a split's name stands for ``{split}``. Train has a name
+that no other split has.
 """
 
 import json
@@ -56,6 +57,16 @@ class SplitNames:
     train: Annotated[str, Field(min_length=1)] = "train"
     val: Annotated[str, Field(min_length=1)] = "val"
     test: Annotated[str, Field(min_length=1)] = "test"
+
+    @model_validator(mode="after")
+    def _train_is_apart(self) -> "SplitNames":
+        for split in ("val", "test"):  # which may be the same images
+            if getattr(self, split) == self.train:
+                raise ValueError(
+                    f"train and {split} are both {self.train!r}, so that images trained on would be scored; "
+                    "allowed is a name for train that no other split has"
+                )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

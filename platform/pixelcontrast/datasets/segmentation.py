@@ -1,6 +1,8 @@
 """A split of a data set as pairs of image and label, and how a configuration names one."""
 
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pixelcontrast.config import Data
@@ -12,6 +14,7 @@ from pixelcontrast.datasets.packing.manifest import find_pack
 from pixelcontrast.datasets.packing.packed_set import packed_listing, packed_set
 from pixelcontrast.datasets.segmentation_set import SegmentationSet
 from pixelcontrast.datasets.stream import build_stream
+from pixelcontrast.words import count
 
 _HEADERS_S = 5.0
 """How long the look at the headers may take, per split: some 15,000 pairs from a local disk."""
@@ -92,7 +95,11 @@ def build_dataset(data: Data, split: Split) -> SegmentationSet:
     """
     if (manifest := find_pack(data.root)) is not None:
         return packed_set(manifest, data, split)
-    found = list_split(data, split)
+    return _set_of(data, list_split(data, split))
+
+
+def _set_of(data: Data, found: Listing) -> SegmentationSet:
+    """The pairs of a folder's split; raises ``ValueError`` over an image without label."""
     if found.found.faults:
         first, more = found.found.faults[0], len(found.found.faults) - 1
         others = f" ({more} more such files)" if more else ""
@@ -113,18 +120,54 @@ def check_data(data: Data) -> None:
     which decodes every file: this one stops after seconds, which large sets need more of.
 
     Raises:
-        ValueError: as ``build_dataset`` and ``SegmentationSet.read``; or all pixels of a split are ignored.
+        ValueError: as ``build_dataset`` and ``SegmentationSet.read``; an image is in train and in val; or all
+            pixels of a split are ignored.
     """
-    for split in ("train", "val"):
-        dataset = build_dataset(data, split)
-        if find_pack(data.root) is None:
-            for line in left_out(list_split(data, split).found):
-                logger.warning("%s: %s", split, line)
-        if split == "train":
-            build_stream(dataset, data, seed=0)
+    train, val = _listed_and_built(data, "train"), _listed_and_built(data, "val")
+    _check_disjoint(train, val)
+    build_stream(train, data, seed=0)
+    splits: tuple[tuple[Split, SegmentationSet], ...] = (("train", train), ("val", val))
+    for split, dataset in splits:
         if split == "train" and data.on_bad_sample == "skip":  # bad samples that are skipped end nothing
             continue
         if "://" not in data.root:  # workers stage a URI, on the machines that need it
             dataset.read(0)
             dataset.check_headers(seconds=_HEADERS_S)
         dataset.check_classes(split=split, seconds=_LABELS_S)
+
+
+def _listed_and_built(data: Data, split: Split) -> SegmentationSet:
+    """As ``build_dataset``, with a warning of what lies in the folders and is not used."""
+    if find_pack(data.root) is not None:
+        return build_dataset(data, split)
+    found = list_split(data, split)
+    dataset = _set_of(data, found)
+    for line in left_out(found.found):
+        logger.warning("%s: %s", split, line)
+    return dataset
+
+
+def _check_disjoint(train: SegmentationSet, val: SegmentationSet) -> None:
+    """Raise ``ValueError`` if a validation image is also trained on, which inflates the mIoU.
+
+    Links to folders are followed, links to files are not: ``check_files`` compares the pixels.
+    """
+    trained = set(_places(train))
+    shared = [index for index, place in enumerate(_places(val)) if place in trained]
+    if shared:
+        validated = count(len(val), "validation image")
+        raise ValueError(
+            f"data.root {val.root}: train also holds {len(shared)} of {validated}, the first "
+            f"{val.name(shared[0])}: the mIoU would be inflated; allowed is each image in one split: "
+            "correct the lists or folders of train and val"
+        )
+
+
+def _places(dataset: SegmentationSet) -> Iterator[tuple[str, str]]:
+    """The folder of each image, links resolved, and its name."""
+    resolved: dict[Path, str] = {}
+    for pair in dataset.pairs:
+        folder = pair.image.parent
+        if folder not in resolved:
+            resolved[folder] = os.path.realpath(folder)
+        yield resolved[folder], pair.image.name
