@@ -74,6 +74,24 @@ def test_a_split_of_void_labels_is_refused_packed_or_not(root: Path, split: str,
         check_data(replace(data, root=str(root / "packed")))
 
 
+def test_bad_samples_that_are_skipped_hide_no_classes_that_are_never_learnt(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Data(layout="folder", root=str(root), on_bad_sample="skip")
+    (root / "masks/train/a.png").write_bytes(b"damaged")
+    with caplog.at_level(logging.WARNING):
+        check_data(data)
+    assert "without a pixel in the training labels, so never learnt: tram" in caplog.text
+    void(root / "masks/train/b.png")
+    with pytest.raises(ValueError, match=r"all 1 labels to train on are ignored \(1 more cannot be read\)"):
+        check_data(data)
+    (root / "masks/train/b.png").write_bytes(b"damaged too")
+    with pytest.raises(
+        ValueError, match=r"none of the 2 labels to train on can be read; the first: .*train/[ab]\.png"
+    ):
+        check_data(data)
+
+
 def test_void_labels_are_no_hindrance_when_time_is_over_before_another_is_found(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,12 +128,11 @@ def check_data(data: Data) -> None:
     build_stream(train, data, seed=0)
     splits: tuple[tuple[Split, SegmentationSet], ...] = (("train", train), ("val", val))
     for split, dataset in splits:
-        if split == "train" and data.on_bad_sample == "skip":  # bad samples that are skipped end nothing
-            continue
-        if "://" not in data.root:  # workers stage a URI, on the machines that need it
+        on_bad = data.on_bad_sample if split == "train" else "stop"  # validation leaves no image out
+        if on_bad == "stop" and "://" not in data.root:  # workers stage a URI, on the machines that need it
             dataset.read(0)
             dataset.check_headers(seconds=_HEADERS_S)
-        dataset.check_classes(split=split, seconds=_LABELS_S)
+        dataset.check_classes(split=split, seconds=_LABELS_S, on_bad_sample=on_bad)
 
 
 def _listed_and_built(data: Data, split: Split) -> SegmentationSet:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -82,32 +83,52 @@ class SegmentationSet:
             count += 1
         return count
 
-    def check_classes(self, *, split: Split, seconds: float) -> None:
+    def check_classes(
+        self, *, split: Split, seconds: float, on_bad_sample: Literal["stop", "skip"] = "stop"
+    ) -> None:
         """Look at the labels of pairs spread over the split; warn of classes that are never trained.
 
         Args:
             split: what the set is used for.
             seconds: when to stop, but not before a pixel of a class was found.
+            on_bad_sample: skip leaves out labels that cannot be read.
 
         Raises:
-            ValueError: as ``read``; or no label of the split has a pixel of any class.
+            ValueError: as ``read``, unless such labels are left out and another can be read; or no label of
+                the split has a pixel of any class.
         """
         pixels, count, end = np.zeros(IGNORE_INDEX + 1, np.int64), 0, time.monotonic() + seconds
+        faults: list[FileError] = []
         for pair in self._spread(math.inf):
             if time.monotonic() > end and pixels[: self.labels.num_classes].any():
                 break
-            encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
-            pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
             count += 1
-        self._tell_absent_classes(pixels[: self.labels.num_classes], count, split)
+            try:
+                encoded = self.labels.encode(self.read_label(pair.label), file=pair.label).numpy()
+            except FileError as error:
+                if on_bad_sample == "stop":
+                    raise
+                faults.append(error)
+                continue
+            pixels += np.bincount(encoded.ravel(), minlength=IGNORE_INDEX + 1)
+        purpose = "train" if split == "train" else "validate"
+        if faults and len(faults) == count:
+            raise ValueError(
+                f"none of the {count} labels to {purpose} on can be read; the first: {faults[0]}"
+            )
+        self._tell_absent_classes(pixels[: self.labels.num_classes], count, split, num_left_out=len(faults))
 
-    def _tell_absent_classes(self, pixels: np.ndarray, num_labels: int, split: Split) -> None:
-        """Warn, or raise, over the pixels of each class in so many labels; without any, in all of them."""
+    def _tell_absent_classes(
+        self, pixels: np.ndarray, num_labels: int, split: Split, num_left_out: int = 0
+    ) -> None:
+        """Warn, or raise, over the pixels of each class in so many labels, without those left out."""
         if not pixels.any():
             purpose = "train" if split == "train" else "validate"
+            number = num_labels - num_left_out
+            others = f" ({num_left_out} more cannot be read)" if num_left_out else ""
             raise ValueError(
-                f"data.root {self.root}: all pixels of all {num_labels} labels to {purpose} on are ignored; "
-                "at least one must have a class"
+                f"data.root {self.root}: all pixels of all {number} labels to {purpose} on are "
+                f"ignored{others}; at least one must have a class"
             )
         absent = [name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0]
         if absent and split == "train" and num_labels == len(self):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -45,7 +46,13 @@ class PackedSet(SegmentationSet):
         """Nothing is left to look at: the sizes of all shards are compared when a pack is opened."""
         return len(self)
 
-    def check_classes(self, *, split: Split, seconds: float) -> None:  # noqa: ARG002
+    def check_classes(
+        self,
+        *,
+        split: Split,
+        seconds: float,  # noqa: ARG002
+        on_bad_sample: Literal["stop", "skip"] = "stop",  # noqa: ARG002
+    ) -> None:
         """The manifest has the pixels of every label's classes."""
         self._tell_absent_classes(self.class_pixels().sum(axis=0), len(self), split)
 
