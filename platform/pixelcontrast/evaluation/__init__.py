@@ -9,6 +9,7 @@ from pixelcontrast.evaluation.overlay import (
     legend,
     overlay,
     samples_sheet,
+    shrunk,
 )
 from pixelcontrast.evaluation.protocol import Protocol, scores
 from pixelcontrast.evaluation.results import result_file
@@ -26,4 +27,5 @@ __all__ = [
     "result_file",
     "samples_sheet",
     "scores",
+    "shrunk",
 ]

@@ -15,6 +15,8 @@ _COLOR_SHARE = 0.68
 _BAND = 1 << 16
 """Pixels that are blended at once, in whole rows: each needs some 80 bytes."""
 _GAP = 4
+_MAX_WIDTH = 1600
+"""Pixels to which a sheet's wider rows are scaled down."""
 _SAMPLE_PANELS = 4
 _PAGE = (255, 255, 255)
 _INK = (60, 60, 60)
@@ -88,7 +90,7 @@ def contact_sheet(
     colors: ArrayLike = (),
     title: str = "",
     headings: Sequence[str] = ("image", "truth", "prediction"),
-    max_width: int = 1600,
+    max_width: int = _MAX_WIDTH,
 ) -> bytes:
     """Rows of ``overlay`` below one another, with headings and a legend.
 
@@ -103,7 +105,7 @@ def contact_sheet(
     Returns:
         A PNG file's bytes.
     """
-    pictures = [_shrink(Image.fromarray(row), max_width) for row in rows]
+    pictures = [Image.fromarray(shrunk(row, max_width)) for row in rows]
     body = _stack(pictures)
     heading = _heading(pictures[0].width, title, headings)
     entries = (*names, "ignored")
@@ -119,6 +121,15 @@ def contact_sheet(
     file = BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+def shrunk(row: Picture, max_width: int = _MAX_WIDTH) -> Picture:
+    """A row as ``contact_sheet`` shows it, scaled down if it is wider: a large one need not be kept."""
+    height, width, _ = row.shape
+    if width <= max_width:
+        return row
+    size = max_width, round(height * max_width / width)
+    return np.asarray(Image.fromarray(row).resize(size, Image.Resampling.LANCZOS))
 
 
 def samples_sheet(
@@ -147,12 +158,6 @@ def samples_sheet(
 
 def _font(size: int = 13) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def _shrink(row: Image.Image, max_width: int) -> Image.Image:
-    if row.width <= max_width:
-        return row
-    return row.resize((max_width, round(row.height * max_width / row.width)), Image.Resampling.LANCZOS)
 
 
 def _stack(rows: Sequence[Image.Image]) -> Image.Image:

@@ -10,7 +10,7 @@ from pixelcontrast import distributed
 from pixelcontrast.datasets.loading import eval_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.datasets.transforms import Normalization, eval_transform
-from pixelcontrast.evaluation import ConfusionMatrix, contact_sheet, overlay
+from pixelcontrast.evaluation import ConfusionMatrix, contact_sheet, overlay, shrunk
 from pixelcontrast.models import SegmentationModel
 from pixelcontrast.runs.run_folder import Row
 
@@ -100,6 +100,6 @@ def draw_overlays(
         image, truth = dataset.read(index)
         normalised, _ = eval_transform(image, truth, normalization)
         prediction = predict(model, normalised[None].to(device), autocast)[0]
-        rows.append(overlay(image, truth, prediction.cpu(), colors))
+        rows.append(shrunk(overlay(image, truth, prediction.cpu(), colors)))
     model.train(was_training)
     return contact_sheet(rows, names=dataset.labels.names, colors=colors)
