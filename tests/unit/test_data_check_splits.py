@@ -60,6 +60,11 @@ CAUSES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "train",
         "remove one of the two lines",
     ),
+    "twice by other names": (
+        lambda root: with_lists(root, train="a\nimages/train/a.jpg\n", val="x\n"),
+        "train",
+        "remove one of the two lines",
+    ),
     "no list": (lambda root: with_lists(root, train="a\n"), "val", "write it, with one image name per line"),
 }
 
@@ -71,6 +76,15 @@ def test_the_remedy_is_that_of_the_cause_and_said_once(root: Path, cause: str) -
     [found] = [found for found in look(root).findings if found.subject == "split"]
     assert found.file == splits
     assert remedy in found.remedy
+
+
+def test_an_image_in_two_lists_is_said_to_be_in_both(root: Path) -> None:
+    with_lists(root, train="train/a\nval/x\n", val="images/val/x.jpg\n")
+    path = root / "dataset.toml"
+    path.write_text(path.read_text().replace("/{split}", ""))
+    [found] = [found for found in look(root).findings if found.subject == "leak"]
+    assert (found.file, found.problem) == ("images/val/x.jpg", "listed in train and in val")
+    assert found.remedy == "remove it from val or from train"
 
 
 def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def test_palette_masks_of_ids_keep_their_indices(root: Path) -> None:
         ("img/{split}/*/*.jpg", "gt/{split}/*/*.png", "img/{split}/ulm/x.jpg", "gt/{split}/ulm/x.png"),
         ("{split}/**/*.jpg", "gt/*_{split}.png", "{split}/x.jpg", "gt/x_{split}.png"),
         ("img/{split}", "gt", "img/{split}/deep/x.JPG", "gt/deep/x.PNG"),
+        ("img/{split}/**", "gt/{split}/**/*.png", "img/{split}/a/b/x.jpg", "gt/{split}/a/b/x.png"),
+        ("img/{split}/**/", "gt/**", "img/{split}/x.jpg", "gt/x.png"),
         ("img [{split}]", "gt+(1)", "img [{split}]/x 1 (2).jpeg", "gt+(1)/x 1 (2).png"),
     ],
 )
@@ -240,6 +242,11 @@ WRONG_FILES = {
         'images = "../{split}"\nmasks = "masks"\n' + CLASSES,
         "'../{split}' leaves the data set's folder",
     ),
+    "stars": (
+        BASIC.replace("images/{split}", "images/{split}/**.png") + CLASSES,
+        r"images: 'images/{split}/\*\*\.png' has \*\* within .*, as in 'images/{split}/\*\*/\*\.png'",
+    ),
+    "stars of masks": (BASIC.replace("masks/", "masks**/") + CLASSES, r"masks: .* within 'masks\*\*'"),
     "absolute": ('images = "/x/{split}"\nmasks = "masks"\n' + CLASSES, "leaves the data set's folder"),
     "id twice": (BASIC + "ignored_ids = [1]\n" + CLASSES, "id 1 has two meanings"),
     "name twice": (BASIC + CLASSES + '[[classes]]\nname = "car"\n', "two have the same name"),
@@ -270,6 +277,10 @@ WRONG_LISTS = {
     "latin-1": ("é\n".encode("latin-1"), r"train\.txt: cannot be read as a list in UTF-8"),
     "empty": (b"\n", r"train\.txt: an empty list"),
     "twice": (b"a\nb\na\n", r"train\.txt, line 3: a was already named in line 1"),
+    "twice by other names": (
+        b"a\nimages/train/b.jpg\nb.jpg\n",
+        r"train\.txt: images/train/b\.jpg and b\.jpg are both .*b\.jpg; allowed is to name it once",
+    ),
     "leaves": (b"../a\n", r"train\.txt, line 1: \.\./a leaves the data set's folder"),
     "absolute": (b"C:\\a.jpg\n", "leaves the data set's folder"),
     "unknown": (b"a\nz\n", r"train\.txt: names z, but there is no such image"),
@@ -293,6 +304,13 @@ def test_a_mask_of_another_place_is_named_where_it_should_be(root: Path) -> None
     describe(root, BASIC.replace("masks/{split}", "masks/{split}/*_mask.png") + CLASSES)
     with pytest.raises(ValueError, match=r"train/b\.jpg: image without label .*masks/train/b_mask\.png"):
         build(root)
+    (root / "masks/train/a_mask.png").rename(root / "masks/train/b_mask.png")
+    (root / "images/train/deep/er").mkdir(parents=True)
+    (root / "images/train/a.jpg").rename(root / "images/train/deep/er/a.jpg")
+    for masks in ("masks/{split}", "masks/{split}/**", "masks/{split}/**/*_mask.png"):
+        describe(root, BASIC.replace("masks/{split}", masks) + CLASSES)
+        with pytest.raises(ValueError, match=r"image without label .*masks/train/deep/er/a(_mask)?\.png"):
+            build(root)
 
 
 def test_the_fingerprint_changes_with_the_classes(root: Path) -> None:

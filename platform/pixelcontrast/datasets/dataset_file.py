@@ -1,7 +1,8 @@
 """``dataset.toml``: what the folder layout must be told of a user's own images.
 
     images = "images/{split}"    # a folder, or a pattern with * (part of a name) and ** (any folders)
-    masks = "masks/{split}"      # likewise; what the stars stand for must be the same as in the image's name
+    masks = "masks/{split}"      # likewise; what the stars stand for must be the same as in the image's name;
+                                 # ** is a whole part of the path: "images/{split}/**/*.png"
     lists = "{split}.txt"        # optional: one image name per line
     split_names = { train = "train", val = "val", test = "test" }
     mask_values = "ids"          # or "colors"
@@ -18,6 +19,7 @@ that no other split has.
 """
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -89,6 +91,7 @@ class DatasetFile:
         for key, name in names.items():
             if escapes(name):
                 raise ValueError(f"{key}: {name!r} leaves the data set's folder; allowed are names in it")
+            check_stars(key, name)
         if "{split}" not in self.images + (self.lists or ""):
             raise ValueError(
                 "images: neither images nor lists has {split} in it, so that train and val would be one; "
@@ -158,6 +161,17 @@ class DatasetFile:
     def split_name(self, split: Split) -> str:
         """What stands for {split}."""
         return getattr(self.split_names, split)
+
+
+def check_stars(key: str, pattern: str) -> None:
+    """Raise ``ValueError`` if ``**`` is not a whole part of a pattern, where it would match no folders."""
+    for part in pattern.split("/"):
+        if "**" in part and part != "**":
+            whole = re.sub(r"\*{2,}", "**/*", part)
+            raise ValueError(
+                f"{key}: {pattern!r} has ** within {part!r}; allowed is ** as a whole part of the path, as "
+                f"in {pattern.replace(part, whole)!r} for any folders, or a single *"
+            )
 
 
 def read_dataset_file(root: Path) -> DatasetFile:

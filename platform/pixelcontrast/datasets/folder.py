@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from pixelcontrast.datasets.dataset_file import FILE_NAME, DatasetFile, read_dataset_file
-from pixelcontrast.datasets.files import IMAGE_ENDINGS, read_label
+from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, read_label
 from pixelcontrast.datasets.listing import (
     Listing,
     Pairing,
@@ -43,7 +43,11 @@ def listing(root: Path, split: Split) -> Listing:
 
 
 def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
-    """The images and masks of a split; raises ``ValueError`` where a folder or the list is missing."""
+    """The images and masks of a split.
+
+    Raises:
+        ValueError: a folder or the list is missing, or the list names an image twice, if in different words.
+    """
     name = described.split_name(split)
     images, masks = (pattern.replace("{split}", name) for pattern in (described.images, described.masks))
     expected = f"images at {images} with masks at {masks}, as in {root / FILE_NAME}"
@@ -56,8 +60,16 @@ def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
         )
     source = root / described.lists.replace("{split}", name)
     keys = _keys_of_names(root, fixed_folder(root, images), found)
-    names = [keys.get(entry, entry) for entry in read_list(source)]
-    paired = pair_listed(names, found, labels, source=source, label_of=suggestion)
+    named: dict[str, str] = {}
+    for entry in read_list(source):
+        key = keys.get(entry, entry)
+        if key in named:
+            raise FileError(
+                f"{source}: {named[key]} and {entry} are both {found[key]}; allowed is to name it once",
+                remedy="remove one of the two lines",
+            )
+        named[key] = entry
+    paired = pair_listed(tuple(named), found, labels, source=source, label_of=suggestion)
     return paired._replace(listable=(frozenset(found.values()), frozenset(labels.values())))
 
 
@@ -82,7 +94,7 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
 
     Args:
         root: the data set's folder.
-        pattern: relative to it: a folder, for all files below it, or a path with * and **.
+        pattern: relative to it: a folder or ``folder/**``, for all files below it, or a path with * and **.
         endings: which files are taken where the pattern leaves it open.
         expected: for the errors.
 
@@ -91,8 +103,7 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
             name is not UTF-8.
     """
     base = fixed_folder(root, pattern)
-    inner = pattern if "*" in pattern else f"{pattern.rstrip('/')}/**/*"
-    expression = re.compile(_expression(inner, endings), re.IGNORECASE)
+    expression = re.compile(_expression(_down_to_files(pattern), endings), re.IGNORECASE)
     files: dict[str, Path] = {}
     for path in list_files(base, ("",), expected=expected).values():
         match = expression.fullmatch(normalized(path.relative_to(root).as_posix()))
@@ -104,6 +115,14 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
             raise same_name(path, files[key])
         files[key] = path
     return files
+
+
+def _down_to_files(pattern: str) -> str:
+    """A pattern that names files: of a folder, and of one that ends with **, all files at any depth."""
+    pattern = pattern.rstrip("/")
+    if "*" not in pattern:
+        return f"{pattern}/**/*"
+    return f"{pattern}/*" if pattern.split("/")[-1] == "**" else pattern
 
 
 def _expression(pattern: str, endings: Sequence[str]) -> str:
@@ -125,10 +144,11 @@ def _namer(root: Path, pattern: str) -> Callable[[str], Path]:
     """Where the mask of a key should be."""
 
     def name(key: str) -> Path:
-        if "*" not in pattern:
-            return root / pattern / f"{key}.png"
-        filled = re.sub(r"\*\*/|\*", "\0", pattern)
-        ending = ".png" if pattern.endswith("*") else ""
+        whole = _down_to_files(pattern)
+        ending = ".png" if whole.endswith("*") else ""
+        if whole.count("*") == 3 and "**/*" in whole:  # the key is the path below the stars' place
+            return root / (whole.replace("**/*", key) + ending)
+        filled = re.sub(r"\*\*/|\*", "\0", whole)
         parts = key.split("/", maxsplit=filled.count("\0") - 1)
         for part in [*[""] * (filled.count("\0") - len(parts)), *parts]:
             filled = filled.replace("\0", part, 1)

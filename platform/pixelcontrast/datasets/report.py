@@ -174,13 +174,15 @@ def duplicates(
         seen: what was seen before, by digest; extended.
     """
     for name, digest in digests:
-        other, first = seen.setdefault(digest, (split, name))
-        if first == name and other == split:
+        if digest not in seen:
+            seen[digest] = split, name
             continue
+        other, first = seen[digest]
         if other != split:
-            problem = f"the same pixels as {first}, and that is in {other}"
+            same = f"the same pixels as {first}, and that is in {other}"
+            problem = f"listed in {other} and in {split}" if first == name else same
             yield Finding("problem", "leak", name, problem, f"remove it from {split} or from {other}")
-        elif first != name:
+        else:
             yield Finding("problem", "duplicate", name, f"the same pixels as {first}", "remove one of them")
 
 
