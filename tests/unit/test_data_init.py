@@ -155,6 +155,8 @@ def test_splits_may_have_the_same_names(tmp_path: Path) -> None:
 
 def test_patterns_that_are_given_are_used(tmp_path: Path) -> None:
     write_pairs(tmp_path, "all/{split}_{name}_rgb.jpg", "all/{split}_{name}_ids.png")
+    with pytest.raises(ValueError, match=r"masks: 'all/\*\*\.png' has \*\* within '\*\*\.png'"):
+        propose(tmp_path, images="all/{split}_*_rgb.jpg", masks="all/**.png")
     propose(tmp_path, images="all/{split}_*_rgb.jpg", masks="all/{split}_*_ids.png")
     assert sizes(tmp_path) == (4, 4)
     with pytest.raises(ValueError, match=r"dataset\.toml: is there already; edit it, or delete it"):
@@ -211,6 +213,23 @@ def test_masks_of_1_bit_hold_the_ids_0_and_1(tmp_path: Path) -> None:
     assert check_files(data, processes=1).well
 
 
+@pytest.mark.parametrize("bits", [1, 8])
+def test_grey_masks_among_masks_of_colours_are_read_as_their_colours(tmp_path: Path, bits: int) -> None:
+    write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
+    paths = sorted(tmp_path.glob("masks/*/*.png"))
+    for path in paths:
+        Image.fromarray(np.array([(0, 0, 0), (255, 255, 255), (4, 5, 6)], np.uint8)[some_ids(3)]).save(path)
+    white = some_ids(2) == 1  # as ImageMagick saves a mask that has no colours but black and white
+    Image.fromarray(white if bits == 1 else white.astype(np.uint8) * 255).save(paths[2])
+    described, notes = propose(tmp_path)
+    assert described.mask_values == "colors"
+    assert {entry.color for entry in described.classes} == {(0, 0, 0), (255, 255, 255), (4, 5, 6)}
+    [note] = notes
+    assert f"1 of 8 masks are grey, the first {paths[2]}, and others hold colours, such as {paths[0]}" in note
+    assert 'in 8 of 8 masks\nname = "color_0_0_0"' in (tmp_path / "dataset.toml").read_text()
+    assert check_files(Data(layout="folder", root=str(tmp_path)), processes=1).well
+
+
 def palette(path: Path, colors: list[int]) -> None:
     label = Image.fromarray(some_ids(2).astype(np.uint8))
     label.putpalette(colors)
@@ -241,17 +260,12 @@ def sixteen_bits(root: Path) -> None:
         Image.fromarray(some_ids(3)).save(path)
 
 
-def one_is_rgb(root: Path) -> None:
-    Image.new("RGB", (32, 24)).save(root / "masks/train/ta.png")
-
-
 WRONG = {
     "pictures": (pictures, r"different values in 8 masks|more than 1000 colours"),
     "16 bits": (
         sixteen_bits,
         r"none of 8 masks can be read; .*ta\.png: mode I;16 is not supported; allowed are 8-bit L, P",
     ),
-    "mixed": (one_is_rgb, r"1 of 8 masks are RGB and the others grey"),
     "no masks": (
         lambda root: (root / "masks").rename(root / "stuff"),
         r"no images and masks under usual names",

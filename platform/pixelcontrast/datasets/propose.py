@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES
+from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES, check_stars
 from pixelcontrast.datasets.files import IMAGE_ENDINGS
 from pixelcontrast.datasets.folder import fixed_folder, matching
 from pixelcontrast.datasets.labels import Color, voc_color
@@ -91,6 +91,8 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
         raise ValueError(f"{root}: no such folder")
     if (images is None) != (masks is None):
         raise ValueError("images, masks: give both, or none to have them looked for")
+    for key, pattern in (("images", images), ("masks", masks)):
+        check_stars(key, pattern or "")
     plan = next(_usual_places(root), None) if images is None or masks is None else _given(root, images, masks)
     if plan is None:
         raise ValueError(
@@ -230,11 +232,6 @@ def _classes(plan: Plan, values: MaskValues) -> str:
             f"{len(values.faults)} masks could not be read, the first: {values.faults[0]}. `pixelcontrast "
             "data check` lists them."
         )
-    if values.are_mixed:
-        raise ValueError(
-            f"{plan.masks}: {values.num_rgb} of {values.num_masks} masks are RGB and the others grey; "
-            "allowed is one kind"
-        )
     if values.are_colors:
         entries = [
             (f"color_{'_'.join(map(str, color))}", color, None, color)
@@ -249,9 +246,16 @@ def _classes(plan: Plan, values: MaskValues) -> str:
             f"{MAX_CLASSES} classes. Are these masks? Pictures, and masks that were scaled or "
             "saved as JPEG, have more"
         )
-    if set(values.id_pixels) == {0, 255}:
+    if set(values.id_pixels) == {0, 255} and not values.are_colors:
         plan.notes.append("The masks hold 0 and 255 only: 255 was taken for a class, not for ignored pixels.")
-    if values.are_colors and values.id_pixels:
+    if values.are_colors and values.num_grey:
+        others = f"such as {values.first_rgb}" if values.first_rgb else "in palettes"
+        plan.notes.append(
+            f"{values.num_grey} of {values.num_masks} masks are grey, the first {values.first_grey}, and "
+            f"others hold colours, {others}: a grey value g was taken for the colour (g, g, g). If it is an "
+            f"id, save all masks in one way, delete {FILE_NAME} and rerun."
+        )
+    if values.palettes_differ:
         plan.notes.append(
             "Palette masks in which one number has several colours: the colours were taken for the classes."
         )

@@ -25,24 +25,27 @@ class MaskValues:
     """Grey value or palette index → pixels."""
     id_masks: Counter[int] = field(default_factory=Counter)
     color_pixels: Counter[Color] = field(default_factory=Counter)
-    """Colour → pixels, of RGB and palette masks."""
+    """Colour → pixels; of grey masks as ``ColorLabels`` reads them, g as (g, g, g)."""
     color_masks: Counter[Color] = field(default_factory=Counter)
     palette: dict[int, set[Color]] = field(default_factory=dict)
     """Index → its colours in the palettes of the masks that use it."""
     num_rgb: int = 0
+    num_grey: int = 0
+    first_rgb: Path | None = None
+    first_grey: Path | None = None
     faults: list[str] = field(default_factory=list)
     """What keeps a mask from being read, and the remedy, one text for each."""
-
-    @property
-    def are_mixed(self) -> bool:
-        """Whether some masks are of colours and others grey, so that neither tells the classes of all."""
-        return 0 < self.num_rgb < self.num_masks - len(self.faults) and not self.palette
 
     @property
     def are_colors(self) -> bool:
         """Whether colours are what tells the classes: of RGB masks, or where palettes contradict each
         other."""
-        return self.num_rgb > 0 or any(len(colors) > 1 for colors in self.palette.values())
+        return self.num_rgb > 0 or self.palettes_differ
+
+    @property
+    def palettes_differ(self) -> bool:
+        """Whether a number has several colours in the palettes."""
+        return any(len(colors) > 1 for colors in self.palette.values())
 
     def color_of(self, raw_id: int) -> Color | None:
         """The palettes' colour of an id, if they have one that is not grey."""
@@ -55,6 +58,9 @@ class MaskValues:
         self.num_masks += other.num_masks
         self.num_pixels += other.num_pixels
         self.num_rgb += other.num_rgb
+        self.num_grey += other.num_grey
+        self.first_rgb = self.first_rgb or other.first_rgb
+        self.first_grey = self.first_grey or other.first_grey
         self.id_pixels.update(other.id_pixels)
         self.id_masks.update(other.id_masks)
         self.color_pixels.update(other.color_pixels)
@@ -91,6 +97,7 @@ def _scan(path: Path, values: MaskValues) -> None:
             raise error from None  # of no kind: the error names the modes of the usual one
         colors = color_counts(path)
         values.num_rgb += 1
+        values.first_rgb = values.first_rgb or path
         values.num_pixels += sum(colors.values())
         values.color_pixels.update(colors)
         values.color_masks.update(colors.keys())
@@ -100,19 +107,23 @@ def _scan(path: Path, values: MaskValues) -> None:
     values.num_pixels += ids.size
     values.id_pixels.update(found)
     values.id_masks.update(found.keys())
-    palette = _palette(path)
+    mode, colors = _colors_of_ids(path)
+    if mode != "P":
+        values.num_grey += 1
+        values.first_grey = values.first_grey or path
     for raw_id, pixels in found.items():
-        if palette is not None and raw_id < len(palette):
-            values.palette.setdefault(raw_id, set()).add(palette[raw_id])
-            values.color_pixels[palette[raw_id]] += pixels
-    if palette is not None:
-        values.color_masks.update({palette[raw_id] for raw_id in found if raw_id < len(palette)})
+        if raw_id < len(colors):
+            values.color_pixels[colors[raw_id]] += pixels
+            if mode == "P":
+                values.palette.setdefault(raw_id, set()).add(colors[raw_id])
+    values.color_masks.update({colors[raw_id] for raw_id in found if raw_id < len(colors)})
 
 
-def _palette(path: Path) -> list[Color] | None:
-    """The colours of a palette PNG, whose content has been read before."""
+def _colors_of_ids(path: Path) -> tuple[str, list[Color]]:
+    """Pillow's mode of a mask of ids, whose content has been read before, and the colour of each id there."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
-        values = image.getpalette("RGB") if image.mode == "P" else None
-    if values is None:
-        return None
-    return [(values[place], values[place + 1], values[place + 2]) for place in range(0, len(values), 3)]
+        mode, flat = image.mode, image.getpalette("RGB") or []
+    if mode == "P":
+        return mode, [(flat[place], flat[place + 1], flat[place + 2]) for place in range(0, len(flat), 3)]
+    step = 255 if mode == "1" else 1  # a 1-bit mask's 1 is white
+    return mode, [(grey, grey, grey) for grey in range(0, 256, step)]
