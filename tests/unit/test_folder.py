@@ -232,6 +232,14 @@ WRONG_FILES = {
     "no toml": ("images = ", "cannot be read as TOML"),
     "no classes": (BASIC, "classes: missing"),
     "unknown key": (BASIC + "clases = 1\n" + CLASSES, "clases: "),
+    "no ids": (
+        BASIC + '[[classes]]\nname = "road"\nids = []\n',
+        r"classes\.0\.ids: .*at least 1 item",
+    ),
+    "no colours": (
+        BASIC + 'mask_values = "colors"\n[[classes]]\nname = "road"\nmask_colors = []\n',
+        r"classes\.0\.mask_colors: .*at least 1 item",
+    ),
     "wrong type": (BASIC + 'ignored_ids = ["x"]\n' + CLASSES, r"ignored_ids\.0: .*got 'x'"),
     "id too large": (
         BASIC + "ignored_ids = [256]\n" + CLASSES,

@@ -46,9 +46,9 @@ class ClassEntry:
     name: Annotated[str, Field(min_length=1)]
     color: _Color | None = None
     """RGB for pictures; unset: PASCAL VOC's colour map."""
-    ids: tuple[_Byte, ...] | None = None
+    ids: Annotated[tuple[_Byte, ...], Field(min_length=1)] | None = None
     """Ids in the masks; unset: the class's place, counted from 1 with reduce_zero_label and else from 0."""
-    mask_colors: tuple[_Color, ...] | None = None
+    mask_colors: Annotated[tuple[_Color, ...], Field(min_length=1)] | None = None
     """Colours in the masks, with mask_values = "colors"; unset: ``color`` alone."""
 
 
