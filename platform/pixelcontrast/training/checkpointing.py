@@ -37,7 +37,7 @@ def save(run: Storage, step: int, parts: dict[str, bytes]) -> str:
     rank 0 has written the manifest, and that happens before any rank returns.
 
     Raises, alike on every rank, and then older checkpoints are as they were:
-        ValueError: two ranks have a part of the same name.
+        ValueError: two ranks have a part of the same name, or do not share ``run``.
         OSError: a rank could not write; names the first such rank and its file, with the system's ``errno``.
     """
     _check_distinct(distributed.gather_objects(list(parts)))
@@ -45,7 +45,7 @@ def save(run: Storage, step: int, parts: dict[str, bytes]) -> str:
         _on_every_rank(lambda: _on_rank_0(lambda: checkpoint.start(run, step)))
         entries = _on_every_rank(lambda: checkpoint.stage(run, step, parts))
         _on_every_rank(lambda: _on_rank_0(lambda: checkpoint.commit(run, step, entries)))
-    except OSError:
+    except (OSError, ValueError):
         # A full disk has no room for what cannot become a checkpoint.
         _on_rank_0(lambda: checkpoint.start(run, step))
         raise
@@ -110,17 +110,29 @@ def _on_rank_0(work: Callable[[], None]) -> None:
 
 
 def _on_every_rank(work: Callable[[], Any]) -> list[Any]:
-    """Every rank's result of its ``work``, in rank order; where one failed, no rank waits for it."""
+    """Every rank's result of its ``work``, in rank order; where one failed, no rank waits for it.
+
+    Raises, alike on every rank, for the first that failed:
+        ValueError: it raised one, which a retry would meet again.
+        OSError: it raised anything else; with the system's ``errno``.
+    """
     result, failure = None, None
     try:
         result = work()
     except Exception as error:
         failure = error
-    reason = failure and (str(failure) or repr(failure), getattr(failure, "errno", None))
+    reason = failure and (
+        str(failure) or repr(failure),
+        isinstance(failure, ValueError),
+        getattr(failure, "errno", None),
+    )
     outcomes = distributed.gather_objects((result, reason))
     for rank, (_, reason) in enumerate(outcomes):
         if reason:
-            error = OSError(f"rank {rank}: {reason[0]}")
-            error.errno = reason[1]
+            text, lasts, number = reason
+            if lasts:
+                raise ValueError(f"rank {rank}: {text}") from failure
+            error = OSError(f"rank {rank}: {text}")
+            error.errno = number
             raise error from failure
     return [result for result, _ in outcomes]
