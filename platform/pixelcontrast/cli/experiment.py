@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pixelcontrast.cli.search import search_space, study_arms
 from pixelcontrast.cli.terminal import failures_told, messages_shown
 from pixelcontrast.cli.verbs import parse_command
+from pixelcontrast.cluster.errors import LaunchError
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.config import Experiment
 from pixelcontrast.search import Search
@@ -51,7 +52,7 @@ def run(experiment: Experiment) -> None:
     from pixelcontrast import training
     from pixelcontrast.cluster.train.launch import launch
     from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
-    from pixelcontrast.runs.run_folder import open_storage
+    from pixelcontrast.runs.run_folder import RESULT, open_storage
 
     experiment = reachable_paths(experiment)
     with messages_shown():
@@ -64,9 +65,14 @@ def run(experiment: Experiment) -> None:
         result = training.check(experiment)
     else:
         print(f"Run {experiment.run.name} is finished; choose another --run.name to start a new one.")
-    assert result is not None, "a run that ended without an error has a result"
-    print_evaluation(result)
     folder = open_storage(experiment)
+    if result is None:
+        raise LaunchError(
+            f"the training ended without an error, but {folder.location} has no {RESULT}: the workers "
+            "wrote it elsewhere, or it was deleted",
+            "run.storage must be a folder that all nodes share, or a URI such as s3://bucket/runs.",
+        )
+    print_evaluation(result)
     print(f"\nresult       {(folder / 'result.json').location}")
     print(f"predictions  {(folder / result['overlays']).location}")
     print(f"best network {(folder / result['best_checkpoint'] / 'model.safetensors').location}")

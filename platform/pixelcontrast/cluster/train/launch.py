@@ -17,6 +17,7 @@ from pixelcontrast.cluster.train.events import Row
 from pixelcontrast.cluster.train.watch import Bounds, usual_bounds
 from pixelcontrast.cluster.train.worker import Loop, train
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.launch_mark import Mark, marked
 from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.run_folder import open_storage
 
@@ -49,7 +50,7 @@ def launch(
 
     - A worker that dies, raises, or hangs (``Bounds``) is named, and all workers are restarted, up to
       ``run.max_failures`` times; not after a ``ValueError`` or where a GPU's memory is full, which a retry
-      would meet again.
+      would meet again. A node that does not share ``run.storage`` ends the run before its first step.
     - Workers on a node that is being drained (a preemption notice) write a checkpoint and are restarted
       elsewhere. An elastic run (a range of workers) does the same when there is room for more workers.
     - On the first Ctrl-C or SIGTERM they write a checkpoint and end; the second one ends them at once.
@@ -78,16 +79,17 @@ def launch(
     with (
         sigterm_interrupts(),
         held(open_storage(experiment), what=f"run {run.name}"),
+        marked(open_storage(experiment)) as mark,
         connect(min_cpus=run.workers.max * run.cpus_per_worker, state_api=run.workers.max > 1),
         sigterm_interrupts(),  # again: ray.init has put its own handler in place of ours
     ):
         from pixelcontrast.cluster.train.driver import Driver
 
-        plan = _plan(experiment, loop, memory, bounds)
+        plan = _plan(experiment, loop, memory, bounds, mark)
         Driver(plan, on_row=on_row, on_stage=on_stage, bounds=bounds, stopped_by=stopped_by).follow()
 
 
-def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds) -> "Plan":
+def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds, mark: Mark) -> "Plan":
     """Look whether the connected cluster has what the run needs, and write down how to use it."""
     from pixelcontrast.cluster import nodes
     from pixelcontrast.cluster.train.launcher import Plan
@@ -100,6 +102,7 @@ def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds) -> "P
         experiment=experiment,
         workers=run.workers,
         loop=loop,
+        mark=mark,
         resources=worker_resources(run, gpu=gpu),
         loopback=nodes.on_loopback(),
         storage=(open_storage(experiment) / ".ray").location,

@@ -17,6 +17,7 @@ from pixelcontrast.cluster.errors import WorkerError, first_cause
 from pixelcontrast.cluster.train.events import Alive, Beat, Event, Finished
 from pixelcontrast.cluster.train.worker import Loop, run_loop
 from pixelcontrast.config import Experiment, Workers
+from pixelcontrast.runs.launch_mark import Mark
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ class Plan:
         experiment: with absolute paths.
         workers: to ask Ray for at the next start.
         loop: the training.
+        mark: what the driver has left in the run's folder, for the workers to find.
         resources: of one worker, by Ray's names.
         loopback: all workers are on this machine and must listen on 127.0.0.1 only.
         storage: a folder or URI for Ray's own files.
@@ -39,6 +41,7 @@ class Plan:
     experiment: Experiment
     workers: Workers
     loop: Loop
+    mark: Mark
     resources: Mapping[str, float]
     loopback: bool
     storage: str
@@ -103,7 +106,14 @@ class LoneWorker(Launcher):
         # What the loop tells the launcher goes through Ray to the other threads of this actor.
         launcher, find_device = ray.get_runtime_context().current_actor, _gpu if plan.on_gpu else _cpu
         try:
-            run_loop(plan.experiment, plan.loop, launcher=launcher, rank=0, find_device=find_device)
+            run_loop(
+                plan.experiment,
+                plan.loop,
+                launcher=launcher,
+                rank=0,
+                mark=plan.mark,
+                find_device=find_device,
+            )
         except WorkerError as error:
             self.put(Finished(first_cause({0: error})))
         else:

@@ -64,7 +64,7 @@ def build_trainer(plan: Plan, name: str, launcher: Any) -> TorchTrainer:
     run, workers = plan.experiment.run, plan.workers
     backend = "nccl" if plan.on_gpu else "gloo"
     return TorchTrainer(
-        partial(run_worker, launcher=launcher, loop=plan.loop),
+        partial(run_worker, launcher=launcher, loop=plan.loop, mark=plan.mark),
         train_loop_config={"experiment": to_json(plan.experiment)},
         scaling_config=ScalingConfig(
             num_workers=workers.min if workers.min == workers.max else (workers.min, workers.max),

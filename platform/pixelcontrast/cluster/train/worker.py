@@ -11,6 +11,8 @@ from pixelcontrast.cluster.errors import WorkerError
 from pixelcontrast.cluster.train.events import Message, Metrics, Row, Started, Stopped
 from pixelcontrast.cluster.train.heartbeat import Heartbeat
 from pixelcontrast.config import Experiment, from_json
+from pixelcontrast.runs.launch_mark import Mark, check_shared
+from pixelcontrast.runs.run_folder import open_storage
 from pixelcontrast.storage import one_line
 from pixelcontrast.words import opening
 
@@ -46,16 +48,17 @@ def train(
     return fit(experiment, device=device, report=report, stop=stop)
 
 
-def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
+def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop, mark: Mark) -> None:
     """Run the loop on one worker of Ray Train.
 
     Args:
         config: ``experiment``, as JSON; Ray shows it as the run's configuration.
         launcher: handle of the actor that collects events for the driver.
         loop: the training.
+        mark: what the driver has left in the run's folder.
 
     Raises:
-        WorkerError: whatever the loop raised, as text.
+        WorkerError: as of ``run_loop``.
     """
     import ray.train
     import ray.train.torch
@@ -65,6 +68,7 @@ def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop) -> None:
         loop,
         launcher=launcher,
         rank=ray.train.get_context().get_world_rank(),
+        mark=mark,
         find_device=ray.train.torch.get_device,
     )
 
@@ -75,12 +79,14 @@ def run_loop(
     *,
     launcher: Any,
     rank: int,
+    mark: Mark,
     find_device: "Callable[[], torch.device]",
 ) -> None:
     """Run the loop in this process, an actor of Ray's; its events go to the launcher.
 
     Raises:
-        WorkerError: whatever the loop raised, as text.
+        WorkerError: whatever the loop raised, as text; or, before it begins, that this machine does not share
+            the run's folder with the driver, which is final.
     """
     import ray
     import torch
@@ -96,6 +102,7 @@ def run_loop(
     platform_logger.setLevel(logging.INFO)
     try:
         with Heartbeat(launcher, rank=rank, worker=actor) as heart:
+            check_shared(open_storage(experiment), mark)
             stopped_at = loop(experiment, device=checked(find_device()), report=rows, stop=heart.ask)
         rows.flush()
         if rank == 0 and stopped_at is not None:
