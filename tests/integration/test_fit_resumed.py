@@ -16,7 +16,7 @@ from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage
 from same_run import assert_same_run, differing_parts
-from small_fit import FinishedRun, fit, fit_until, metrics
+from small_fit import FinishedRun, experiment, fit, fit_until, metrics
 
 
 @pytest.mark.parametrize("at", [3, 4, 7])
@@ -183,6 +183,20 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     Path(open_storage(settings).path("result.json")).unlink()
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint is valid"):
         fit(settings)
+
+
+def test_a_damaged_checkpoint_takes_no_sound_one_s_place_among_the_newest(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are kept: the one that the run resumed from must not give way to the one it could not use."""
+    settings = experiment(scenes, tmp_path, run__eval_interval=8, run__checkpoint_interval=2)
+    fit_until(7, settings, monkeypatch)
+    run = open_storage(settings)
+    assert run.names("checkpoints") == ["step-00000004", "step-00000006"]
+    part = f"{checkpoint.folder_of(6)}/optimizer.pt"
+    run.write(part, bytes([run.read(part)[0] ^ 1]) + run.read(part)[1:])
+    fit_until(3, replace(settings, {"run.checkpoint_interval": 7}), monkeypatch)
+    assert run.names("checkpoints") == ["step-00000004", "step-00000007"]
 
 
 def test_fit_itself_refuses_another_configuration_and_lost_checkpoints(

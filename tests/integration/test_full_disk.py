@@ -72,7 +72,7 @@ def test_a_disk_too_small_for_the_second_checkpoint_ends_the_run_and_keeps_the_f
         fit(settings)
     run = open_storage(settings)
     assert run.names("checkpoints") == ["step-00000003"]  # nothing of the other
-    assert checkpoint.newest_valid(run) == ("checkpoints/step-00000003", [])
+    assert checkpoint.newest_valid(run) == ("checkpoints/step-00000003", {})
     enlarge(disk)
     fit(settings)
     assert read_attempts(run)[-1]["from_step"] == 3

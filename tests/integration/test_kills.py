@@ -51,7 +51,7 @@ def check_usable(run: Storage, step: int) -> None:
     assert checkpoint.load(run, name) == parts_of(newest)
     save(run, step)
     assert run.names("checkpoints") == [Path(folder_of(kept)).name for kept in (step - 1, step)]
-    assert checkpoint.newest_valid(run) == (folder_of(step), [])
+    assert checkpoint.newest_valid(run) == (folder_of(step), {})
 
 
 def break_every_save(folder: str) -> list[str]:

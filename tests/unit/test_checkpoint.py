@@ -50,7 +50,7 @@ def test_damage_is_named_and_the_one_before_is_used(run: Storage, part: str, how
     damage(run, f"{folder_of(200)}/{part}", how)
     name, skipped = checkpoint.newest_valid(run)
     assert name == folder_of(100)
-    assert any(f"{folder_of(200)}/{part}" in reason for reason in skipped)
+    assert any(f"{folder_of(200)}/{part}" in reason for reason in skipped.values())
 
 
 def test_all_damaged_is_an_error_not_a_restart(run: Storage) -> None:
@@ -65,7 +65,7 @@ def test_interrupted_first_writing_does_not_count_on_an_object_store(run: Storag
     run.write(f"{folder_of(100)}/model.safetensors", b"half")
     name, skipped = checkpoint.newest_valid(run)
     assert name is None
-    assert "manifest.json is missing" in skipped[0]
+    assert "manifest.json is missing" in skipped[folder_of(100)]
 
 
 def test_interrupted_writing_on_a_disk_is_invisible_and_collected(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_interrupted_writing_on_a_disk_is_invisible_and_collected(tmp_path: Path
     partial = tmp_path / "checkpoints" / ".step-00000100.partial"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
-    assert checkpoint.newest_valid(run) == (None, [])
+    assert checkpoint.newest_valid(run) == (None, {})
     save(run, 100, PARTS)
     (tmp_path / "checkpoints" / ".step-00000200.partial").mkdir()
     checkpoint.prune(run, step=100, best_step=100, keep_newest=1)
@@ -85,6 +85,24 @@ def test_prune_keeps_the_newest_the_best_and_nothing_of_lost_work(run: Storage) 
         save(run, step, PARTS)
     checkpoint.prune(run, step=400, best_step=100, keep_newest=2)
     assert run.names("checkpoints") == ["step-00000100", "step-00000300", "step-00000400"]
+
+
+@pytest.mark.parametrize("how", ["begun", "no manifest", "truncated", "flipped bit"])
+def test_what_cannot_be_resumed_from_takes_no_sound_checkpoint_s_place(run: Storage, how: str) -> None:
+    """Killed while it saved step 437, the run resumes from step 400 and saves step 500."""
+    for step in (100, 300, 400):
+        save(run, step, PARTS)
+    if how == "begun":
+        checkpoint.stage(run, 437, {"model.safetensors": b"half"})
+    else:
+        save(run, 437, PARTS)
+        file = "manifest.json" if how == "no manifest" else "optimizer.pt"
+        damage(run, f"{folder_of(437)}/{file}", "missing" if how == "no manifest" else how)
+    resumed_from, skipped = checkpoint.newest_valid(run)
+    assert resumed_from == folder_of(400)
+    save(run, 500, PARTS)
+    checkpoint.prune(run, step=500, best_step=100, keep_newest=2, damaged=skipped)
+    assert run.names("checkpoints") == ["step-00000100", "step-00000400", "step-00000500"]
 
 
 def test_saving_again_replaces_a_damaged_folder(run: Storage) -> None:
@@ -133,7 +151,7 @@ def test_every_rank_s_part_comes_back_and_its_damage_is_named(run: Storage, worl
     damage(run, f"{folder_of(200)}/{last}", "flipped bit")
     name, skipped = checkpoint.newest_valid(run)
     assert name == folder_of(100)
-    assert skipped[-1] == f"{folder_of(200)}/{last} was altered: its sha256 is not the manifest's"
+    assert skipped[folder_of(200)] == f"{folder_of(200)}/{last} was altered: its sha256 is not the manifest's"
 
 
 def test_a_rank_without_parts_takes_part(run: Storage) -> None:

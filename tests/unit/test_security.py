@@ -63,7 +63,7 @@ def put(run: Storage, part: str, content: bytes) -> None:
     manifest = json.loads(run.read(f"{folder}/{checkpoint.MANIFEST}"))
     manifest["files"][part] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     run.write(f"{folder}/{checkpoint.MANIFEST}", json.dumps(manifest).encode())
-    assert checkpoint.newest_valid(run) == (folder, [])
+    assert checkpoint.newest_valid(run) == (folder, {})
 
 
 @pytest.mark.parametrize("pack", [torch_pickle, bare_pickle])

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 from pixelcontrast.storage import Storage
 
@@ -120,8 +121,8 @@ def names(run: Storage) -> list[str]:
     return [name for name in _begun(run) if run.is_local or run.exists(f"{name}/{MANIFEST}")]
 
 
-def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
-    """The newest valid checkpoint's name, and why each newer one was skipped.
+def newest_valid(run: Storage) -> tuple[str | None, dict[str, str]]:
+    """The newest valid checkpoint's name, and each newer one that was skipped: name → why.
 
     On an object store a folder without manifest is an interrupted writing and does not count; on a local
     disk, where folders appear complete, it is damage.
@@ -129,29 +130,37 @@ def newest_valid(run: Storage) -> tuple[str | None, list[str]]:
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged.
     """
-    skipped = []
+    skipped = {}
     for name in reversed(_begun(run)):
         try:
             load(run, name)
         except ValueError as error:
-            skipped.append(str(error))
+            skipped[name] = str(error)
         else:
             return name, skipped
     if names(run):
-        reasons = "; ".join(skipped)
+        reasons = "; ".join(skipped.values())
         raise CheckpointError(
             f"{run.location}: no checkpoint is valid ({reasons}). Delete the folder to restart"
         )
     return None, skipped
 
 
-def prune(run: Storage, *, step: int, best_step: int, keep_newest: int) -> None:
-    """Delete all but the newest checkpoints up to ``step`` and the best one.
+def prune(
+    run: Storage, *, step: int, best_step: int, keep_newest: int, damaged: Collection[str] = ()
+) -> None:
+    """Delete all but the newest checkpoints up to ``step``, which was just saved, and the best one.
 
-    Also deleted are what interrupted writing left, and later steps: they belong to work that was lost.
+    Only what can be resumed from counts as one of the newest: it has a manifest, and files of the sizes that
+    the manifest gives. Also deleted are what interrupted writing left, and later steps: they belong to work
+    that was lost.
+
+    Args:
+        damaged: names of checkpoints that a hash has shown to be damaged, and that were not saved again.
     """
-    reached = [name for name in _begun(run) if name <= folder_of(step)]
-    kept = {*reached[-keep_newest:], folder_of(best_step)}
+    reached = (name for name in reversed(_begun(run)) if name <= folder_of(step) and name not in damaged)
+    newest = islice((name for name in reached if _is_complete(run, name)), keep_newest)
+    kept = {*newest, folder_of(step), folder_of(best_step)}
     for name in run.names(FOLDER):
         if f"{FOLDER}/{name}" not in kept:
             run.delete_folder(f"{FOLDER}/{name}", first=MANIFEST)
@@ -159,6 +168,16 @@ def prune(run: Storage, *, step: int, best_step: int, keep_newest: int) -> None:
 
 def _begun(run: Storage) -> list[str]:
     return [f"{FOLDER}/{name}" for name in run.names(FOLDER) if name.startswith("step-")]
+
+
+def _is_complete(run: Storage, name: str) -> bool:
+    """Whether every file of the manifest has its size; the content is not read."""
+    try:
+        files = read_manifest(run, name).files
+    except ValueError:
+        return False
+    sizes = (run / name).sizes()
+    return all(sizes.get(file) == entry.size for file, entry in files.items())
 
 
 def _load_part(run: Storage, path: str, entry: Entry) -> bytes:

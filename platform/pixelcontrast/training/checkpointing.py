@@ -22,11 +22,11 @@ class Resumed:
     """How an attempt began: at the newest valid checkpoint, or, where there is none, at step 0.
 
     Attributes:
-        skipped: why each newer checkpoint was not used.
+        skipped: the newer checkpoints, by name, and why each was not used.
         changed: what the same bits depend on and was different then: name → (then, now).
     """
 
-    skipped: list[str]
+    skipped: Mapping[str, str]
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
@@ -66,10 +66,10 @@ def restore_newest(
         ValueError: the checkpoint was trained on another list of images, or holds what could run code.
         CheckpointError: checkpoints existed, and all are damaged or gone.
     """
-    found: tuple[str | None, list[str]] = (None, [])
+    found: tuple[str | None, dict[str, str]] = (None, {})
     if distributed.rank() == 0:
         found = checkpoint.newest_valid(run)
-        for reason in found[1]:
+        for reason in found[1].values():
             logger.warning("skipped a checkpoint: %s", reason)
         check_nothing_lost(run, found[0])
     name, skipped = distributed.broadcast_object(found)

@@ -67,6 +67,7 @@ class Recorder:
         self._experiment, self._state, self._val_set = experiment, state, val_set
         self._device, self._report_row = attempt.device, report
         self._run, self._saved = open_storage(experiment), state.step
+        self._damaged = set(attempt.resumed.skipped)
         self._attempt = distributed.broadcast_object(next_attempt(self._run))
         self._provenance = {**attempt.origin, "attempt": self._attempt}
         self._log: RunLog | None = None
@@ -149,7 +150,7 @@ class Recorder:
             "attempt": self._attempt,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "from_step": self._state.step,
-            "skipped_checkpoints": resumed.skipped,
+            "skipped_checkpoints": list(resumed.skipped.values()),
             "changed": resumed.changed,
             "placement": {key: settings[key] for key in sorted(config.PLACEMENT)},
             **self._provenance,
@@ -224,12 +225,14 @@ class Recorder:
             self._log.upload()
         save(self._run, self._state.step, self._parts())
         self._saved = self._state.step
+        self._damaged.discard(checkpoint.folder_of(self._saved))  # it has just been replaced
         if distributed.rank() == 0:
             checkpoint.prune(
                 self._run,
                 step=self._state.step,
                 best_step=self._state.best_step,
                 keep_newest=self._experiment.run.keep_checkpoints,
+                damaged=self._damaged,
             )
 
     def _parts(self) -> dict[str, bytes]:
