@@ -210,6 +210,30 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, alone_or_not,
 
 
 @pytest.mark.slow
+def test_workers_whose_storage_is_another_folder_end_the_run_before_its_first_step(
+    cluster, alone_or_not, tmp_path, caplog
+):
+    """As on nodes with disks of their own: where the driver's folder was, the workers find another one."""
+    storage, rows = tmp_path / "runs", []
+    for disk in ("driver's", "workers'"):
+        (tmp_path / disk).mkdir()
+    storage.symlink_to(tmp_path / "driver's")
+
+    def change_disks(stage: str) -> None:
+        if stage.startswith("waiting for Ray to start the workers"):
+            storage.unlink()
+            storage.symlink_to(tmp_path / "workers'")
+
+    with pytest.raises(LaunchError, match=r"^worker \d failed: ValueError: run\.storage is ") as caught:
+        launch(alone_or_not, on_row=rows.append, on_stage=change_disks, loop=cluster_loops.counting)
+    assert caught.value.final
+    assert "Allowed are a folder that all nodes share, and a URI" in str(caught.value)
+    assert "; retry " not in caplog.text
+    assert rows == []
+    assert cluster.folder.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_do_not_stop_when_asked_are_ended(alone_or_not):
     workers = []
