@@ -1,6 +1,7 @@
 """``reproduce``: what it prints is executed, and gives the same bits."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from pixelcontrast.runs.reproduce import _code, _origin, _training, read_recipe,
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
 from pixelcontrast.storage import Storage
 from same_run import differing_parts
-from small_fit import CPU, STEPS, FinishedRun, experiment, fit, fit_until
+from small_fit import CPU, FinishedRun, experiment, fit, fit_until
 
 PARTS = ("model.safetensors", "memory-0-of-1.safetensors", "optimizer.pt", "loop.json")
 LAST = checkpoint.folder_of(8)
@@ -116,7 +117,7 @@ def test_a_checkpoint_s_command_keeps_that_checkpoint(
 
 def test_a_checkpoint_that_a_stop_wrote_is_written_again(scenes: Path, tmp_path: Path) -> None:
     settings = experiment(scenes, tmp_path, run__keep_checkpoints=1)
-    asked = iter(range(STEPS))
+    asked = itertools.count()
     assert training.fit(settings, device=CPU, report=lambda _: None, stop=lambda: next(asked) >= 4) == 5
     again = described(reproduce(folder(settings)))
     fit(again)
