@@ -250,7 +250,8 @@ class Run:
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
     """GPU that a worker reserves where it gets one; a part, for small networks, only of a single worker."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in the network; losses and the contrast stay in float32."""
+    """bfloat16: autocast in the network; losses and the contrast stay in float32, on a CPU also depthwise
+    convolutions and dilated ones of groups."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How a GPU multiplies float32 matrices (``torch.set_float32_matmul_precision``), those of the contrast
     included: highest: in float32; high: rounded to TF32, faster, by which a cosine of two embeddings errs by
