@@ -37,9 +37,8 @@ def main() -> None:
         each = (f"{arm.scores[seed]:.1f}" if seed in arm.scores else "" for seed in seeds)
         print_row(arm.name, *each, mean(arm), difference(arm))
     print()
-    print_row(
-        "IoU", *(name for arm in options.arms for name in ([arm] if arm == options.arms[0] else [arm, ""]))
-    )
+    reference, *compared_arms = options.arms
+    print_row("IoU", reference, *(cell for arm in compared_arms for cell in (arm, "")))
     print_row(*["---"] * (2 * len(options.arms)))
     for name, arms in by_class(results).items():
         first, *others = arms
