@@ -68,7 +68,11 @@ SEARCH = Search(
         "warmup": {"contrast.warmup": 0.1},
         "random-anchors": {"contrast.hard_share": 0.0},
         "boundaries": {**MEMORY, "contrast.boundary_share": 0.5},
+        "semi-hard-negatives": {**MEMORY, "contrast.negative_mining": "semi-hard"},
+        "semi-hard-positives": {**MEMORY, "contrast.positive_mining": "semi-hard"},
+        "regions": {"contrast.memory": "region", "contrast.memory_max_age": 50},
         "rare-classes": {"contrast.rare_class_power": 0.5},
+        "batchnorm": {"model.embedding_batchnorm": True},
         "joint": {**MEMORY, "contrast.memory_term": "joint"},
     },
 )
