@@ -57,6 +57,7 @@ SEARCH = Search(
         "ce": {"contrast.weight": 0.0},
         "ce-weighted": {"contrast.weight": 0.0, "optim.class_weights": CLASS_WEIGHTS},
         "in-batch": {},
+        "weighted": {"optim.class_weights": CLASS_WEIGHTS},
         "in-batch-0.05": {"contrast.weight": 0.05},
         "weighted-0.05": {"contrast.weight": 0.05, "optim.class_weights": CLASS_WEIGHTS},
         "memory": MEMORY,
