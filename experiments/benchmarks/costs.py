@@ -85,11 +85,6 @@ def bank_bytes(sizes: Sizes) -> float:
     return sizes.bank * sizes.dim * sizes.row_bytes / (sizes.ranks if sizes.sharded else 1)
 
 
-def dense_bytes(sizes: Sizes) -> float:
-    """Size of one matrix of all similarities of a rank; the dense formula with autograd keeps several."""
-    return sizes.anchors * sizes.bank * _FLOAT / sizes.ranks
-
-
 def training(*, ranks: int, classes: int, num_images: int, most: int | None, sharded: bool) -> Sizes:
     """One image on every rank, every class in every image (the most there can be), T = 10 · images."""
     anchors = 50 * classes
