@@ -10,11 +10,11 @@ The picture needs `pip install matplotlib`.
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelcontrast.search.arms import ArmResult, compare
+from pixelcontrast.search.arms import ArmResult, Difference, compare
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Arm → seed → its ``result.json``."""
@@ -56,17 +56,20 @@ def read(folder: Path, arm: str) -> dict[int, dict[str, Any]]:
     return {seed: json.loads(found[seed].read_text()) for seed in sorted(found)}
 
 
-def compared(results: Results, score: Callable[[Mapping[str, Any]], float]) -> list[ArmResult]:
-    """Arms by one score, in percent."""
-    return compare(
-        {arm: {seed: 100 * score(run) for seed, run in runs.items()} for arm, runs in results.items()}
-    )
+def compared(results: Results, score: Callable[[Mapping[str, Any]], float | None]) -> list[ArmResult]:
+    """Arms by one score, in percent; a run that has none, of a class that does not occur, is left out."""
+    scores = {
+        arm: {seed: 100 * found for seed, run in runs.items() if (found := score(run)) is not None}
+        for arm, runs in results.items()
+    }
+    return compare(scores)
 
 
 def by_class(results: Results) -> dict[str, list[ArmResult]]:
-    """Class → its arms."""
+    """Class → its arms, of the classes that have an IoU in every arm."""
     run = next(iter(next(iter(results.values())).values()))
-    return {name: compared(results, lambda of, name=name: of["iou"][name]) for name in run["iou"]}
+    arms = {name: compared(results, lambda of, name=name: of["iou"][name]) for name in run["iou"]}
+    return {name: found for name, found in arms.items() if all(arm.scores for arm in found)}
 
 
 def print_row(*cells: str) -> None:
@@ -101,24 +104,19 @@ def draw(results: Results, target: Path) -> None:
     left.set_xlim(-0.4, 1.4)
     left.set_ylabel("mIoU, %, a line per seed")
     classes = by_class({arm: results[arm] for arm in (first, second)})
-    draw_differences(right, {name: found[1] for name, found in classes.items()})
+    draw_differences(right, {name: arm.difference for name, (_, arm) in classes.items() if arm.difference})
     right.set_xlabel(f"IoU, {second} minus {first}, points, with 95 % intervals")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(target, dpi=150)
 
 
-def draw_differences(axes: Any, arms: Mapping[str, ArmResult]) -> None:
-    def size(name: str) -> float:
-        found = arms[name].difference
-        return 0.0 if found is None else found.mean
-
-    names: Sequence[str] = sorted(arms, key=size)
-    for place, name in enumerate(names):
-        found = arms[name].difference
-        if found is not None and found.interval is not None:
+def draw_differences(axes: Any, classes: Mapping[str, Difference]) -> None:
+    names = sorted(classes, key=lambda name: classes[name].mean)
+    for place, found in enumerate(classes[name] for name in names):
+        if found.interval is not None:
             axes.plot(found.interval, (place, place), color="tab:blue", linewidth=2, alpha=0.5)
-        axes.plot(size(name), place, "o", color="tab:blue")
+        axes.plot(found.mean, place, "o", color="tab:blue")
     axes.axvline(0, color="0.6", linewidth=1)
     axes.set_yticks(range(len(names)), names)
 

@@ -69,6 +69,13 @@ def test_each_comparison_has_files_of_its_own(runs: Path) -> None:
     assert write_comparison(moved[0]) == f"{again[0].removesuffix('-pictures')}.html"
 
 
+def test_runs_of_one_name_in_two_checkouts_are_told_apart(runs: Path, tmp_path: Path) -> None:
+    places = [str(shutil.copytree(runs / "alone", tmp_path / name / "runs" / "alone")) for name in ("a", "b")]
+    page = Path(write_comparison([*places, str(runs / "alone")])).read_text()
+    heads = re.findall(r"<th[^>]*>(?:<[^>]+>)*([^<]*)", page)
+    assert {"a/runs/alone, %", "b/runs/alone, %", f"{runs.name}/alone, %"} <= {head.strip() for head in heads}
+
+
 def test_what_cannot_be_compared_is_refused(runs: Path) -> None:
     with pytest.raises(ValueError, match="arms is a search: report it alone, or name runs in it"):
         write_comparison([str(runs / "alone"), str(runs / "arms")])

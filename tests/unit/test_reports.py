@@ -265,6 +265,8 @@ def test_arms(runs: Path) -> None:
     assert f"{points(third.difference.mean)} – 1 " in words
     assert first.std is not None
     assert f"{percent(first.mean)} ± {percent(first.std)} – – – contrast" in words
+    heads = "class ce, % 2 seeds contrast, % 2 seeds contrast − ce 2 seeds cool, % 1 seed cool − ce 1 seed"
+    assert heads in words, "means and differences are not of the same seeds"
     road = comparison.classes["road"][0]
     assert road.scores[0] == results[0]["iou"]["road"]
     assert_stands_alone(page)

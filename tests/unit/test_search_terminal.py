@@ -1,5 +1,6 @@
 """What searches and comparisons show at the terminal when they end, and with which status."""
 
+import re
 from typing import Any
 
 import pytest
@@ -48,6 +49,19 @@ def test_names_of_classes_stand_as_they_are(
     print_evaluation({"miou": 0.5, "pixel_accuracy": 0.5, "iou": iou})
     for text in (shown, capsys.readouterr().out):
         assert all(name in text for name in iou)
+
+
+def test_tables_by_class_say_how_many_seeds_they_are_of(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = ARMS
+    runs = ((first, 0), (first, 1), (second, 1))
+    trials = [
+        trial(number, (0.5,), 0.5, arm=arm, seed=seed, iou={"road": 0.5})
+        for number, (arm, seed) in enumerate(runs)
+    ]
+    show_arms(record(experiment, trials, ("miou",)))
+    assert re.search(r"class +2 seeds +1 seed +1 seed\n", capsys.readouterr().out)
 
 
 @pytest.fixture

@@ -40,12 +40,12 @@ def show_best(search: "SearchRecord") -> None:
 
 def show_arms(search: "SearchRecord") -> None:
     """Print every arm's mIoU on each seed and its difference to the first arm; then the same by class."""
-    from pixelcontrast.reports.arms_page import compare_record, spread
+    from pixelcontrast.reports.arms_page import compare_record, on_seeds, on_shared_seeds, spread
 
     console, found = PlainConsole(), compare_record(search)
-    first = found.miou[0].name
+    first = found.miou[0]
     shown = _table(
-        "arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first}, 95 %", "seeds"
+        "arm", *(f"seed {seed}" for seed in found.seeds), "mean ± std", f"minus {first.name}, 95 %", "seeds"
     )
     for arm in found.miou:
         scores = [percent(arm.scores.get(seed)) for seed in found.seeds]
@@ -54,10 +54,11 @@ def show_arms(search: "SearchRecord") -> None:
     console.print("mIoU in % after the last step")
     console.print(shown)
     for number, other in enumerate(found.miou[1:], start=1):
-        shown = _table("class", first, other.name, "difference, 95 %")
+        heads = (f"{arm.name}{on_seeds(arm, found)}" for arm in (first, other))
+        shown = _table("class", *heads, f"difference, 95 %{on_shared_seeds(other, found)}")
         for name, arms in found.classes.items():
             shown.add_row(name, spread(arms[0]), spread(arms[number]), _difference(arms[number]))
-        console.print(f"\nIoU in %, {other.name} and {first}")
+        console.print(f"\nIoU in %, {other.name} and {first.name}")
         console.print(shown)
 
 

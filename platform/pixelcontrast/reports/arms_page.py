@@ -107,6 +107,22 @@ def spread(arm: ArmResult) -> str:
     return percent(arm.mean) + ("" if arm.std is None else f" ± {percent(arm.std)}")
 
 
+def on_seeds(arm: ArmResult, found: ArmsComparison) -> str:
+    """Below a column's head, where not all arms have finished the same seeds: how many this one has."""
+    return "" if _all_on_the_same(found) else f"\n{count(len(arm.scores), 'seed')}"
+
+
+def on_shared_seeds(arm: ArmResult, found: ArmsComparison) -> str:
+    """Likewise of a difference: how many seeds both arms have."""
+    if arm.difference is None or _all_on_the_same(found):
+        return ""
+    return f"\n{count(arm.difference.num_seeds, 'seed')}"
+
+
+def _all_on_the_same(found: ArmsComparison) -> bool:
+    return all(set(arm.scores) == set(found.miou[0].scores) for arm in found.miou)
+
+
 def interval(arm: ArmResult) -> str:
     """``−0.3 to +1.2`` in points; "–" where there is none."""
     if arm.difference is None or arm.difference.interval is None:
@@ -116,20 +132,24 @@ def interval(arm: ArmResult) -> str:
 
 
 def _classes(found: ArmsComparison) -> Markup:
-    names = [arm.name for arm in found.miou]
-    if not names:
+    if not found.miou:
         return html.NOTHING_TO_SHOW
-    heads = ["class", f"{names[0]}, %"]
-    for name in names[1:]:
-        heads += [f"{name}, %", f"{name}\n− {names[0]}"]
+    first, *others = found.miou
+    heads = ["class", f"{first.name}, %{on_seeds(first, found)}"]
+    for arm in others:
+        heads += [
+            f"{arm.name}, %{on_seeds(arm, found)}",
+            f"{arm.name}\n− {first.name}{on_shared_seeds(arm, found)}",
+        ]
     rows = [
         _class_row(title, arms) for title, arms in found.classes.items() if any(arm.scores for arm in arms)
     ]
     if not rows:
         return html.NOTHING_TO_SHOW
     words = (
-        "IoU after the last step, mean ± standard deviation over seeds, and the difference in points with "
-        "its 95 % interval. Among so many intervals, about one in twenty misses the truth by chance."
+        "IoU after the last step, mean ± standard deviation over the seeds that an arm has finished, and the "
+        "difference in points over those that both have, with its 95 % interval. Among so many intervals, "
+        "about one in twenty misses the truth by chance."
     )
     return html.paragraph(words, kind="note") + html.table(heads, rows, label="IoU per class", sortable=True)
 

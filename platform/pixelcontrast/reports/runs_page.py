@@ -40,11 +40,14 @@ def runs_page(runs: Sequence[RunRecord], *, inspected: Storage, written: float) 
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:
-    """The runs' names; with their folder's where two are alike."""
-    names = [run.name for run in runs]
-    return [
-        run.name if names.count(run.name) == 1 else f"{run.storage.parent.name}/{run.name}" for run in runs
-    ]
+    """The runs' names, with as many of the folders above them as tell those of one name apart."""
+    paths = [tuple(run.storage.root.rstrip("/").split("/")) for run in runs]
+    names = []
+    for path in paths:
+        alike = [other for other in paths if other[-1] == path[-1]]
+        deep = next((n for n in range(1, len(path)) if [p[-n:] for p in alike].count(path[-n:]) == 1), 0)
+        names.append("/".join(path[-deep:]))
+    return names
 
 
 def _result(runs: Sequence[RunRecord], names: Sequence[str]) -> Markup:
