@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelcontrast import Search, config, integers, loguniform
+from pixelcontrast import Search, choice, config, integers, loguniform
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
 from pixelcontrast.search.own_values import outside, own_values
 from pixelcontrast.search.reading import read_search
@@ -30,9 +30,15 @@ def test_an_unset_size_takes_the_value_that_it_stands_for(scenes: Path, tmp_path
 @pytest.mark.parametrize("memory", ["none", "region", "both"])
 def test_sizes_are_known_whichever_memory_is_used(scenes: Path, tmp_path: Path, memory: str) -> None:
     settings = config.replace(experiment(scenes, tmp_path), {"contrast.memory": memory})
-    assert own_values(settings, [f"contrast.{key}" for key in SIZES]) == {
-        f"contrast.{key}": size for key, size in SIZES.items()
-    }
+    space = {f"contrast.{key}": integers(1, 500) for key in SIZES}
+    assert own_values(settings, space) == {f"contrast.{key}": size for key, size in SIZES.items()}
+
+
+def test_an_unset_size_stays_unset_where_that_is_a_choice(scenes: Path, tmp_path: Path) -> None:
+    settings, key = experiment(scenes, tmp_path), "contrast.pixel_queue_size"
+    search = Search(space={key: choice(None, 50), "contrast.region_memory_size": integers(1, 50)})
+    assert own_values(settings, search.space) == {key: None, "contrast.region_memory_size": 10}
+    assert outside(search, settings) == {}
 
 
 def test_an_own_value_outside_the_space_is_named(scenes: Path, tmp_path: Path) -> None:

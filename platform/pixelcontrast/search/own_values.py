@@ -1,12 +1,12 @@
 """The experiment's own values of what is searched: a search's baseline."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
-from pixelcontrast.search.settings import Search
+from pixelcontrast.search.settings import Dimension, Search
 
 _BANK_SIZES = ("contrast.pixel_queue_size", "contrast.region_memory_size")
 
@@ -29,20 +29,22 @@ def outside(search: Search, experiment: Experiment) -> dict[str, Any]:
     return {key: value for key, value in own.items() if value not in search.space[key]}
 
 
-def own_values(experiment: Experiment, keys: Iterable[str]) -> dict[str, Any]:
-    """The experiment's values, of a bank's size that is unset the number that it stands for.
+def own_values(experiment: Experiment, space: Mapping[str, Dimension]) -> dict[str, Any]:
+    """The experiment's values, by key of the space; of a bank's size that is unset the number that it stands
+    for, except where None itself is in the space.
 
     Raises:
         ValueError: that number depends on the data set, which cannot be read.
     """
     settings = config.flatten(experiment)
-    own = {key: settings[key] for key in keys}
-    if any(own.get(key, 1) is None for key in _BANK_SIZES):
+    own = {key: settings[key] for key in space}
+    unset = [key for key in _BANK_SIZES if key in own and own[key] is None and None not in space[key]]
+    if unset:
         from pixelcontrast.datasets.segmentation import build_dataset  # loads torch, which readers do without
 
         train_set = build_dataset(experiment.data, "train")
         counts = train_set.labels.num_classes, len(train_set)
         memory = replace(experiment.contrast, memory="both")  # the sizes, whether they are used or not
         sizes = dict(zip(_BANK_SIZES, (memory.pixels_of(*counts), memory.regions_of(*counts)), strict=True))
-        own |= {key: sizes[key] for key in _BANK_SIZES if key in own}
+        own |= {key: size for key, size in sizes.items() if key in unset}
     return own
