@@ -158,14 +158,17 @@ def test_trials_that_are_behind_are_stopped_at_the_rungs_and_only_there(experime
     assert trials[2].intermediate_values == {50: 0.0, 100: 0.4}
 
 
-def test_the_first_known_point_is_trained_to_its_end_as_the_baseline(experiment: Experiment) -> None:
-    for known, stopped in ((({},), False), ((), True)):
-        settings = config.replace(experiment, {"run.name": f"known-{len(known)}"})
+def test_the_experiment_s_own_values_are_never_stopped_wherever_they_stand(experiment: Experiment) -> None:
+    """They are the baseline of reports; another point that comes first is like all others."""
+    cool = {"contrast.temperature": 0.07}
+    for known, stopped in ((({}, cool), 1), ((cool, {}), 0), ((), 0)):
+        settings = config.replace(experiment, {"run.name": f"known-{len(known)}-{stopped}"})
         driver = Driver(settings, Search(space=SPACE, trials=4, known=known))
-        driver.trials.next()
-        driver.trials.next()
-        assert not driver.trials.report(1, 200, 0.9)
-        assert driver.trials.report(0, 200, 0.1) is stopped
+        for _ in range(3):
+            driver.trials.next()
+        assert not driver.trials.report(2, 200, 0.9)
+        assert driver.trials.report(stopped, 200, 0.1)
+        assert driver.trials.report(1 - stopped, 200, 0.2) is (not known)
 
 
 def test_a_failed_trial_has_its_reason_and_the_search_goes_on(experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""The experiment's own values of what is searched: a search's baseline."""
+"""The experiment's own values of what is searched: the trial that has them is a search's baseline."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,16 +11,10 @@ from pixelcontrast.search.settings import Dimension, Search
 _BANK_SIZES = ("contrast.pixel_queue_size", "contrast.region_memory_size")
 
 
-def own_point(search: Search, experiment: Experiment, point: Mapping[str, Any]) -> dict[str, Any]:
-    """A known point, filled up with the experiment's own values where they lie in the space."""
-    own = own_values(experiment, search.space)
+def own_point(search: Search, own: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """A known point, filled up with ``own_values`` where they lie in the space."""
     filled = {key: point.get(key, own[key]) for key in search.space}
     return {key: value for key, value in filled.items() if value in search.space[key]}
-
-
-def is_baseline(search: Search, experiment: Experiment, point: Mapping[str, Any]) -> bool:
-    """Whether a point trains what the experiment does."""
-    return dict(point) == own_values(experiment, search.space)
 
 
 def outside(search: Search, experiment: Experiment) -> dict[str, Any]:

@@ -109,8 +109,9 @@ class Search:
     space: Mapping[str, Dimension] = Field(default_factory=dict)
     """Dotted key of the experiment → ``uniform``, ``loguniform``, ``integers`` or ``choice``."""
     known: tuple[Mapping[str, Any], ...] = ({},)
-    """Points to try first; a key that one leaves out has the experiment's own value. The first is what the
-    others are compared with, and never stopped early."""
+    """Points to try first; a key that one leaves out has the experiment's own value. The trial that
+    has all of the experiment's own values is the baseline: the others are compared with it, and it is never
+    stopped early."""
     arms: Mapping[_Name, Mapping[str, Any]] = Field(default_factory=dict)
     """Name → settings by dotted key, to compare on the same seeds; differences are to the first."""
     trials: Count | None = None

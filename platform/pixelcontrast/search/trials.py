@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pixelcontrast.config import Experiment
-from pixelcontrast.search.own_values import is_baseline, own_point
+from pixelcontrast.search.own_values import own_point, own_values
 from pixelcontrast.search.settings import Dimension, Objective, Range, Search
 from pixelcontrast.storage import Storage
 
@@ -89,10 +89,9 @@ class Trials:
         self._proposes = arms is None
         self._planned = self._failed() if arms is None else self._plan(arms)
         if arms is None:
+            self._own = own_values(experiment, search.space)
             for known in search.known[: search.trials]:
-                point = own_point(search, experiment, known)
-                marks = {"baseline": True} if is_baseline(search, experiment, point) else None
-                self.study.enqueue_trial(point, user_attrs=marks, skip_if_exists=True)
+                self.study.enqueue_trial(own_point(search, self._own, known), skip_if_exists=True)
 
     def all(self) -> list[FrozenTrial]:
         """As ``handed_out``."""
@@ -118,8 +117,7 @@ class Trials:
         if len(self._objectives) > 1:
             return False  # Optuna takes no intermediate values with several objectives
         trial.report(miou, step)
-        is_baseline = self._search.known and number == self.all()[0].number
-        return trial.should_prune() and not is_baseline
+        return trial.should_prune() and not self._is_baseline(self._frozen(number).user_attrs["overrides"])
 
     def note(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attach plain JSON values to a running trial."""
@@ -168,8 +166,14 @@ class Trials:
         """A trial with a value for every key, and the run of this index among all."""
         overrides = {key: _suggest(trial, key, dimension) for key, dimension in self._search.space.items()}
         trial.set_user_attr("overrides", overrides)
+        if self._is_baseline(overrides):
+            trial.set_user_attr("baseline", True)
         trial.set_user_attr("run", f"trial-{index:04}")
         return _proposal(self._frozen(trial.number))
+
+    def _is_baseline(self, overrides: Mapping[str, Any]) -> bool:
+        """Whether a trial trains what the experiment itself does."""
+        return self._proposes and overrides == self._own
 
     def _failed(self) -> list[dict[str, Any]]:
         """What ``_start`` needs of every trial that has failed: its values, and its run to resume."""
