@@ -76,6 +76,19 @@ def test_failed_runs_of_a_comparison_are_tried_again(experiment: Experiment) -> 
     assert compare(experiment, ARMS).trials.remaining == 0
 
 
+def test_unfinished_runs_of_other_arms_and_seeds_wait_until_they_are_asked_for(
+    experiment: Experiment,
+) -> None:
+    first = compare(experiment, ARMS)
+    assert len([first.trials.next() for _ in range(4)]) == 4
+    first.die()
+    asked = Search(arms=ARMS, seeds=(0,))
+    driver = Driver(experiment, asked, arms_of(asked, experiment, ("ce",)))
+    assert driver.trials.remaining == 1
+    assert fail(driver) == ["ce-s0"]
+    assert fail(compare(experiment, ARMS)) == ["cool-s0", "ce-s1", "cool-s1"]
+
+
 def test_an_arm_of_which_every_run_has_failed_may_be_corrected(experiment: Experiment) -> None:
     """Its runs then are others: the failed ones may have checkpoints of the settings before."""
     fail(compare(experiment, ARMS), "cool")

@@ -52,9 +52,9 @@ class Trials:
 
     Whoever dies leaves trials running; the next one hands those out first, under the same number and name, so
     that the runs are resumed. Then come the runs that have failed before, each once more: in a trial of its
-    own, as Optuna's finished ones cannot be changed, which stands for the failed one from then on. What is
-    proposed depends only on the search's seed, the runs before and how they ended, not on how often the
-    search was interrupted.
+    own, as Optuna's finished ones cannot be changed, which stands for the failed one from then on. Arms and
+    seeds that are not asked for stay as they are. What is proposed depends only on the search's seed, the
+    runs before and how they ended, not on how often the search was interrupted.
 
     Args:
         storage: of the study, which is made if there is none of this name.
@@ -85,7 +85,11 @@ class Trials:
             self.study.set_metric_names(list(self._objectives))
         if search.study is not None:
             self.study.set_user_attr(OWNER, place(Storage(experiment.run.storage) / name))
-        self._unfinished = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
+        self._unfinished = [
+            trial
+            for trial in self.all()
+            if trial.state == TrialState.RUNNING and (arms is None or self._asks_for(arms, trial))
+        ]
         self._proposes = arms is None
         self._planned = self._failed() if arms is None else self._plan(arms)
         if arms is None:
@@ -186,6 +190,9 @@ class Trials:
             for trial in self.all()
             if trial.state == TrialState.FAIL
         ]
+
+    def _asks_for(self, arms: Mapping[str, Mapping[str, Any]], trial: FrozenTrial) -> bool:
+        return trial.user_attrs["arm"] in arms and trial.user_attrs["seed"] in self._search.seeds
 
     def _plan(self, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What ``_start`` needs of every run that is asked for and not there, or has failed, seed by seed."""
