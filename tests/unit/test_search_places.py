@@ -46,6 +46,20 @@ def test_searches_of_two_folders_are_not_mixed_in_one_database(
     assert Driver(again, search).trials.remaining == 2
 
 
+def test_a_renamed_folder_resumes_its_own_study(experiment: Experiment, tmp_path: Path) -> None:
+    first = Driver(experiment, Search(space=SPACE, trials=2))
+    first.trials.next()
+    first.end(0, 0.5)
+    first.die()
+    (tmp_path / "street-search").rename(tmp_path / "renamed")
+    second = Driver(experiment, Search(space=SPACE, trials=2, name="renamed"))
+    assert states(second.trials.all()) == ["COMPLETE"]
+    assert second.trials.remaining == 1
+    assert states(handed_out(second.folder.load())) == ["COMPLETE"]
+    second.die()
+    assert [trial.state for trial in read_search(second.folder.storage).trials] == ["COMPLETE"]
+
+
 def test_a_folder_of_the_same_path_on_another_machine_is_another_one(
     experiment: Experiment, tmp_path: Path
 ) -> None:

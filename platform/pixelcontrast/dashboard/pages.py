@@ -15,6 +15,7 @@ from pixelcontrast.runs.record import folder_name, kind_of
 from pixelcontrast.runs.run_folder import read_experiment
 from pixelcontrast.runs.search_record import read_description, read_study_url
 from pixelcontrast.search.folder import ARTIFACTS, JOURNAL, open_study_storage
+from pixelcontrast.search.trials import find_study
 from pixelcontrast.storage import Storage
 
 RAY = "ray.json"
@@ -117,13 +118,11 @@ def _study_server(storage: Storage, view: View, port: int, *, curves: str) -> Se
 def _study_path(storage: Storage, view: View) -> str:
     """The study's page; that of all studies while the search has not made its own yet."""
     database, name = read_study_url(storage), folder_name(storage)
-    studies = open_study_storage(view.study, database).get_all_studies()
-    ids = {study.study_name: study._study_id for study in studies}
-    if name not in ids and database is not None:
+    studies = open_study_storage(view.study, database)
+    found = find_study(studies, name)
+    if found is None and database is not None:
         raise ValueError(f"--study {database} has no study {name}; is it a file on another machine?")
-    if name not in ids and len(ids) == 1:  # the folder was renamed
-        return f"/dashboard/studies/{next(iter(ids.values()))}"
-    return f"/dashboard/studies/{ids[name]}" if name in ids else "/dashboard"
+    return "/dashboard" if found is None else f"/dashboard/studies/{studies.get_study_id_from_name(found)}"
 
 
 def _ray_dashboard(storage: Storage) -> str | None:

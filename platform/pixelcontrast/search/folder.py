@@ -22,7 +22,7 @@ from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.search.journal import cut_torn_tail, open_journal
 from pixelcontrast.search.retrying import retrying
 from pixelcontrast.search.settings import Search, deciding_placement, describe
-from pixelcontrast.search.trials import OWNER, handed_out, place
+from pixelcontrast.search.trials import OWNER, find_study, handed_out, place
 from pixelcontrast.storage import Storage, secret_in
 
 JOURNAL, ARTIFACTS = "study.journal", "artifacts"
@@ -116,7 +116,7 @@ class SearchFolder:
     def load(self) -> optuna.Study:
         """The study, to read; raises ``KeyError`` before the search has begun."""
         storage = open_study_storage(self.local, self._search.study)
-        return optuna.load_study(study_name=self.name, storage=storage)
+        return optuna.load_study(study_name=find_study(storage, self.name) or self.name, storage=storage)
 
     def evaluations(self, name: str) -> list[Row]:
         """What one of its runs has evaluated so far."""
@@ -165,16 +165,15 @@ class SearchFolder:
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
     def _handed_out(self, storage: BaseStorage) -> list[FrozenTrial]:
-        if self.name not in optuna.get_all_study_names(storage):
-            return []
-        return handed_out(optuna.load_study(study_name=self.name, storage=storage))
+        name = find_study(storage, self.name)
+        return [] if name is None else handed_out(optuna.load_study(study_name=name, storage=storage))
 
     def _check_owner(self, storage: BaseStorage) -> None:
         """Refuse another folder's study: its running trials would be taken for those of a dead driver."""
-        if self.name not in optuna.get_all_study_names(storage):
+        if (name := find_study(storage, self.name)) is None:
             return
         here = place(self.storage)
-        owner = optuna.load_study(study_name=self.name, storage=storage).user_attrs.get(OWNER, here)
+        owner = optuna.load_study(study_name=name, storage=storage).user_attrs.get(OWNER, here)
         if owner != here:
             raise ValueError(
                 f"--study {self._search.study} has a study {self.name} already, of the search in {owner}; "
@@ -192,8 +191,8 @@ class SearchFolder:
         """Let a start that failed before its first trial leave nothing that another one must agree with."""
         if self._handed_out(storage):
             return
-        if self.name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=self.name, storage=storage)
+        if (name := find_study(storage, self.name)) is not None:
+            optuna.delete_study(study_name=name, storage=storage)
         self.storage.delete(SEARCH)
 
     def _fetch_journal(self) -> None:

@@ -15,7 +15,7 @@ from pixelcontrast.runs.record import RunRecord, kind_of, read_run
 from pixelcontrast.runs.run_folder import EXPERIMENT
 from pixelcontrast.runs.search_record import SearchDescription, SearchRecord, TrialRecord, read_description
 from pixelcontrast.search.folder import JOURNAL, local_folder, open_study_storage
-from pixelcontrast.search.trials import handed_out
+from pixelcontrast.search.trials import find_study, handed_out
 from pixelcontrast.storage import Storage, one_line
 
 _NOTED = frozenset({"run", "overrides", "arm", "seed", "error", "baseline"})
@@ -62,19 +62,17 @@ def _study_storage(search: Storage, url: str | None) -> Iterator[BaseStorage | N
 
 
 def _trials(storage: BaseStorage | None, search: SearchDescription) -> list[FrozenTrial]:
-    """The trials of the study; a journal's only study also where the folder has been renamed."""
+    """The trials of the study, if there is one yet."""
     if storage is None:
         return []
-    names, name = optuna.get_all_study_names(storage), search.name
-    if name not in names:
+    name = find_study(storage, search.name)
+    if name is None:
         if search.study is not None:
             raise ValueError(
-                f"{search.storage.location}: --study {search.study} has no study {name}. A search in a "
-                "database is found by its folder's name: was the folder renamed?"
+                f"{search.storage.location}: --study {search.study} has no study {search.name}. A search in "
+                "a database is found by its folder's name: was the folder renamed?"
             )
-        if len(names) != 1:
-            return []
-        name = names[0]
+        return []
     return handed_out(optuna.load_study(study_name=name, storage=storage))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import optuna
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pixelcontrast.config import Experiment
@@ -57,7 +57,8 @@ class Trials:
     runs before and how they ended, not on how often the search was interrupted.
 
     Args:
-        storage: of the study, which is made if there is none of this name.
+        name: of the search's folder.
+        storage: of the study, which is made if there is none.
         arms: name → overrides, each to be trained on ``search.seeds``; None to propose from ``search.space``.
     """
 
@@ -74,7 +75,7 @@ class Trials:
         self._search = search
         self._objectives: tuple[Objective, ...] = search.objectives if arms is None else ("miou",)
         self.study = optuna.create_study(
-            study_name=name,
+            study_name=find_study(storage, name) or name,
             storage=storage,
             pruner=_pruner(search, experiment) if arms is None else NopPruner(),
             directions=[_DIRECTIONS[objective] for objective in self._objectives],
@@ -223,6 +224,17 @@ class Trials:
 
     def _trial(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self._frozen(number)._trial_id)
+
+
+def find_study(storage: BaseStorage, folder: str) -> str | None:
+    """The name of the study of the search in a folder of this name; None while there is none.
+
+    A journal lies in the folder itself: its only study is that of the search, whatever the folder is called.
+    """
+    names = optuna.get_all_study_names(storage)
+    if folder in names:
+        return folder
+    return names[0] if isinstance(storage, JournalStorage) and len(names) == 1 else None
 
 
 def handed_out(study: optuna.Study) -> list[FrozenTrial]:
