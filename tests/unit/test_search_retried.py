@@ -66,6 +66,43 @@ def test_failed_trials_of_a_search_are_tried_again_once_a_call(experiment: Exper
     ]
 
 
+def test_a_trial_that_is_tried_again_counts_once_in_early_stopping(experiment: Experiment) -> None:
+    """Otherwise the more often it fails, the more of the others continue."""
+    search = Search(space=SPACE, trials=5, known=(), grace=0.25)
+    for _ in range(3):  # each time it comes to the same evaluations
+        driver = Driver(experiment, search)
+        proposal = driver.trials.next()
+        assert proposal is not None
+        assert not driver.trials.report(proposal.number, 100, 0.5)
+        driver.trials.fail(proposal.number, "worker 1 died")
+        driver.die()
+    driver = Driver(experiment, search)
+    again = driver.trials.next()
+    assert again is not None
+    assert not driver.trials.report(again.number, 100, 0.5)
+    for miou, stopped in ((0.4, True), (0.6, False), (0.55, False), (0.52, True)):
+        proposal = driver.trials.next()
+        assert proposal is not None
+        assert driver.trials.report(proposal.number, 100, miou) is stopped
+
+
+def test_a_trial_that_is_tried_again_is_not_judged_again(experiment: Experiment) -> None:
+    """Against those that came later it would lose where it has been let through."""
+    search = Search(space=SPACE, trials=2, known=(), grace=0.25)
+    first = Driver(experiment, search)
+    for miou in (0.5, 0.6):
+        proposal = first.trials.next()
+        assert proposal is not None
+        assert not first.trials.report(proposal.number, 100, miou)
+    first.trials.fail(0, "worker 1 died")
+    first.end(1, 0.7)
+    first.die()
+    second = Driver(experiment, search)
+    again = second.trials.next()
+    assert again is not None
+    assert not second.trials.report(again.number, 100, 0.5)
+
+
 def test_failed_runs_of_a_comparison_are_tried_again(experiment: Experiment) -> None:
     assert fail(compare(experiment, ARMS), "cool") == ["ce-s0", "cool-s0", "ce-s1", "cool-s1"]
     driver = compare(experiment, ARMS)

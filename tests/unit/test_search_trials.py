@@ -1,10 +1,13 @@
 """Proposals and their record in a real Optuna study; no Ray, and no training."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any, Literal
 
+import optuna
 import pytest
+from optuna.pruners import SuccessiveHalvingPruner
 
 from pixelcontrast import Experiment, Search, config, integers, loguniform, uniform
 from pixelcontrast.search.settings import Objective, arms_of, check_space
@@ -156,6 +159,30 @@ def test_trials_that_are_behind_are_stopped_at_the_rungs_and_only_there(experime
     trials = driver.trials.all()
     assert states(trials) == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
     assert trials[2].intermediate_values == {50: 0.0, 100: 0.4}
+
+
+@pytest.mark.parametrize(("evaluated_every", "factor"), [(50, 2), (100, 3), (200, 2)])
+def test_trials_are_stopped_as_by_optuna_s_pruner(
+    experiment: Experiment, evaluated_every: int, factor: int
+) -> None:
+    """Also where an evaluation passes several rungs, and several have the same mIoU."""
+    search = Search(space=SPACE, trials=20, known=(), grace=0.125, reduction_factor=factor)
+    driver = Driver(experiment, search)
+    pruner = SuccessiveHalvingPruner(min_resource=50, reduction_factor=factor)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    draws = random.Random(0)
+    stopped = []
+    for _ in range(20):
+        proposal, trial = driver.trials.next(), study.ask()
+        assert proposal is not None
+        for step in range(evaluated_every, STEPS, evaluated_every):
+            miou = round(draws.random(), 1)
+            trial.report(miou, step)
+            stopped.append(driver.trials.report(proposal.number, step, miou))
+            assert stopped[-1] is trial.should_prune()
+            if stopped[-1]:
+                break
+    assert {True, False} == set(stopped)
 
 
 def test_the_experiment_s_own_values_are_never_stopped_wherever_they_stand(experiment: Experiment) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pixelcontrast.config import Experiment
+from pixelcontrast.search.halving import judge
 from pixelcontrast.search.own_values import own_point, own_values
 from pixelcontrast.search.settings import Dimension, Objective, Range, Search
 from pixelcontrast.storage import Storage
@@ -77,7 +78,7 @@ class Trials:
         self.study = optuna.create_study(
             study_name=find_study(storage, name) or name,
             storage=storage,
-            pruner=_pruner(search, experiment) if arms is None else NopPruner(),
+            pruner=NopPruner(),
             directions=[_DIRECTIONS[objective] for objective in self._objectives],
             load_if_exists=True,
         )
@@ -92,6 +93,7 @@ class Trials:
             if trial.state == TrialState.RUNNING and (arms is None or self._asks_for(arms, trial))
         ]
         self._proposes = arms is None
+        self._grace_steps = search.grace_steps(experiment.optim.steps)
         self._planned = self._failed() if arms is None else self._plan(arms)
         if arms is None:
             self._own = own_values(experiment, search.space)
@@ -116,13 +118,13 @@ class Trials:
 
         A step that is recorded already is ignored: the run was taken up from a checkpoint before it.
         """
-        trial = self._trial(number)
-        if step in self._frozen(number).intermediate_values:
+        trial = self._frozen(number)
+        if step in trial.intermediate_values:
             return False
         if len(self._objectives) > 1:
             return False  # Optuna takes no intermediate values with several objectives
-        trial.report(miou, step)
-        return trial.should_prune() and not self._is_baseline(self._frozen(number).user_attrs["overrides"])
+        self._trial(number).report(miou, step)
+        return self._proposes and self._search.stops_early and self._judge(trial, step, miou)
 
     def note(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attach plain JSON values to a running trial."""
@@ -148,6 +150,20 @@ class Trials:
         """The run has failed, and is not tried again by this object."""
         self.note(number, {"error": reason})
         self.study.tell(number, state=TrialState.FAIL)
+
+    def _judge(self, trial: FrozenTrial, step: int, miou: float) -> bool:
+        """Record the rungs that a trial has reached by an evaluation; True if it shall be stopped."""
+        stop, reached = judge(
+            trial,
+            [other for other in self.all() if other.number != trial.number],
+            step=step,
+            miou=miou,
+            grace_steps=self._grace_steps,
+            reduction_factor=self._search.reduction_factor,
+        )
+        for key, value in reached.items():
+            self.study._storage.set_trial_system_attr(trial._trial_id, key, value)
+        return stop and not self._is_baseline(trial.user_attrs["overrides"])
 
     def _propose(self) -> Proposal | None:
         index = len(self.all())
@@ -181,11 +197,13 @@ class Trials:
         return self._proposes and overrides == self._own
 
     def _failed(self) -> list[dict[str, Any]]:
-        """What ``_start`` needs of every trial that has failed: its values, and its run to resume."""
+        """Values, evaluations, rungs and run of each trial that has failed: what ``_start`` needs."""
         return [
             {
                 "params": trial.params,
                 "distributions": trial.distributions,
+                "intermediate_values": trial.intermediate_values,
+                "system_attrs": trial.system_attrs,
                 "user_attrs": {key: trial.user_attrs[key] for key in _PROPOSED & trial.user_attrs.keys()},
             }
             for trial in self.all()
@@ -275,13 +293,3 @@ def _sampler(search: Search, index: int) -> BaseSampler:
     if search.sampler == "random":
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
-
-
-def _pruner(search: Search, experiment: Experiment) -> BasePruner:
-    """Optuna's asynchronous halving keeps its state in the study; Ray's would be lost with the driver."""
-    if not search.stops_early:
-        return NopPruner()
-    return SuccessiveHalvingPruner(
-        min_resource=search.grace_steps(experiment.optim.steps),
-        reduction_factor=search.reduction_factor,
-    )
