@@ -4,6 +4,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -296,8 +297,11 @@ def test_a_storage_that_fails_stops_the_search_and_fails_no_trial(experiment: Ex
     assert states(driver.trials.all()) == ["RUNNING"]
 
 
-def test_a_resumed_trial_that_is_due_to_be_stopped_is_not_started(experiment: Experiment) -> None:
-    """Its driver died before it took the evaluation."""
+@pytest.mark.parametrize("dies", ["before the evaluation", "in its record", "before the end"])
+def test_a_resumed_trial_that_is_due_to_be_stopped_is_not_started(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    """Its driver died before it took the evaluation, or before it recorded that the trial was stopped."""
     search, listener = Search(space=SPACE, trials=3, grace=0.25), Lines()
     first = Driver(experiment, search)
     for miou in (0.9, 0.8):
@@ -306,6 +310,13 @@ def test_a_resumed_trial_that_is_due_to_be_stopped_is_not_started(experiment: Ex
         first.trials.report(proposal.number, 100, miou)
         first.end(proposal.number, miou)
     assert first.trials.next() is not None
+    if dies == "in its record":
+        with monkeypatch.context() as patch:
+            patch.setattr("optuna.Trial.report", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                first.trials.report(2, 100, 0.1)
+    if dies == "before the end":
+        assert first.trials.report(2, 100, 0.1)
     first.die()
     place = {"kind": "eval", "step": 100, "steps": 400, "time": 1.0}
     write_rows(first.folder.run("trial-0002"), [place | {"miou": 0.1, "iou": {}}])

@@ -25,6 +25,8 @@ _DIRECTIONS: dict[Objective, Literal["minimize", "maximize"]] = {
 }
 _PROPOSED = {"run", "overrides", "baseline"}
 """Attributes that a trial of a search is handed out with."""
+_STOPPED = "stopped_at"
+"""System attribute of a trial that shall be stopped early: the step of the evaluation that decided so."""
 _RANDOM_TRIALS = 5
 """Trials that must have ended before TPE proposes any; the same whatever number is asked for, as that may
 grow."""
@@ -116,15 +118,18 @@ class Trials:
     def report(self, number: int, step: int, miou: float) -> bool:
         """Record an evaluation; True if the trial shall be stopped.
 
-        A step that is recorded already is ignored: the run was taken up from a checkpoint before it.
+        Of a step that is recorded already the decision stays what it was: the run was taken up from a
+        checkpoint before it, or its driver died before it stopped the trial.
         """
-        trial = self._frozen(number)
-        if step in trial.intermediate_values:
-            return False
         if len(self._objectives) > 1:
             return False  # Optuna takes no intermediate values with several objectives
-        self._trial(number).report(miou, step)
-        return self._proposes and self._search.stops_early and self._judge(trial, step, miou)
+        trial = self._frozen(number)
+        if step not in trial.intermediate_values:
+            # In this order: a driver that dies in between leaves no evaluation without its decision.
+            if self._proposes and self._search.stops_early:
+                self._judge(trial, step, miou)
+            self._trial(number).report(miou, step)
+        return self._frozen(number).system_attrs.get(_STOPPED) == step
 
     def note(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attach plain JSON values to a running trial."""
@@ -151,8 +156,8 @@ class Trials:
         self.note(number, {"error": reason})
         self.study.tell(number, state=TrialState.FAIL)
 
-    def _judge(self, trial: FrozenTrial, step: int, miou: float) -> bool:
-        """Record the rungs that a trial has reached by an evaluation; True if it shall be stopped."""
+    def _judge(self, trial: FrozenTrial, step: int, miou: float) -> None:
+        """Record whether a trial shall be stopped at an evaluation, and the rungs that it has reached."""
         stop, reached = judge(
             trial,
             [other for other in self.all() if other.number != trial.number],
@@ -161,9 +166,10 @@ class Trials:
             grace_steps=self._grace_steps,
             reduction_factor=self._search.reduction_factor,
         )
+        if stop and not self._is_baseline(trial.user_attrs["overrides"]):
+            reached = {_STOPPED: step} | reached
         for key, value in reached.items():
             self.study._storage.set_trial_system_attr(trial._trial_id, key, value)
-        return stop and not self._is_baseline(trial.user_attrs["overrides"])
 
     def _propose(self) -> Proposal | None:
         index = len(self.all())
