@@ -1,5 +1,6 @@
 """Where a search's study lies: in a database, or in an object store that several machines use in turn."""
 
+import shutil
 from pathlib import Path
 
 import optuna
@@ -144,6 +145,41 @@ def test_a_study_in_an_object_store_is_taken_up_on_another_machine_and_back(
         driver.end(there, 0.5)
         driver.folder.sync()  # as after each trial
     assert (tmp_path / "bucket" / "street-search" / "study.journal").exists()
+
+
+def test_the_pictures_of_another_machine_s_trials_are_fetched_with_the_study(
+    remote: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dashboard then shows this machine's. Older versions fetched the study alone."""
+    search, store = Search(space=SPACE, trials=5), tmp_path / "bucket" / "street-search"
+
+    def upload(_: Storage, source: Path, name: str) -> None:
+        """pyarrow would not take this bucket for a file system."""
+        shutil.copytree(source, store / name, dirs_exist_ok=True)
+
+    monkeypatch.setattr(Storage, "upload", upload)
+
+    def take_up(machine: str) -> Path:
+        monkeypatch.setenv("HOME", str(tmp_path / machine))
+        driver = Driver(remote, search)
+        driver.trials.next()
+        driver.die()
+        return driver.folder.local / "artifacts"
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    first = take_up("first")
+    first.mkdir()
+    (first / "overlays").write_bytes(b"old")
+    take_up("first")
+    second = take_up("second")
+    assert contents(second) == {"overlays": b"old"}
+    (second / "overlays").write_bytes(b"new")
+    take_up("second")
+    assert contents(take_up("first")) == {"overlays": b"new"}
+    (first / "overlays").unlink()
+    assert contents(take_up("first")) == {"overlays": b"new"}
 
 
 def test_a_study_that_went_on_in_two_places_is_refused_and_no_trial_is_lost(

@@ -95,7 +95,7 @@ class SearchFolder:
                 # Also the copy of the study here; the dashboard knows by this lock whose study is newer.
                 stack.enter_context(held(Storage(str(self.local)), what=what))
             cut_torn_tail(self.local / JOURNAL)
-            self._fetch_journal()
+            self._fetch_study()
             storage = open_study_storage(self.local, self._search.study, new=True)
             if isinstance(storage, RDBStorage):
                 storage = retrying(storage)
@@ -195,8 +195,8 @@ class SearchFolder:
             optuna.delete_study(study_name=name, storage=storage)
         self.storage.delete(SEARCH)
 
-    def _fetch_journal(self) -> None:
-        """Fetch the journal if it goes on from the one here: lines are only ever added.
+    def _fetch_study(self) -> None:
+        """Fetch the journal if it goes on from the one here, as lines are only ever added, and the artifacts.
 
         Raises:
             ValueError: each of the two has lines that the other has not.
@@ -205,15 +205,20 @@ class SearchFolder:
             return
         path, there = self.local / JOURNAL, self.storage.read(JOURNAL)
         here = path.read_bytes() if path.exists() else b""
-        if here.startswith(there):
-            return
-        if not there.startswith(here):
+        is_newer = not here.startswith(there)
+        if is_newer and not there.startswith(here):
             raise ValueError(
                 f"search {self.name} has gone on in two places: {path} and "
                 f"{(self.storage / JOURNAL).location} each have what the other has not. Delete the one that "
                 "shall not count"
             )
-        path.write_bytes(there)
+        for name in self.storage.names(ARTIFACTS):
+            artifact = self.local / ARTIFACTS / name
+            if is_newer or not artifact.exists():  # another machine may have replaced some
+                artifact.parent.mkdir(exist_ok=True)
+                artifact.write_bytes(self.storage.read(f"{ARTIFACTS}/{name}"))
+        if is_newer:
+            path.write_bytes(there)
 
 
 def local_folder(search: Storage) -> Path:
