@@ -52,7 +52,7 @@ def run_search(settings: Experiment, search: Search, *, arms: bool = False, limi
     folder = SearchFolder(settings, search, plan)
     folder.check()
     with folder.held() as storage:
-        trials = Trials(search, settings, name=folder.name, storage=storage, arms=plan)
+        trials = folder.trials(storage)
         for _ in range(min(limit, trials.remaining)):
             proposal = trials.next()
             assert proposal is not None

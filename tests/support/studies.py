@@ -7,7 +7,6 @@ from optuna.trial import FrozenTrial
 from pixelcontrast import Experiment, Search, choice, integers, loguniform
 from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.settings import Choice, Range
-from pixelcontrast.search.trials import Trials
 
 SPACE: dict[str, Range | Choice] = {
     "contrast.temperature": loguniform(0.03, 0.5),
@@ -24,8 +23,7 @@ class Driver:
         self.folder = SearchFolder(experiment, search, arms)
         self.folder.check()
         self._held = self.folder.held()
-        storage = self._held.__enter__()
-        self.trials = Trials(search, experiment, name=self.folder.name, storage=storage, arms=arms)
+        self.trials = self.folder.trials(self._held.__enter__())
 
     def end(self, number: int, miou: float) -> None:
         self.trials.report(number, STEPS, miou)

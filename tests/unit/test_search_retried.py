@@ -1,11 +1,12 @@
 """Failed trials are tried again when their command is rerun, and arms that have only failed may change."""
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from pixelcontrast import Experiment, Search
+from pixelcontrast import Experiment, Search, config
 from pixelcontrast.search.reading import read_search
 from pixelcontrast.search.settings import arms_of
 from studies import SPACE, Driver, states
@@ -137,6 +138,37 @@ def test_an_arm_of_which_every_run_has_failed_may_be_corrected(experiment: Exper
     assert json.loads(driver.folder.storage.read("search.json"))["arms"] == corrected
     driver.die()
     with pytest.raises(ValueError, match=r"search\.arms\.cool was .*0\.2.* and is now .*0\.07"):
+        compare(experiment, ARMS)
+
+
+def test_a_search_json_that_was_deleted_is_restored(experiment: Experiment) -> None:
+    """As the message about a damaged one advises: no arm is lost, and nothing may change that was trained."""
+    fail(compare(experiment, ARMS))
+    driver = compare(experiment, ARMS)
+    driver.die()
+    written = driver.folder.storage.read("search.json")
+    asked = Search(arms=ARMS, seeds=(0, 1))
+    changed = ARMS | {"cool": {"contrast.temperature": 0.2}}
+    for start, refused in (
+        (lambda: Driver(experiment, asked, arms_of(asked, experiment, ("ce",))).die(), None),
+        (lambda: compare(experiment, changed), r"search\.arms\.cool was .*0\.07.* and is now .*0\.2"),
+        (lambda: compare(config.replace(experiment, {"optim.lr": 0.5}), ARMS), r"optim\.lr was 0\.01 and"),
+    ):
+        driver.folder.storage.delete("search.json")
+        with pytest.raises(ValueError, match=refused) if refused else nullcontext():
+            start()
+        assert driver.folder.storage.read("search.json") == written
+
+
+def test_a_search_json_that_is_lost_without_a_copy_is_named(experiment: Experiment) -> None:
+    """As older versions kept none."""
+    driver = compare(experiment, ARMS)
+    driver.trials.next()
+    study = driver.trials.study
+    study._storage.set_study_system_attr(study._study_id, "search.json", None)
+    driver.die()
+    driver.folder.storage.delete("search.json")
+    with pytest.raises(ValueError, match=r"study\.journal has trials of .* has no search\.json"):
         compare(experiment, ARMS)
 
 

@@ -173,7 +173,8 @@ def _difference(arm: ArmResult) -> html.Cell:
 
 
 def _colors(search: SearchRecord) -> dict[str, str]:
-    return {arm: figures.ARM_COLORS[index % len(figures.ARM_COLORS)] for index, arm in enumerate(search.arms)}
+    arms = enumerate(search.scores())  # also those that search.json lacks
+    return {arm: figures.ARM_COLORS[index % len(figures.ARM_COLORS)] for index, arm in arms}
 
 
 def _curves(search: SearchRecord) -> Markup:

@@ -141,7 +141,7 @@ class SearchRecord(SearchDescription):
 
 def read_content(search: Storage) -> dict[str, Any]:
     """What ``search.json`` holds, as plain JSON values; raises ``ValueError`` where it is damaged."""
-    return read_json(search, SEARCH, remedy="Delete it: the search's own command writes it again")
+    return read_json(search, SEARCH, remedy="Delete it: the search's own command restores it")
 
 
 def read_study_url(search: Storage) -> str | None:

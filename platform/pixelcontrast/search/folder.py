@@ -22,10 +22,12 @@ from pixelcontrast.runs.search_record import read_content, read_description
 from pixelcontrast.search.journal import cut_torn_tail, open_journal
 from pixelcontrast.search.retrying import retrying
 from pixelcontrast.search.settings import Search, deciding_placement, describe
-from pixelcontrast.search.trials import OWNER, find_study, handed_out, place
+from pixelcontrast.search.trials import OWNER, Trials, find_study, handed_out, place
 from pixelcontrast.storage import Storage, secret_in
 
 JOURNAL, ARTIFACTS = "study.journal", "artifacts"
+_DESCRIPTION = "search.json"
+"""System attribute of a study: what the file of this name held when it was last begun or resumed."""
 _SQLITE = "sqlite:///"
 """Before the path of a database's file, as sqlalchemy writes it."""
 
@@ -100,6 +102,7 @@ class SearchFolder:
             if isinstance(storage, RDBStorage):
                 storage = retrying(storage)
             self._check_owner(storage)
+            self._restore_description(storage)
             self._write_description(self._handed_out(storage))
             try:
                 yield storage
@@ -108,6 +111,14 @@ class SearchFolder:
                     self._forget_unbegun(storage)
                 raise
             self.sync()
+
+    def trials(self, storage: BaseStorage) -> Trials:
+        """Its trials in ``held``'s storage, where a copy of ``search.json`` is kept with them."""
+        trials = Trials(self._search, self._experiment, name=self.name, storage=storage, arms=self._arms)
+        study, content = trials.study._study_id, self.storage.read(SEARCH).decode()
+        if storage.get_study_system_attrs(study).get(_DESCRIPTION) != content:
+            storage.set_study_system_attr(study, _DESCRIPTION, content)
+        return trials
 
     def run(self, name: str) -> Storage:
         """The folder of one of its runs."""
@@ -180,12 +191,28 @@ class SearchFolder:
                 f"this one's folder is {here}. Choose another --name, or resume that search with its own "
                 "--run.storage; where its folder was moved, that place needs a link to it"
             )
-        if self._search.study is not None and self._handed_out(storage) and not self.storage.exists(SEARCH):
+
+    def _restore_description(self, storage: BaseStorage) -> None:
+        """Write ``search.json`` again where it was deleted, as what trials were begun with must not change.
+
+        Raises:
+            ValueError: the study has no copy of it, or this is not the folder of its runs; or, as ``check``,
+                another search has this name.
+        """
+        name, trials = find_study(storage, self.name), self._handed_out(storage)
+        if name is None or not trials or self.storage.exists(SEARCH):
+            return
+        study, here = self._search.study, place(self.storage)
+        copy = storage.get_study_system_attrs(storage.get_study_id_from_name(name)).get(_DESCRIPTION)
+        runs = [trial.user_attrs["run"] for trial in trials if "run" in trial.user_attrs]
+        if copy is None or (study and not any(self.run(run).exists(EXPERIMENT) for run in runs)):
+            where = f"--study {study}" if study else str(self.local / JOURNAL)
             raise ValueError(
-                f"--study {self._search.study} has trials of a study {self.name}, and {here} has no "
-                f"{SEARCH}: it is that of such a folder on another machine, or the file is lost. Choose "
-                "another --name, or put the file back"
+                f"{where} has trials of a study {name}, and {here} has no {SEARCH}: it is that of such a "
+                "folder on another machine, or the file is lost. Choose another --name, or put the file back"
             )
+        self.storage.write(SEARCH, copy.encode())
+        self.check()
 
     def _forget_unbegun(self, storage: BaseStorage) -> None:
         """Let a start that failed before its first trial leave nothing that another one must agree with."""

@@ -16,7 +16,6 @@ from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchLi
 from pixelcontrast.config import Experiment
 from pixelcontrast.search.folder import Arms, SearchFolder, sqlite_file
 from pixelcontrast.search.settings import Search
-from pixelcontrast.search.trials import Trials
 
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs' folders have all of it
@@ -57,7 +56,7 @@ def run_search(
     folder = SearchFolder(experiment, search, arms)
     folder.check()
     with folder.held() as storage:
-        trials = Trials(search, experiment, name=folder.name, storage=storage, arms=arms)
+        trials = folder.trials(storage)
         if trials.remaining:
             running = RunningTrials(experiment, search, folder, trials, listener, _check)
             cpus, state_api = run.workers.max * run.cpus_per_worker, run.workers.max > 1
