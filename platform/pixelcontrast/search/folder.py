@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.lock import held
 from pixelcontrast.runs.record import SEARCH
 from pixelcontrast.runs.run_folder import EXPERIMENT, Row, read_rows
@@ -119,6 +120,18 @@ class SearchFolder:
         if storage.get_study_system_attrs(study).get(_DESCRIPTION) != content:
             storage.set_study_system_attr(study, _DESCRIPTION, content)
         return trials
+
+    def begun(self, storage: BaseStorage) -> list[Experiment]:
+        """The experiments of its runs that have ended by themselves, or would resume from a checkpoint."""
+        found = []
+        for trial in self._handed_out(storage):
+            run = trial.user_attrs.get("run", "")
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or (
+                run and checkpoint.names(self.run(run))
+            ):
+                places = {"run.name": run, "run.storage": self.storage.location}
+                found.append(config.replace(self._experiment, trial.user_attrs["overrides"] | places))
+        return found
 
     def run(self, name: str) -> Storage:
         """The folder of one of its runs."""

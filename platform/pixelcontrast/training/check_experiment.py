@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Iterable
+from functools import cache
 
-from pixelcontrast.config import Experiment
+from pixelcontrast.config import Data, Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model, check_model_weights, trains_features
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
-from pixelcontrast.storage import Storage, StorageError, one_line
+from pixelcontrast.storage import StorageError, one_line
 from pixelcontrast.training.contrast import warmup_steps
 from pixelcontrast.training.origin import check_same_data, describe_data
 
@@ -35,17 +37,26 @@ def check(experiment: Experiment) -> Row | None:
     if result is not None:
         return result
     check_inputs(experiment)
-    _check_same_data(run, experiment)
+    if checkpoint.names(run):
+        check_runs_data([experiment], option="--run.name")
     run.check_writable()
     return None
 
 
-def _check_same_data(run: Storage, experiment: Experiment) -> None:
-    """Before any worker does so: refuse other images or classes than the checkpoints were trained on."""
-    attempts = read_attempts(run)
-    if attempts and checkpoint.names(run):
-        sets = (build_dataset(experiment.data, split) for split in ("train", "val"))
-        check_same_data(experiment, attempts[-1]["data"], describe_data(*sets)["data"])
+def check_runs_data(experiments: Iterable[Experiment], *, option: str) -> None:
+    """Before any worker does so: refuse other images or classes than these runs were trained on.
+
+    Args:
+        option: what to choose another name by.
+    """
+
+    @cache
+    def described(data: Data) -> dict[str, str]:
+        return describe_data(*(build_dataset(data, split) for split in ("train", "val")))["data"]
+
+    for experiment in experiments:
+        if attempts := read_attempts(open_storage(experiment)):
+            check_same_data(experiment, attempts[-1]["data"], described(experiment.data), option=option)
 
 
 def _check_contrast_trains(experiment: Experiment) -> None:

@@ -39,13 +39,16 @@ def describe_data(train_set: SegmentationSet, val_set: SegmentationSet) -> dict[
     }
 
 
-def check_same_data(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_same_data(
+    experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str], *, option: str = "--run.name"
+) -> None:
     """Refuse to resume on other data: ``data.root`` may have moved, but positions in the sample stream must
     mean the same images, and train ids the same classes.
 
     Args:
         before: ``data`` of ``describe_data``, as an earlier attempt recorded it.
         now: likewise.
+        option: what to choose another name by.
 
     Raises:
         ValueError: they differ.
@@ -55,7 +58,7 @@ def check_same_data(experiment: Experiment, before: Mapping[str, str], now: Mapp
             raise ValueError(
                 f"data.root {experiment.data.root}: the {split} images or their classes are not those that "
                 f"run {experiment.run.name} began with (perhaps dataset.toml was edited); restore them, or "
-                "choose another --run.name"
+                f"choose another {option}"
             )
 
 

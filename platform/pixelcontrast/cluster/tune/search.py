@@ -44,8 +44,8 @@ def run_search(
         arms: compare these on ``search.seeds``; None searches ``search.space`` with ``search.trials``.
 
     Raises:
-        ValueError: another search has this name, or this one is running already; or a path is relative in a
-            job.
+        ValueError: another search has this name, or this one is running already; the data are others than its
+            runs were trained on; or a path is relative in a job.
         LaunchError: no trial fits on the cluster, or it cannot be reached; or the study or the storage failed
             for good, and the trials have stopped with a checkpoint.
     """
@@ -56,6 +56,7 @@ def run_search(
     folder = SearchFolder(experiment, search, arms)
     folder.check()
     with folder.held() as storage:
+        _check_data(folder.begun(storage))
         trials = folder.trials(storage)
         if trials.remaining:
             running = RunningTrials(experiment, search, folder, trials, listener, _check)
@@ -68,6 +69,13 @@ def run_search(
                 listener.began(remaining=trials.remaining, concurrent=concurrent)
                 _tune(running, concurrent)
     return folder
+
+
+def _check_data(begun: list[Experiment]) -> None:
+    """Refuse to mix results on other images or classes: data.root may have moved, or its files changed."""
+    from pixelcontrast import training
+
+    training.check_runs_data(begun, option="--name")
 
 
 def _check(experiment: Experiment) -> int | None:
