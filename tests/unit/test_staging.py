@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from packs import write_folder
+from pixelcontrast.config import Data
 from pixelcontrast.datasets.packing import staging
-from pixelcontrast.datasets.packing.staging import stage_files
+from pixelcontrast.datasets.packing.staging import stage_files, stage_pack
+from pixelcontrast.datasets.packing.write import pack
 
 
 @pytest.fixture
@@ -85,3 +88,20 @@ def test_what_a_copying_that_was_killed_has_left_is_deleted(remote: Path) -> Non
     left.write_bytes(b"half")
     stage_files(f"file://{remote}")
     assert not left.exists()
+
+
+def test_staging_again_leaves_the_manifest_to_those_who_read_it(remote: Path, tmp_path: Path) -> None:
+    """Every worker of a node stages when it starts, and reads while the others stage."""
+    write_folder(tmp_path / "photos")
+    pack(Data(layout="folder", root=str(tmp_path / "photos")), str(remote / "packed"))
+    data = Data(layout="folder", root=f"file://{remote}/packed")
+    manifest = Path(stage_pack(data).root) / "manifest.json"
+    before = manifest.stat()
+    with manifest.open("rb") as reader:
+        stage_pack(data)
+        assert reader.read() == (remote / "packed/manifest.json").read_bytes()
+    after = manifest.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    manifest.write_bytes(b"{")  # as an earlier version left it when it was killed
+    stage_pack(data)
+    assert manifest.read_bytes() == (remote / "packed/manifest.json").read_bytes()
