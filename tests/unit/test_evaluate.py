@@ -20,8 +20,9 @@ from pixelcontrast.datasets.official import result_ids, result_name
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.evaluation import Protocol, result_file
-from pixelcontrast.inference import export_model
+from pixelcontrast.inference import TrainedModel, export_model
 from pixelcontrast.inference.evaluate import Evaluation, Job, evaluate, results_folder
+from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
 from small_sets import ade20k, coco_10k, coco_164k, reference_pngs, some_ids
 from trained_runs import write_run
@@ -208,6 +209,30 @@ def test_the_command_takes_the_run_s_own_data_and_shows_every_class(
         command("/nowhere", device="cpu")
     assert ended.value.code == 2
     assert "/nowhere: there is no run here" in capsys.readouterr().err
+
+
+def test_a_run_that_trains_on_is_scored_at_the_step_that_is_recorded(
+    streets: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its newest checkpoint is looked for once, not again by everything that loads the network."""
+    folder = Path(write_run(tmp_path, data=streets, model=SMALL, num_classes=19, steps=(2, 4))[0])
+    (folder / "result.json").unlink()
+    newer = (folder / checkpoint.folder_of(4)).rename(tmp_path / "newer")
+    loads: list[int] = []
+
+    def load_and_train_on(location: str, step: int | None = None) -> TrainedModel:
+        loaded = load_model(location, step)
+        loads.append(loaded.metadata.source.step)
+        if newer.exists():
+            newer.rename(folder / checkpoint.folder_of(4))
+        return loaded
+
+    for module in ("pixelcontrast.inference", "pixelcontrast.inference.evaluate"):
+        monkeypatch.setattr(f"{module}.load_model", load_and_train_on)
+    command(str(folder), out=str(tmp_path / "out"), device="cpu")
+    assert loads == [2, 2]
+    newest = evaluate(Job(location=str(folder), data=streets))
+    assert (newest.job.step, newest.metadata.source.step) == (4, 4)
 
 
 def test_another_evaluation_is_not_overwritten(

@@ -87,9 +87,11 @@ def evaluate(
     from pixelcontrast.inference.device import choose_device
     from pixelcontrast.inference.evaluate import Job, check_out, results_folder
     from pixelcontrast.inference.export import default_name
+    from pixelcontrast.inference.found import choose_step
 
     check_least("--processes", processes)
     with failures_told(resume="Run the command again to start over."):
+        step = choose_step(run, step)  # once: a run that is training has a newer checkpoint soon
         metadata = load_model(run, step).metadata
         out = out or f"evaluations/{default_name(metadata)}-{split}"
         job = Job(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from pixelcontrast.evaluation import (
 from pixelcontrast.evaluation.summary import confusion_table, summarize
 from pixelcontrast.inference.classes import check_classes
 from pixelcontrast.inference.earlier import REMEDY, refuse_others
+from pixelcontrast.inference.found import choose_step
 from pixelcontrast.inference.metadata import Metadata
 from pixelcontrast.inference.trained import TrainedModel, load_model
 from pixelcontrast.storage import Storage
@@ -101,6 +102,8 @@ def evaluate(
     """
     if processes > 1 and job.device != "cpu":
         raise ValueError(f"processes {processes}: allowed on the CPU; on a GPU give --processes 1")
+    # Every process loads the network, and the run may be training: they must not each take its newest.
+    job = replace(job, step=choose_step(job.location, job.step))
     try:
         loaded = _load(job)
         names, num_images = loaded.model.classes, len(loaded.dataset)

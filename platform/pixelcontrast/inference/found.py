@@ -72,6 +72,27 @@ def find_checkpoint(storage: Storage, step: int | None) -> Found:
     )
 
 
+def choose_step(location: str, step: int | None) -> int | None:
+    """The step that ``load_model`` takes now; given to it later, it takes the same of a run that trains on.
+
+    Args:
+        location: as ``load_model``.
+        step: likewise.
+
+    Returns:
+        None where the location is one network.
+
+    Raises:
+        ValueError: as ``load_model``.
+    """
+    storage = Storage(location)
+    is_run = storage.exists("experiment.json") and not storage.exists(checkpoint.MANIFEST)
+    if step is not None or not is_run:
+        return step
+    found = _STEP.search(_choose(storage, None))
+    return int(found[1]) if found else None
+
+
 def _locate(folder: Storage, step: int | None) -> tuple[Storage, Storage, str]:
     """The run, and the checkpoint as a folder and a name in it."""
     if folder.exists(checkpoint.MANIFEST):
