@@ -14,6 +14,9 @@ from pixelcontrast import Contrast, Data, Model, load_model
 from pixelcontrast.cli.inspect import inspect as command
 from pixelcontrast.datasets.segmentation import build_dataset
 from pixelcontrast.evaluation import ConfusionMatrix
+from pixelcontrast.evaluation.scatter_picture import scatter_picture
+from pixelcontrast.inference.inspection import draw as draw_module
+from pixelcontrast.inference.inspection import geometry
 from pixelcontrast.inference.inspection import observe as observe_module
 from pixelcontrast.inference.inspection.geometry import (
     class_similarities,
@@ -234,6 +237,37 @@ def test_several_runs_stand_side_by_side(runs: tuple[str, str], capsys: pytest.C
     two_rows, one_row = (Image.open(folder / f"{layer}.png").height for layer in (FEATURES, EMBEDDING))
     assert two_rows > 1.5 * one_row
     assert "Worst images of ce (cross-entropy, step 4)" in printed[-1].read_text()
+
+
+def test_an_embedding_that_collapsed_to_one_point_is_drawn_and_named(
+    runs: tuple[str, str], streets: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = build_dataset(streets, "val")
+    seen = observe(load_with_head(runs[0]), dataset, [0], on_image=lambda: None)
+    rows = seen.pixels.layers[EMBEDDING]
+    with torch.inference_mode():
+        rows[:] = F.normalize(torch.ones(rows.shape[1]), dim=0)
+    captions: list[str] = []
+    monkeypatch.setattr(
+        draw_module,
+        "scatter_picture",
+        lambda panels, *colours: (
+            captions.extend(panel.caption for row in panels for panel in row)
+            or scatter_picture(panels, *colours)
+        ),
+    )
+    t_sne = geometry.TSNE.fit_transform
+
+    def without_crash(of: geometry.TSNE, points: np.ndarray) -> np.ndarray:
+        assert points.std(axis=0)[0] > 1e-12, "here scikit-learn ends the process"
+        return t_sne(of, points)
+
+    monkeypatch.setattr(geometry.TSNE, "fit_transform", without_crash)
+    looked = draw_module.Looked(dataset=dataset, split="val", num_images=1, per_class=10)
+    drawn = draw_module.draw([seen], looked)
+    assert [picture.file for picture, _ in drawn] == FILES
+    same = "one point, as all pixels have the same embedding"
+    assert captions[2:] == [f"PCA: {same}", f"t-SNE: {same}"]
 
 
 def test_a_data_set_with_other_classes_is_refused(runs: tuple[str, str], tmp_path: Path) -> None:

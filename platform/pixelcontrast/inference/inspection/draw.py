@@ -16,6 +16,7 @@ from pixelcontrast.evaluation.scatter_picture import Panel, scatter_picture
 from pixelcontrast.evaluation.sheet import beside, sheet, stacked, text
 from pixelcontrast.inference.inspection.geometry import (
     Pair,
+    all_alike,
     class_similarities,
     hardest_pairs,
     neighbour_embedding,
@@ -114,7 +115,15 @@ def _clouds(shown: Sequence[Observation], layer: str, looked: Looked) -> tuple[P
     return Picture(f"{layer}.png", title, words), sheet(body, title=title, notes=[words])
 
 
+def _one_point(seen: Observation, layer: str, method: str) -> Panel:
+    caption = f"{method}: one point, as all pixels have the same {_LAYERS[layer].lower()}"
+    points = np.zeros((len(seen.pixels), 2))
+    return Panel(title=name_of(seen), caption=caption, points=points, classes=seen.pixels.classes.numpy())
+
+
 def _pca_panel(seen: Observation, layer: str) -> Panel:
+    if all_alike(seen.pixels.layers[layer]):
+        return _one_point(seen, layer, "PCA")
     points, shares = principal_components(seen.pixels.layers[layer])
     first, second = (f"{100 * share:.0f} %" for share in shares)
     caption = f"PCA: {first} (across) and {second} (up) of the variance"
@@ -122,6 +131,8 @@ def _pca_panel(seen: Observation, layer: str) -> Panel:
 
 
 def _tsne_panel(seen: Observation, layer: str) -> Panel:
+    if all_alike(seen.pixels.layers[layer]):
+        return _one_point(seen, layer, "t-SNE")
     points = neighbour_embedding(seen.pixels.layers[layer])
     caption = f"t-SNE of {len(points):,} pixels; the axes have no meaning"
     return Panel(title=name_of(seen), caption=caption, points=points, classes=seen.pixels.classes.numpy())

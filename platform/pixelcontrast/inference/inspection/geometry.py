@@ -15,6 +15,10 @@ _PERPLEXITY, _TSNE_INPUTS = 30, 50
 """scikit-learn's default; the dimensions that PCA leaves for t-SNE (van der Maaten and Hinton, JMLR 2008)."""
 
 
+_SAME = 1e-6
+"""Rows of unit length that differ by less differ by float32's rounding only."""
+
+
 class Pair(NamedTuple):
     """An anchor, and the most similar pixel of another class in another image; places among the pixels."""
 
@@ -26,15 +30,29 @@ class Pair(NamedTuple):
     """The anchor's mean cosine with the other pixels of its class."""
 
 
+def all_alike(rows: Tensor) -> bool:
+    """Whether rows [n, D] are one point, up to rounding: PCA and t-SNE divide by the variance, which is 0.
+
+    scikit-learn's t-SNE of what that gives ends the process with a segmentation fault.
+    """
+    return bool((rows - rows[0]).abs().max() <= _SAME)
+
+
 def principal_components(rows: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows [n, D], n ≥ 2, in the plane of their largest variance: [n, 2], and the two components' shares."""
+    """Rows [n, D], n ≥ 2, in the plane of their largest variance: [n, 2], and the two components' shares.
+
+    The rows must not be ``all_alike``.
+    """
     fitted = PCA(n_components=2, svd_solver="full")
     points = fitted.fit_transform(rows.double().numpy())
     return points, fitted.explained_variance_ratio_
 
 
 def neighbour_embedding(rows: Tensor) -> NDArray[np.float64]:
-    """Rows [n, D], n ≥ 5, in the plane by t-SNE, which keeps nearest neighbours: [n, 2], seeded."""
+    """Rows [n, D], n ≥ 5, in the plane by t-SNE, which keeps nearest neighbours: [n, 2], seeded.
+
+    The rows must not be ``all_alike``.
+    """
     most = min(_TSNE_INPUTS, *rows.shape)
     reduced = PCA(n_components=most, svd_solver="full").fit_transform(rows.double().numpy())
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
