@@ -20,6 +20,7 @@ from pixelcontrast.search.reading import read
 from pixelcontrast.search.settings import Search
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.check_experiment import check_compiler, check_inputs
+from pixelcontrast.training.evaluate import predict
 from searches import SPACE, experiment
 
 
@@ -162,6 +163,27 @@ def test_a_full_gpu_is_final_and_names_the_settings_that_take_less(
     told = f"OutOfMemoryError: {FULL_TOLD}Lower optim.batch_size (it is 2){remedy}"
     assert reason_of(FULL, settings) == (told, True)
     assert reason_of(RuntimeError("another"), settings) == ("RuntimeError: another", False)
+
+
+@pytest.mark.parametrize(
+    ("precision", "first"), [("float32", "set run.precision to bfloat16, "), ("bfloat16", "")]
+)
+def test_a_gpu_that_a_validation_image_fills_is_not_told_to_lower_the_batch(
+    scenes: Path, tmp_path: Path, precision: str, first: str
+) -> None:
+    settings = config.replace(experiment(scenes, tmp_path), {"run.precision": precision})
+
+    def full(_images: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError(FULL_TOLD)
+
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        predict(full, torch.zeros(1, 3, 20, 30))  # type: ignore[arg-type]
+    told, final = reason_of(raised.value, settings)
+    assert final
+    assert told == (
+        f"OutOfMemoryError: {FULL_TOLD}A whole validation image of 30×20 pixels was being evaluated: {first}"
+        "shrink the validation images as files, or take a GPU with more memory"
+    )
 
 
 def test_a_gpu_that_torch_cannot_use_is_named_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,18 @@ def evaluate(
 
 
 def predict(model: SegmentationModel, images: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-    """Classes, int64 [B, H, W], of normalised images [B, 3, H, W]."""
-    with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
-        return model(images).logits.argmax(dim=1)
+    """Classes, int64 [B, H, W], of normalised images [B, 3, H, W].
+
+    Raises:
+        torch.OutOfMemoryError: with a note that it was an evaluation, and the images' size.
+    """
+    try:
+        with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+            return model(images).logits.argmax(dim=1)
+    except torch.OutOfMemoryError as error:
+        height, width = images.shape[-2:]
+        error.add_note(f"A whole validation image of {width}×{height} pixels was being evaluated")
+        raise
 
 
 @torch.inference_mode()

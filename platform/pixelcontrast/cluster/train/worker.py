@@ -135,7 +135,9 @@ def reason_of(error: Exception, experiment: Experiment) -> tuple[str, bool]:
 
     text = one_line(error) if isinstance(error, OSError) else str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        text = f"{opening(text, 3)}. {_less_memory(experiment)}"
+        evaluated = "; ".join(getattr(error, "__notes__", ()))
+        remedy = _less_memory_of(evaluated, experiment) if evaluated else _less_memory(experiment)
+        text = f"{opening(text, 3)}. {remedy}"
     final = isinstance(error, ValueError | torch.OutOfMemoryError)
     return f"{type(error).__name__}: {text}", final or getattr(error, "errno", None) in _LASTING
 
@@ -151,6 +153,12 @@ def _less_memory(experiment: Experiment) -> str:
             ways.append("contrast.region_memory_size")
     lower = f"Lower {', '.join(ways[:-1])} or {ways[-1]}"
     return lower if experiment.run.precision == "bfloat16" else f"{lower}, or set run.precision to bfloat16"
+
+
+def _less_memory_of(evaluated: str, experiment: Experiment) -> str:
+    """What helps where an evaluation took a GPU's memory: batches and crops have no part in it."""
+    precision = "" if experiment.run.precision == "bfloat16" else "set run.precision to bfloat16, "
+    return f"{evaluated}: {precision}shrink the validation images as files, or take a GPU with more memory"
 
 
 class _Rows:
