@@ -180,6 +180,17 @@ def test_onnx_gives_the_network_s_logits_at_any_batch_and_size(
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("backbone", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_onnx_of_a_network_whose_graph_fits_one_size_is_refused(backbone: str, tmp_path: Path) -> None:
+    folder, _ = write_run(tmp_path, model=Model(backbone=backbone, embedding_dim=8), steps=(4,))
+    model, file = load_model(folder), tmp_path / "a.onnx"
+    with pytest.raises(
+        ValueError, match=rf"--format onnx: {backbone} cuts its maps into patches, .* allowed"
+    ):
+        export_model(model, "onnx", out=str(file))
+    assert not file.exists()
+
+
 def test_onnx_with_argmax_gives_classes_and_carries_the_metadata(run: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model = load_model(run)
