@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pixelcontrast.datasets.camvid import LABELS
 from pixelcontrast.datasets.files import read_header, read_image
-from small_sets import HEIGHT, WIDTH, write_image
+from pixelcontrast.datasets.listing import Pair
+from pixelcontrast.datasets.segmentation_set import SegmentationSet
+from small_sets import HEIGHT, WIDTH, write_image, write_label
 
 ORIENTATION, X_RESOLUTION, SOFTWARE = 0x0112, 0x011A, 0x0131
 SHORT, RATIONAL, UNDEFINED, SIGNED_RATIONAL = 3, 5, 7, 10
@@ -41,6 +44,28 @@ def test_every_orientation_is_turned_as_pillow_turns_it(
         expected = np.asarray(ImageOps.exif_transpose(stored))
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
     assert read_header(path, "image") == (expected.shape[1], expected.shape[0], orientation)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "warned"),
+    [(1, (24, 32), False), (3, (24, 32), True), (6, (24, 24), True), (6, (32, 24), False)],
+)
+def test_images_that_are_turned_without_their_labels_are_warned_of_at_the_start(
+    tmp_path: Path, orientation: int, size: tuple[int, int], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A label that has the size of the image turned upright was made for it so."""
+    pairs = []
+    for name in "ab":
+        pair = Pair(tmp_path / f"{name}.jpg", tmp_path / f"{name}.png")
+        tags = Image.Exif()
+        tags[ORIENTATION] = orientation if name == "b" else 1
+        write_image(pair.image, size=size, exif=tags)
+        upright = size[::-1] if tags[ORIENTATION] >= 5 else size
+        write_label(pair.label, np.zeros(upright))
+        pairs.append(pair)
+    SegmentationSet(root=tmp_path, pairs=tuple(pairs), labels=LABELS).check_headers(seconds=60)
+    assert ("1 of 2 images looked at are turned by their EXIF orientation" in caplog.text) == warned
+    assert (f"such as {tmp_path / 'b.jpg'}: look" in caplog.text) == warned
 
 
 MALFORMED = {

@@ -63,6 +63,8 @@ class SegmentationSet:
     def check_headers(self, *, seconds: float) -> int:
         """Look at the headers of pairs spread over the split, all of them if time allows.
 
+        Images that EXIF's orientation turns and whose labels would fit without the turn, too, are warned of.
+
         Args:
             seconds: when to stop.
 
@@ -74,13 +76,24 @@ class SegmentationSet:
                 differ.
         """
         content = "colors" if isinstance(self.read_label, ColorLabels) else "ids"
-        count = 0
+        count, turned = 0, []
         for pair in self._spread(seconds):
             image = read_header(pair.image, "image")
             if pair.label.suffix.lower() == ".png":
                 label = read_header(pair.label, content)
                 check_sizes(pair, (image.width, image.height), (label.width, label.height))
             count += 1
+            # 5 to 8 change height and width: where these differ, the label has been turned, too.
+            if image.orientation != 1 and (image.orientation < 5 or image.width == image.height):
+                turned.append(pair.image)
+        if turned:
+            logger.warning(
+                "%d of %d images looked at are turned by their EXIF orientation, and their labels are not, "
+                "such as %s: look with `pixelcontrast data show` whether the labels fit",
+                len(turned),
+                count,
+                min(turned),
+            )
         return count
 
     def check_classes(
