@@ -171,17 +171,17 @@ def test_patterns_that_are_given_find_folders_of_other_usual_names(tmp_path: Pat
     assert sizes(tmp_path) == (4, 4)
 
 
-def test_255_is_ignored_unless_it_is_the_only_other_id(tmp_path: Path) -> None:
-    write_pairs(
-        tmp_path,
-        "images/{split}/{name}.jpg",
-        "masks/{split}/{name}.png",
-        ids=np.array([0, 1, 255])[some_ids(3)],
-    )
-    described, _ = propose(tmp_path)
+@pytest.mark.parametrize("ids", [(0, 1, 255), (1, 255)])
+def test_255_is_ignored_where_there_are_ids_but_0(tmp_path: Path, ids: tuple[int, ...]) -> None:
+    image, mask = "images/{split}/{name}.jpg", "masks/{split}/{name}.png"
+    write_pairs(tmp_path, image, mask, ids=np.array(ids)[some_ids(len(ids))])
+    described, notes = propose(tmp_path)
     assert described.ignored_ids == (255,)
-    assert len(described.classes) == 2
-    (tmp_path / "dataset.toml").unlink()
+    assert [entry.ids for entry in described.classes] == [(raw_id,) for raw_id in ids[:-1]]
+    assert notes == ()
+
+
+def test_255_is_a_class_beside_0_alone(tmp_path: Path) -> None:
     write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png", ids=255 * some_ids(2))
     described, notes = propose(tmp_path)
     assert [entry.ids for entry in described.classes] == [(0,), (255,)]

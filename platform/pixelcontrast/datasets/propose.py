@@ -219,8 +219,8 @@ def _head(plan: Plan, values: MaskValues) -> str:
 
 
 def _ignores_255(values: MaskValues) -> bool:
-    """255 is the field's mark for ignored pixels, except in masks of 0 and 255."""
-    return 255 in values.id_pixels and len(values.id_pixels) > 2
+    """255 is the field's mark for ignored pixels, except in masks of 0 and 255 only."""
+    return 255 in values.id_pixels and not set(values.id_pixels) <= {0, 255}
 
 
 def _classes(plan: Plan, values: MaskValues) -> str:
