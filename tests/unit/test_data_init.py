@@ -13,7 +13,7 @@ from pixelcontrast.datasets.check_files import check_files
 from pixelcontrast.datasets.dataset_file import DatasetFile, read_dataset_file
 from pixelcontrast.datasets.propose import init
 from pixelcontrast.datasets.segmentation import build_dataset
-from small_sets import some_ids, write_image, write_label
+from small_sets import some_ids, write_image, write_label, write_list
 
 
 def write_pairs(
@@ -83,6 +83,31 @@ def test_without_splits_lists_are_written_and_stay_as_they_are(tmp_path: Path) -
     (tmp_path / "train.txt").write_text("00\n")
     assert propose(tmp_path)[1] == ()
     assert sizes(tmp_path)[0] == 1
+
+
+def test_an_export_in_the_form_of_voc_keeps_its_splits(tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / f"JPEGImages/{number}.jpg", seed=number)
+        write_label(tmp_path / f"SegmentationClass/{number}.png", some_ids(3))
+    write_list(tmp_path / "ImageSets/Segmentation/train.txt", ("0", "1", "2"))
+    write_list(tmp_path / "ImageSets/Segmentation/val.txt", ("3",))
+    described, notes = propose(tmp_path)
+    assert (described.images, described.masks) == ("JPEGImages", "SegmentationClass")
+    assert described.lists == "ImageSets/Segmentation/{split}.txt"
+    assert sizes(tmp_path) == (3, 1)
+    assert notes == ()
+    assert not list(tmp_path.glob("*.txt"))
+
+
+def test_train_and_test_without_val_are_said_with_what_to_do(tmp_path: Path) -> None:
+    for split in ("train", "Test"):
+        for number in range(4):
+            write_image(tmp_path / f"{split}/images/{number}.jpg", seed=number)
+            write_label(tmp_path / f"{split}/masks/{number}.png", some_ids(3))
+    with pytest.raises(ValueError, match=r"train and Test are there, and no val, .* --images train/IMAGES"):
+        propose(tmp_path)
+    propose(tmp_path, images="train/images", masks="train/masks")
+    assert sizes(tmp_path) == (3, 1)
 
 
 def list_of(root: Path, split: str) -> list[str]:

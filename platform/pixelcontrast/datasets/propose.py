@@ -13,11 +13,14 @@ from pixelcontrast.datasets.folder import fixed_folder, matching
 from pixelcontrast.datasets.labels import Color, voc_color
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.scan import MaskValues, scan_masks
-from pixelcontrast.datasets.splits import TRAIN, VAL, has_lists, split_images
+from pixelcontrast.datasets.splits import TRAIN, VAL, find_lists, lacks_val, split_images
 from pixelcontrast.words import count
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos")
-_MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "gtfine")
+_MASKS = (
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "gtfine"),
+    "segmentationclass",
+)
 _BESIDE = ("annot", "_labels", "_masks", "_label", "_mask", "_annotations", "_gt")
 _CHUNK = 32
 
@@ -96,8 +99,9 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
     plan = next(_usual_places(root), None) if images is None or masks is None else _given(root, images, masks)
     if plan is None:
         raise ValueError(
-            f"{root}: no images and masks under usual names, such as images/train and masks/train, train and "
-            "trainannot, images and masks; say where they are: --images 'photos/{split}' "
+            lacks_val(root)
+            or f"{root}: no images and masks under usual names, such as images/train and masks/train, train "
+            "and trainannot, images and masks; say where they are: --images 'photos/{split}' "
             "--masks 'gt/{split}/*.png'"
         )
     found = _matching(root, plan, plan.images, IMAGE_ENDINGS)
@@ -106,8 +110,9 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
         plan.masks, labels = _with_suffix(root, plan, found, labels)
     plan.notes += _unpaired(root, found, labels)
     if "{split}" not in plan.images:
-        plan.lists = "{split}.txt"
-        if not has_lists(root):
+        found_lists = find_lists(root)
+        plan.lists = found_lists or "{split}.txt"
+        if found_lists is None:
             plan.splits, notes = split_images(root, sorted(found.keys() & labels.keys()))
             plan.notes += notes
     return plan

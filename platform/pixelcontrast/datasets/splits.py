@@ -8,17 +8,39 @@ from pathlib import Path
 TRAIN, VAL, TEST = ("train", "training"), ("val", "validation", "valid"), ("test", "testing")
 """Usual names of the splits' folders, in small letters."""
 _VAL_SHARE = 0.1
+_VOC_LISTS = "ImageSets/Segmentation/{split}.txt"
+"""Where PASCAL VOC and exports in its form have the lists."""
 
 
-def has_lists(root: Path) -> bool:
-    """Whether lists of the splits are there; raises ``ValueError`` where only some of them are."""
+def find_lists(root: Path) -> str | None:
+    """The lists of the splits that are there, as a pattern with {split}; None: there are none.
+
+    Raises:
+        ValueError: only some of them are there.
+    """
     there = [name for name in ("train.txt", "val.txt", "test.txt") if (root / name).is_file()]
     if there and there[:2] != ["train.txt", "val.txt"]:
         raise ValueError(
             f"{root}: of the lists only {' and '.join(there)} is there; allowed are both train.txt and "
             "val.txt, or none"
         )
-    return bool(there)
+    if there:
+        return "{split}.txt"
+    voc = all((root / _VOC_LISTS.format(split=split)).is_file() for split in ("train", "val"))
+    return _VOC_LISTS if voc else None
+
+
+def lacks_val(root: Path) -> str | None:
+    """What is wrong with a folder that has the splits' folders but none for validation; None: nothing."""
+    there = {entry.name.lower(): entry.name for entry in sorted(root.iterdir()) if entry.is_dir()}
+    train, val, test = (next((there[n] for n in names if n in there), None) for names in (TRAIN, VAL, TEST))
+    if train is None or test is None or val is not None:
+        return None
+    return (
+        f"{root}: {train} and {test} are there, and no val, by which a training chooses its best network; "
+        f"move some images of {train} and their masks to a folder val, likewise arranged, or have one in ten "
+        f"drawn: --images {train}/IMAGES --masks {train}/MASKS, with the names of your folders"
+    )
 
 
 def split_images(root: Path, keys: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
