@@ -299,6 +299,8 @@ def test_the_command_shows_findings_and_ends_with_1(
     assert "… and 1 more problem of this kind: label" in shown
     assert "3 problems, 0 notes" in shown
     assert "all well" not in shown
+    assert "shares of the classes, sizes and weights are left out: not every file" in shown
+    assert "--optim.class-weights" not in shown
 
 
 def test_the_histogram_has_a_bar_as_long_as_the_logarithm(root: Path) -> None:

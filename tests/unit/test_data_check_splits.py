@@ -1,4 +1,5 @@
-"""`pixelcontrast data check` where a split cannot be listed: the remedy is that of the cause."""
+"""`pixelcontrast data check` where a split cannot be listed: the remedy is that of the cause; what is shown
+of a set that can be read and is not well."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from pixelcontrast.cli.data import data_command
 from pixelcontrast.config import Data, Layout
 from pixelcontrast.datasets.check_files import DataReport, check_files
 from small_sets import some_ids, write_image, write_label
@@ -95,3 +97,25 @@ def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_every_layout_has_its_tree_in_the_readme() -> None:
     table = (Path(__file__).parents[2] / "experiments/README.md").read_text().partition("## Layouts")[2]
     assert [layout for layout in get_args(Layout) if f"`{layout}`" not in table] == []
+
+
+def test_what_was_counted_is_shown_although_something_is_wrong(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(root / "images/val/b.jpg")  # the same pixels as train/a
+    write_label(root / "masks/val/b.png", some_ids(2))
+    picture = root / "classes.png"
+    with pytest.raises(SystemExit) as stop:
+        data_command(["check", str(root), "--processes", "1", "--histogram", str(picture)])
+    assert stop.value.code == 1
+    shown = capsys.readouterr().out
+    for text in ("1 problem, 0 notes", "50.000", "--optim.class-weights 1 1", f"histogram  {picture}"):
+        assert text in shown
+    assert "all well" not in shown
+    assert picture.exists()
+    picture.unlink()
+    (root / "masks/val/b.png").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        data_command(["check", str(root), "--processes", "1", "--histogram", str(picture)])
+    assert "weights, and the histogram, are left out: not every file" in capsys.readouterr().out
+    assert not picture.exists()

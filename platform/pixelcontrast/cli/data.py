@@ -70,8 +70,8 @@ def check(
 ) -> None:
     """Decode every image and mask, and list what is wrong, in which file, and what to do about it.
 
-    The status is 1 if anything is wrong. Otherwise it shows the share of each class, the image sizes, and
-    weights for the classes in the cross-entropy.
+    The status is 1 if anything is wrong. If every file could be decoded, it shows the share of each class,
+    the image sizes, and weights for the classes in the cross-entropy.
 
     Args:
         root: the data set's folder, or a pack: a folder, or a URI that pyarrow reads.
@@ -97,9 +97,12 @@ def check(
             on_progress=tell,
         )
     show_data_findings(report.findings, limit=limit)
-    if report.well:
+    if report.complete:
         show_data_summary(report)
         if histogram is not None:
             Path(histogram).write_bytes(histogram_picture(report))
             print(f"histogram  {histogram}")
+    else:
+        parts = "shares of the classes, sizes and weights" + (", and the histogram," if histogram else "")
+        print(f"{parts} are left out: not every file could be listed and decoded")
     sys.exit(not report.well)

@@ -114,7 +114,8 @@ def show_data_summary(report: "DataReport") -> None:
     if "train" in report.splits:
         weights = " ".join(f"{weight:.3g}" for weight in report.splits["train"].class_weights())
         console.say(f"to weigh rare classes more, train with --optim.class-weights {weights}")
-    console.say("all well")
+    if report.well:
+        console.say("all well")
 
 
 def settings(overrides: Mapping[str, Any]) -> str:

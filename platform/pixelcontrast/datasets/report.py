@@ -13,6 +13,8 @@ from pixelcontrast.datasets.labels import IGNORE_INDEX, Color, LabelSpace
 from pixelcontrast.datasets.listing import Split
 
 Severity = Literal["problem", "note"]
+_UNREAD = frozenset({"image", "label", "shard"})
+"""Subjects of problems with files that could not be decoded, and so have not been counted."""
 
 
 class Finding(NamedTuple):
@@ -74,6 +76,12 @@ class DataReport:
     def well(self) -> bool:
         """Whether there is no problem; there may be notes."""
         return all(finding.severity == "note" for finding in self.findings)
+
+    @property
+    def complete(self) -> bool:
+        """Whether both splits were listed and every file of them decoded, so that all pixels are counted."""
+        unread = any(found.severity == "problem" and found.subject in _UNREAD for found in self.findings)
+        return not unread and self.splits.keys() >= {"train", "val"}
 
 
 @dataclass
