@@ -14,7 +14,7 @@ from pixelcontrast import Model, load_model
 from pixelcontrast.cli.predict import predict as command
 from pixelcontrast.inference import TrainedModel
 from pixelcontrast.inference.classify import classify
-from pixelcontrast.inference.predict import find_pictures, predict_pictures
+from pixelcontrast.inference.predict import KINDS, Kind, find_pictures, predict_pictures
 from pixelcontrast.models import SegmentationModel
 from pixelcontrast.models.decoders import Decoded
 from pixelcontrast.storage import Storage
@@ -78,6 +78,18 @@ def test_what_the_files_show(model: TrainedModel, tmp_path: Path) -> None:
     drawn = read(tmp_path / "out/overlays/a.png").astype(int)
     assert drawn.shape == (40, 48, 3)
     assert (np.abs(drawn - 0.68 * palette[found.classes]) <= 0.32 * 255 + 1).all()
+
+
+def test_only_the_pictures_that_are_wanted_are_written(run: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", size=(40, 48))
+    wanted: dict[str, tuple[Kind, ...]] = {"all": KINDS, "some": ("masks",)}
+    for out, kinds in wanted.items():
+        with pytest.raises(SystemExit) as ended:
+            command(run, [str(tmp_path / "a.png")], out=str(tmp_path / out), device="cpu", write=kinds)
+        assert ended.value.code == 0
+    written = {str(path.relative_to(tmp_path / "some")) for path in (tmp_path / "some").rglob("*.*")}
+    assert written == {"legend.png", "predictions.json", "masks/a.png"}
+    assert read(tmp_path / "some/masks/a.png").tolist() == read(tmp_path / "all/masks/a.png").tolist()
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")

@@ -19,6 +19,7 @@ def predict(
     run: _Run,
     images: _Images,
     out: str = "predictions",
+    write: tuple[Literal["overlays", "masks", "confidence"], ...] = ("overlays", "masks", "confidence"),
     step: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -32,6 +33,7 @@ def predict(
         images: Image files, and folders of them; or URIs.
         out: Folder or URI to write overlays/, masks/, confidence/, legend.png and predictions.json to. What
             lies there of another network or other images is not overwritten.
+        write: Which of the pictures; masks alone take a fraction of the time.
         step: Take the checkpoint of this step; unset: the best of a finished run, else the newest.
         device: Where the network runs; auto takes a GPU where there is one.
     """
@@ -44,7 +46,7 @@ def predict(
         model = load_model(run, step).to(choose_device(device))
         try:
             with progress("images") as tell:
-                failures = predict_pictures(model, pictures, out=out, on_progress=tell)
+                failures = predict_pictures(model, pictures, out=out, kinds=write, on_progress=tell)
         except OSError as error:
             refuse(str(error))
     print(f"{len(pictures) - len(failures)} of {count(len(pictures), 'image')}: {out}")

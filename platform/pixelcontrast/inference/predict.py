@@ -1,11 +1,11 @@
 """A trained network on pictures of any size: overlays, id masks and confidences as files."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,9 @@ from pixelcontrast.inference.trained import TrainedModel
 from pixelcontrast.runs.run_folder import read_json
 from pixelcontrast.storage import Storage
 
+Kind = Literal["overlays", "masks", "confidence"]
+"""What is written of an image; the folder's name."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _RECORD = "predictions.json"
 
 
@@ -71,6 +74,7 @@ def predict_pictures(
     pictures: Sequence[Picture],
     *,
     out: str,
+    kinds: Collection[Kind] = KINDS,
     on_progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> list[str]:
     """Write for each picture ``overlays/``, ``masks/`` and ``confidence/<name>.png``, and one ``legend.png``.
@@ -86,6 +90,7 @@ def predict_pictures(
         model: from ``load_model``.
         pictures: from ``find_pictures``.
         out: the folder or URI to write to.
+        kinds: which pictures are written. Of the time for a large one, overlay and confidence take most.
         on_progress: called after every picture with the pictures done and their number.
 
     Returns:
@@ -105,8 +110,8 @@ def predict_pictures(
             failures.append(str(error))
         else:
             found = classify(model, image)
-            for kind, content in _draw(image, found, model).items():
-                folder.write(f"{kind}/{picture.name}.png", content)
+            for kind in kinds:
+                folder.write(f"{kind}/{picture.name}.png", _png(_draw(kind, image, found, model)))
         on_progress(done, len(pictures))
     return failures
 
@@ -172,19 +177,19 @@ def _read(file: Storage) -> Tensor:
     return decode_image(content, file.location)
 
 
-def _draw(image: Tensor, found: Prediction, model: TrainedModel) -> dict[str, bytes]:
-    """Folder → PNG."""
+def _draw(kind: Kind, image: Tensor, found: Prediction, model: TrainedModel) -> Image.Image:
     classes, palette = found.classes.numpy(), np.array(model.metadata.palette, np.uint8)
-    mask = Image.fromarray(classes)
-    # Pillow packs a palette of up to 16 colours into 1, 2 or 4 bits, which torchvision decodes to wrong ids.
-    mask.putpalette(np.pad(palette, ((0, 256 - len(palette)), (0, 0))).flatten().tolist())
-    confidence = (255 * found.confidence.numpy()).round().astype(np.uint8)
-    pictures = {
-        "overlays": Image.fromarray(blend(image.permute(1, 2, 0).numpy(), classes, palette)),
-        "masks": mask,
-        "confidence": Image.fromarray(confidence),
-    }
-    return {kind: _png(picture) for kind, picture in pictures.items()}
+    match kind:
+        case "overlays":
+            return Image.fromarray(blend(image.permute(1, 2, 0).numpy(), classes, palette))
+        case "masks":
+            mask = Image.fromarray(classes)
+            # Pillow packs a palette of up to 16 colours into 1, 2 or 4 bits, which torchvision decodes to
+            # wrong ids.
+            mask.putpalette(np.pad(palette, ((0, 256 - len(palette)), (0, 0))).flatten().tolist())
+            return mask
+        case "confidence":
+            return Image.fromarray((255 * found.confidence.numpy()).round().astype(np.uint8))
 
 
 def _png(picture: Image.Image) -> bytes:
