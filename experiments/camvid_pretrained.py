@@ -11,7 +11,8 @@ names a folder that all nodes share: `--model.weights /shared/tf_efficientnet_li
 
 Measured 2026-11-28 to 30 on AMD EPYCs, one thread, 800 steps, seeds 0 to 4, commits 81ffc7f
 to f46f5ea: mIoU 61.0 ± 1.9 % by cross-entropy, 65.0 ± 0.5 % with in-batch contrast (the default),
-63.8 ± 0.6 % by cross-entropy with class weights, 65.7 ± 1.1 % with both. LOG.md has more.
+63.8 ± 0.6 % by cross-entropy with class weights, 65.7 ± 1.1 % with both. 3,200 steps, seeds 0 to 2, commits
+4d8ed18 and 26ed0a9: 66.5 ± 0.4 % by cross-entropy, 70.9 ± 0.7 % with in-batch contrast. LOG.md has more.
 """
 
 import importlib.util
