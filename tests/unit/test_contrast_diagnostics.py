@@ -54,6 +54,21 @@ def test_diagnostics_tell_the_memory_s_similarities_from_the_batch_s(term: Any) 
     assert read["mean_embedding_norm"] == pytest.approx((0.25**2 + 0.5**2 + (root / 2) ** 2) ** 0.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_diagnostics_are_the_same_under_the_caller_s_autocast(dtype: torch.dtype) -> None:
+    """Nearly equal embeddings lose their gap in bfloat16, and sums of many overflow in float16."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.ones(1, DIM, 20, 20) + 0.05 * torch.randn(1, DIM, 20, 20, generator=generator)
+    labels = torch.arange(2).repeat_interleave(200).reshape(1, 20, 20)
+    reads = []
+    for enabled in (False, True):
+        contrast = small_contrast(pixel_queue_size=0, anchors_per_class=150)
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            contrast(codes, labels, logits_for(labels))
+        reads.append(contrast.diagnostics.read(contrast.memory, int(contrast.steps)))
+    assert reads[0] == reads[1]
+
+
 def test_a_batch_of_one_class_says_nothing_of_a_collapse() -> None:
     """Its embeddings are alike because they should be; in the other batch two classes are opposite."""
     codes = torch.zeros(1, DIM, 2, 2)

@@ -198,8 +198,9 @@ class PixelContrast(nn.Module):
 
     def keep(self) -> None:
         """Apply what the last batch changes, if that is still waiting (see ``deferred``)."""
-        for change in self._waiting:
-            change()
+        with torch.autocast(self.steps.device.type, enabled=False):  # half precision would blur, or overflow
+            for change in self._waiting:
+                change()
         self._waiting = []
 
     @torch.no_grad()
