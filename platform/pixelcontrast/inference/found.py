@@ -10,7 +10,7 @@ from torch import Tensor
 from pixelcontrast.config import Experiment
 from pixelcontrast.inference.metadata import Color
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.run_folder import read_confusion, read_experiment, read_result, read_rows
+from pixelcontrast.runs.run_folder import EXPERIMENT, read_confusion, read_experiment, read_result, read_rows
 from pixelcontrast.storage import Storage, one_line
 
 _WEIGHTS, _PROVENANCE = "model.safetensors", "provenance.json"
@@ -86,7 +86,7 @@ def choose_step(location: str, step: int | None) -> int | None:
         ValueError: as ``load_model``.
     """
     storage = Storage(location)
-    is_run = storage.exists("experiment.json") and not storage.exists(checkpoint.MANIFEST)
+    is_run = storage.exists(EXPERIMENT) and not storage.exists(checkpoint.MANIFEST)
     if step is not None or not is_run:
         return step
     found = _STEP.search(_choose(storage, None))
@@ -105,7 +105,7 @@ def _locate(folder: Storage, step: int | None) -> tuple[Storage, Storage, str]:
 
 
 def _read_experiment(folder: Storage) -> Experiment:
-    if not folder.exists("experiment.json"):
+    if not folder.exists(EXPERIMENT):
         raise ValueError(
             f"{folder.location}: there is no run here, as experiment.json is missing; allowed are the folder "
             "of a run or of a checkpoint, and a .safetensors or .pt file of `pixelcontrast export`"

@@ -48,7 +48,9 @@ def stage_pack(data: Data) -> Data:
                 if not _is_there(folder / file, shard.size)  # those that are were whole when they appeared
             }
             _copy_all(folder, missing, lambda file: _copy(remote, file, folder, sha256=shards[file].sha256))
-            _write_manifest(folder / MANIFEST, content)
+            staged = Storage(str(folder))
+            if not staged.exists(MANIFEST) or staged.read(MANIFEST) != content:
+                staged.write(MANIFEST, content)  # whole, and once: others read it without waiting for us
     return replace(data, root=str(folder))
 
 
@@ -80,15 +82,6 @@ def stage_files(root: str) -> str:
                 folder, stale, lambda file: _copy(remote, file, folder, changed_ns=stamps[file].changed_ns)
             )
     return str(folder)
-
-
-def _write_manifest(path: Path, content: bytes) -> None:
-    """Put a manifest there whole, and only if it is not there: others read it without waiting for us."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 @contextmanager
