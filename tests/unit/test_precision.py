@@ -91,18 +91,21 @@ def test_every_network_keeps_its_grouped_convolutions_in_float32(backbone: str, 
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_grouped_convolutions_keep_their_values_copies_and_names(autocast: bool) -> None:
+def test_grouped_convolutions_keep_their_values_copies_and_names(autocast: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = timm.create_model("tf_efficientnet_lite0").eval()
     network = copy.deepcopy(plain)
     keep_grouped_in_float32(network)
-    copied = copy.deepcopy(network)
+    torch.save(network, tmp_path / "network.pt")
+    copies = [copy.deepcopy(network), torch.load(tmp_path / "network.pt", weights_only=False)]
+    assert [type(module) for module in copies[1].modules()] == [type(module) for module in network.modules()]
     assert network.state_dict().keys() == plain.state_dict().keys()
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        outputs = [each(images) for each in (plain, network, copied)]
+        outputs = [each(images) for each in (plain, network, *copies)]
     assert outputs[1].dtype == outputs[0].dtype
     assert torch.equal(outputs[1], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
     torch.testing.assert_close(
         outputs[1], outputs[0], rtol=0.05 if autocast else 0, atol=0.05 if autocast else 0
     )

@@ -1,6 +1,7 @@
 """Grouped convolutions on CPUs, in float32 where autocast asks for bfloat16."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ class _Float32OnCpu(nn.Module):
         with torch.autocast("cpu", enabled=False):
             output = super().forward(input.float())
         return output.to(torch.get_autocast_dtype("cpu"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A class made at run time has no name that pickle and torch.save could import.
+        return _new_in_float32, (type(self).__bases__[1],), self.__dict__
 
 
 def keep_grouped_in_float32(network: nn.Module) -> None:
@@ -40,3 +45,8 @@ def _is_concerned(convolution: nn.Conv2d) -> bool:
 def _in_float32(convolution: type[nn.Conv2d]) -> type[nn.Conv2d]:
     # timm has several classes of convolutions with forwards of their own, so none is written out here.
     return type(f"{convolution.__name__}InFloat32", (_Float32OnCpu, convolution), {})
+
+
+def _new_in_float32(convolution: type[nn.Conv2d]) -> nn.Conv2d:
+    kind = _in_float32(convolution)
+    return kind.__new__(kind)
