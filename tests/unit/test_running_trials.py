@@ -14,8 +14,8 @@ import small_runs
 from pixelcontrast import Experiment, Search, choice, config, integers
 from pixelcontrast.cli.search import _Lines
 from pixelcontrast.cluster.signals import Interrupted, Noted
-from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, describe_failure
-from pixelcontrast.cluster.tune.trial import _attempt
+from pixelcontrast.cluster.tune.running import Deadline, RunningTrials, SearchListener, describe_failure
+from pixelcontrast.cluster.tune.trial import _attempt, _Reports
 from pixelcontrast.runs import lock
 from pixelcontrast.runs.run_folder import open_storage, write_rows
 from pixelcontrast.search.settings import check_space
@@ -35,10 +35,17 @@ class Lines:
     def started(self, proposal: Proposal) -> None:
         self.lines.append(("started", proposal.name))
 
+    def warned(self, proposal: Proposal, text: str) -> None:
+        self.lines.append(("warned", proposal.name, text))
+
+    def training(
+        self, proposal: Proposal, step: int, seconds_per_step: float, seconds_left: float
+    ) -> None: ...
+
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        self.lines.append((state, proposal.name, found.get("error", ""), *found["warnings"]))
+        self.lines.append((state, proposal.name, found.get("error", "")))
 
     def stopped(self, proposal: Proposal, where: str) -> None:
         self.lines.append(("stopped", proposal.name, where))
@@ -121,7 +128,7 @@ def test_a_trial_whose_run_another_driver_still_has_may_be_retried(
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
 
     def attempt(stopped_by: int | None) -> tuple[str | None, bool]:
-        return _attempt(experiment, 0, lambda _: None, lambda: stopped_by)
+        return _attempt(experiment, 0, _Reports(experiment), lambda: stopped_by)
 
     with lock.held(open_storage(experiment), what="run street"):
         reason, final = attempt(None)
@@ -144,7 +151,9 @@ class Request:
         self.signals.append(signal)
 
 
-def running_trials(experiment: Experiment, driver: Driver, listener: Lines) -> tuple[RunningTrials, Request]:
+def running_trials(
+    experiment: Experiment, driver: Driver, listener: SearchListener
+) -> tuple[RunningTrials, Request]:
     """Three of the five trials that are asked for, as Tune sees them: a, b and c."""
     search = Search(space=SPACE, trials=5)
     running = RunningTrials(experiment, search, driver.folder, driver.trials, listener, check)
@@ -207,24 +216,33 @@ def test_a_trial_that_does_not_stop_is_not_waited_for_for_ever(
     assert states(driver.trials.all()) == ["RUNNING"] * 3
 
 
-def test_the_end_of_a_trial_tells_what_its_training_warned_of(
+def test_what_a_trial_warns_of_is_told_while_it_trains(
     experiment: Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     driver, listener = Driver(experiment, Search(space=SPACE, trials=5)), Lines()
     running, _ = running_trials(experiment, driver, listener)
-    warned = {"kind": "train", "step": 3, "time": 1.0, "warnings": {"collapsed": "it has collapsed."}}
-    write_rows(driver.folder.run("trial-0001"), [warned, {"kind": "train", "step": 4, "time": 2.0}])
-    for tune_id in "ab":
-        running.report(tune_id, {"finished": False, "failures": ["its disk is full"]})
-    assert listener.lines[3:] == [
-        ("failed", "trial-0000", "its disk is full"),
-        ("failed", "trial-0001", "its disk is full", "it has collapsed."),
+    slow = "run.precision is bfloat16, but this CPU has no instructions for it"
+    assert running.report("b", {"warning": slow}) is False
+    assert listener.lines[3:] == [("warned", "trial-0001", slow)]
+    assert states(driver.trials.all()) == ["RUNNING"] * 3
+    lines = _Lines()
+    for number in (1, 2):
+        lines.warned(Proposal(number=number, name=f"trial-000{number}", overrides={}), slow)
+    assert capsys.readouterr().out.splitlines() == [
+        f"trial-0001  warning: {slow}",
+        "trial-0002  warning: as trial-0001: run.precision is bfloat16, but this CPU has no …",
     ]
-    proposal = Proposal(number=1, name="trial-0001", overrides={})
-    _Lines().ended(proposal, "failed", {"error": "its disk is full", "warnings": ["it has collapsed."]})
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == "trial-0001  warning: it has collapsed."
-    assert second.startswith("trial-0001  failed: its disk is full")
+
+
+def test_a_trial_says_early_how_long_it_takes(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = Driver(experiment, Search(space=SPACE, trials=5))
+    running, _ = running_trials(experiment, driver, _Lines())
+    capsys.readouterr()
+    assert running.report("a", {"step": 40, "seconds_per_step": 12.25, "seconds_left": 4410.0}) is False
+    shown = capsys.readouterr().out
+    assert shown == "trial-0000  step 40  12.25 s a step, 1 h 13 min left without evaluations\n"
 
 
 def test_a_trial_that_waits_for_a_place_says_so_and_stays_unfinished_when_stopped(
@@ -242,15 +260,14 @@ def test_a_trial_that_waits_for_a_place_says_so_and_stays_unfinished_when_stoppe
 def test_what_a_search_can_do_without_does_not_end_it(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The bucket fails when the study is copied, and when a run's warnings are read."""
+    """The bucket fails when the study is copied."""
     driver, listener = Driver(experiment, Search(space=SPACE, trials=5)), Lines()
     running, _ = running_trials(experiment, driver, listener)
 
     def fail(*_: Any) -> None:
         raise OSError("When uploading to bucket 'runs': AWS Error NETWORK_CONNECTION")
 
-    for name in ("sync", "warnings"):
-        monkeypatch.setattr(driver.folder, name, fail)
+    monkeypatch.setattr(driver.folder, "sync", fail)
     running.report("a", {"finished": False, "failures": ["its disk is full"]})
     assert states(driver.trials.all()) == ["FAIL", "RUNNING", "RUNNING"]
     assert listener.lines[3:] == [("failed", "trial-0000", "its disk is full")]

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.console import PlainConsole
 from pixelcontrast.search import Search
 from pixelcontrast.search.settings import arms_of, check_space
-from pixelcontrast.words import count, percent, setting
+from pixelcontrast.words import count, duration, percent, setting
 
 if TYPE_CHECKING:
     from pixelcontrast.runs.search_record import TrialRecord
@@ -94,6 +95,8 @@ class _Lines:
 
     def __init__(self) -> None:
         self._left = 0
+        self._warned: dict[str, str] = {}
+        """Warnings, and the first trial of each: what concerns all trials is not repeated in full."""
 
     def began(self, *, remaining: int, concurrent: int) -> None:
         self._left = remaining
@@ -102,14 +105,23 @@ class _Lines:
     def started(self, proposal: "Proposal") -> None:
         _say(f"{proposal.name}  starts  {settings(proposal.overrides)}")
 
+    def warned(self, proposal: "Proposal", text: str) -> None:
+        first = self._warned.setdefault(text, proposal.name)
+        said = (
+            text if first == proposal.name else f"as {first}: {textwrap.shorten(text, 60, placeholder=' …')}"
+        )
+        _say(f"{proposal.name}  warning: {said}")
+
+    def training(self, proposal: "Proposal", step: int, seconds_per_step: float, seconds_left: float) -> None:
+        left = f"{duration(seconds_left)} left without evaluations"
+        _say(f"{proposal.name}  step {step}  {seconds_per_step:.2f} s a step, {left}")
+
     def evaluated(self, proposal: "Proposal", step: int, miou: float) -> None:
         _say(f"{proposal.name}  step {step}  mIoU {percent(miou)} %")
 
     def ended(self, proposal: "Proposal", state: str, found: Mapping[str, Any]) -> None:
         self._left -= 1
         left = f"{self._left} left"
-        for line in found["warnings"]:
-            _say(f"{proposal.name}  warning: {line}")
         if state == "failed":
             _say(f"{proposal.name}  failed: {found['error']}  ({left})")
             return

@@ -146,10 +146,6 @@ class SearchFolder:
         """What one of its runs has evaluated so far."""
         return [row for row in read_rows(self.run(name)) if row["kind"] == "eval"]
 
-    def warnings(self, name: str) -> list[str]:
-        """What one of its runs warned of while it trained, a line each."""
-        return [line for row in read_rows(self.run(name)) for line in row.get("warnings", {}).values()]
-
     def sync(self) -> None:
         """Copy the study and its artifacts to a storage that is not on this machine."""
         if self.storage.is_local:

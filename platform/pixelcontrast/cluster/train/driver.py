@@ -37,14 +37,15 @@ class Driver:
     def __init__(
         self,
         plan: Plan,
+        bounds: Bounds,
         *,
         on_row: Callable[[events.Row], None],
         on_stage: Callable[[str], None],
-        bounds: Bounds,
+        on_message: Callable[[events.Message], None],
         stopped_by: Callable[[], int | None],
     ):
         self._plan, self._on_row, self._bounds = plan, on_row, bounds
-        self._on_stage, self._stopped_by = on_stage, stopped_by
+        self._on_stage, self._on_message, self._stopped_by = on_stage, on_message, stopped_by
         self._run = plan.experiment.run
         self._handles: list[Any] = []
         """Handles of all workers ever started."""
@@ -147,7 +148,7 @@ class Driver:
                 if self._is_current(rank, worker):
                     self._watch.left(rank)
             case events.Message():
-                logging.getLogger(event.logger).log(event.level, "worker %d: %s", event.rank, event.text)
+                self._on_message(event)
             case events.Retry(cause):
                 self._note(cause)
                 self._wait_for_workers()

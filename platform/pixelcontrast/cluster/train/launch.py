@@ -1,5 +1,6 @@
 """Launch a training on Ray."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from pixelcontrast.cluster.placement import (
     worker_resources,
 )
 from pixelcontrast.cluster.signals import sigterm_interrupts
-from pixelcontrast.cluster.train.events import Row
+from pixelcontrast.cluster.train.events import Message, Row
 from pixelcontrast.cluster.train.watch import Bounds, usual_bounds
 from pixelcontrast.cluster.train.worker import Loop, train
 from pixelcontrast.config import Experiment
@@ -34,12 +35,18 @@ def _unheard(words: str) -> None:
     """Nobody waits at a terminal."""
 
 
+def _log(message: Message) -> None:
+    """Log here what was logged on a worker."""
+    logging.getLogger(message.logger).log(message.level, "worker %d: %s", message.rank, message.text)
+
+
 def launch(
     experiment: Experiment,
     *,
     on_row: Callable[[Row], None],
     memory: int = 0,
     on_stage: Callable[[str], None] = _unheard,
+    on_message: Callable[[Message], None] = _log,
     stopped_by: Callable[[], int | None] = _never,
     loop: Loop = train,
     bounds: Bounds | None = None,
@@ -60,6 +67,7 @@ def launch(
         memory: bytes that the contrast's memory takes in every worker (``training.memory_bytes``), which the
             nodes must have.
         on_stage: called in this thread with what is waited for, whenever that changes before the first row.
+        on_message: called in this thread with what the platform's loggers say on the workers.
         stopped_by: called in this thread twice a second; returns a signal that another process received on
             behalf of this one, or None. A signal stops the training as the first one to this process would.
         loop: what every worker runs.
@@ -86,7 +94,10 @@ def launch(
         from pixelcontrast.cluster.train.driver import Driver
 
         plan = _plan(experiment, loop, memory, bounds, mark)
-        Driver(plan, on_row=on_row, on_stage=on_stage, bounds=bounds, stopped_by=stopped_by).follow()
+        driver = Driver(
+            plan, bounds, on_row=on_row, on_stage=on_stage, on_message=on_message, stopped_by=stopped_by
+        )
+        driver.follow()
 
 
 def _plan(experiment: Experiment, loop: Loop, memory: int, bounds: Bounds, mark: Mark) -> "Plan":

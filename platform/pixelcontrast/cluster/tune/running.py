@@ -40,13 +40,17 @@ class SearchListener(Protocol):
     def started(self, proposal: Proposal) -> None:
         """Tune has been given a trial."""
 
+    def warned(self, proposal: Proposal, text: str) -> None:
+        """A trial's workers have logged a warning, of one line."""
+
+    def training(self, proposal: Proposal, step: int, seconds_per_step: float, seconds_left: float) -> None:
+        """A trial has trained to a step, and this is how fast; told once. Evaluations are not counted."""
+
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
         """A trial's network has been evaluated before its last step."""
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
-        """A trial is complete, pruned or failed; ``found`` as of ``runs.summary``, with ``error``, and with
-        ``warnings``, the lines that its training warned with.
-        """
+        """A trial is complete, pruned or failed; ``found`` as of ``runs.summary``, with ``error``."""
 
     def stopped(self, proposal: Proposal, where: str) -> None:
         """A trial was running when the search was stopped; ``where`` is its checkpoint, in words."""
@@ -143,6 +147,14 @@ class RunningTrials:
         if "waiting" in result:
             logger.warning("%s waits for a place: %s", proposal.name, result["waiting"])
             return False
+        if "warning" in result:
+            self._listener.warned(proposal, result["warning"])
+            return False
+        if "seconds_left" in result:
+            self._listener.training(
+                proposal, result["step"], result["seconds_per_step"], result["seconds_left"]
+            )
+            return False
         if "finished" in result:
             del self._proposals[tune_id]
             self._end(proposal, finished=result["finished"], failures=result["failures"])
@@ -214,8 +226,7 @@ class RunningTrials:
 
     def _tell(self, state: str, proposal: Proposal, found: dict[str, Any]) -> None:
         self._try(self.folder.sync, None)
-        warnings = self._try(lambda: self.folder.warnings(proposal.name), [])
-        self._listener.ended(proposal, state, found | {"warnings": warnings})
+        self._listener.ended(proposal, state, found)
 
     def _try(self, act: Callable[[], Answer], otherwise: Answer) -> Answer:
         """Do what the search can do without: the next trial's end copies the study again."""

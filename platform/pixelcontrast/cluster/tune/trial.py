@@ -12,7 +12,7 @@ from pixelcontrast import config
 from pixelcontrast.cluster.environment import environment
 from pixelcontrast.cluster.errors import LaunchError, NoPlaceError
 from pixelcontrast.cluster.signals import Interrupted
-from pixelcontrast.cluster.train.events import Row
+from pixelcontrast.cluster.train.events import Message, Row
 from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.runs.lock import AlreadyRunning
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 def run_trial(trial: dict[str, Any]) -> None:
     """Train, and report to Tune: ``step`` and ``miou`` of every evaluation, then how the trial ends.
+
+    In between it reports every ``warning`` of the workers once; and once, after ``step``, how fast they
+    train: ``seconds_per_step`` and ``seconds_left``.
 
     The last report has ``finished`` and ``failures``; if the search's driver asked the trial to stop, it has
     ``stopped`` instead, which says where the checkpoint is. A training that fails is retried as long as that
@@ -52,19 +55,13 @@ def run_trial(trial: dict[str, Any]) -> None:
 
 def _train(trial: dict[str, Any]) -> dict[str, Any]:
     """Train with retries, and report the evaluations; returns the last report."""
-    from ray import tune
-
     experiment, request = config.from_json(trial["experiment"]), StopRequest(trial["stop"])
-
-    def report(row: Row) -> None:
-        if row["kind"] == "eval" and row["step"] < experiment.optim.steps:
-            tune.report({"step": row["step"], "miou": row["miou"]})
-
+    reports = _Reports(experiment)
     failures: list[str] = []
     finished = False
     while not finished and len(failures) <= trial["max_failures"]:
         with environment({config.COMMIT_VARIABLE: trial["commit"]}):
-            reason, final = _attempt(experiment, trial["memory"], report, request.signal)
+            reason, final = _attempt(experiment, trial["memory"], reports, request.signal)
         finished = reason is None
         if reason is not None:
             logger.warning("%s failed: %s", experiment.run.name, reason)
@@ -75,12 +72,12 @@ def _train(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attempt(
-    experiment: config.Experiment, memory: int, report: Any, stopped_by: Callable[[], int | None]
+    experiment: config.Experiment, memory: int, reports: "_Reports", stopped_by: Callable[[], int | None]
 ) -> tuple[str | None, bool]:
     """Run one attempt; returns what went wrong, if anything, and whether a retry would fail likewise."""
     try:
         if read_result(open_storage(experiment)) is None:  # as it is if this process follows one that died
-            _launch_when_placed(experiment, memory, report, stopped_by)
+            _launch_when_placed(experiment, memory, reports, stopped_by)
     except (ValueError, LaunchError) as error:
         final = error.final if isinstance(error, LaunchError) else not isinstance(error, AlreadyRunning)
         if not final and (number := stopped_by()) is not None:  # the next driver retries
@@ -90,21 +87,56 @@ def _attempt(
 
 
 def _launch_when_placed(
-    experiment: config.Experiment, memory: int, report: Any, stopped_by: Callable[[], int | None]
+    experiment: config.Experiment, memory: int, reports: "_Reports", stopped_by: Callable[[], int | None]
 ) -> None:
     """``launch``, again and again as long as there is no place."""
-    from ray import tune
-
     told = None
     while True:
         try:
-            return launch(experiment, on_row=report, memory=memory, stopped_by=stopped_by)
+            return launch(
+                experiment,
+                on_row=reports.row,
+                on_message=reports.message,
+                memory=memory,
+                stopped_by=stopped_by,
+            )
         except NoPlaceError as error:
             if (reason := str(error)) != told:
-                tune.report({"waiting": reason})
+                reports.send({"waiting": reason})
             told = reason
         until = time.monotonic() + _PAUSE_S
         while time.monotonic() < until:
             if (number := stopped_by()) is not None:
                 raise Interrupted(number)
             time.sleep(0.5)
+
+
+class _Reports:
+    """What a trial tells Tune while it trains."""
+
+    def __init__(self, experiment: config.Experiment):
+        self._optim = experiment.optim
+        self._rows = 0
+        self._warned: set[str] = set()
+
+    def send(self, report: dict[str, Any]) -> None:
+        from ray import tune
+
+        tune.report(report)
+
+    def row(self, row: Row) -> None:
+        step, steps = row["step"], self._optim.steps
+        if row["kind"] == "eval":
+            if step < steps:
+                self.send({"step": step, "miou": row["miou"]})
+            return
+        self._rows += 1
+        if self._rows == 2 and step < steps:  # in the first one the workers got ready
+            seconds = self._optim.batch_size / row["images_per_second"]
+            self.send({"step": step, "seconds_per_step": seconds, "seconds_left": (steps - step) * seconds})
+
+    def message(self, message: Message) -> None:
+        text = message.text if message.rank == 0 else f"worker {message.rank}: {message.text}"
+        if message.level >= logging.WARNING and text not in self._warned:
+            self._warned.add(text)
+            self.send({"warning": text})

@@ -1,5 +1,6 @@
-"""A trial that gets no place, without Ray: it waits, is not failed, and stops with its search."""
+"""What a trial tells Tune, without Ray: that it waits for a place, its workers' warnings, how fast it is."""
 
+import logging
 import signal
 from typing import Any
 
@@ -8,6 +9,7 @@ import ray.tune
 
 from pixelcontrast import Experiment, config
 from pixelcontrast.cluster.errors import LaunchError, NoPlaceError
+from pixelcontrast.cluster.train.events import Message, Row
 from pixelcontrast.cluster.tune import trial
 
 FULL = "the cluster has 0 CPUs free now"
@@ -18,11 +20,14 @@ class Cluster:
 
     Attributes:
         reports: what the trial has told Tune.
+        messages, rows: what the workers log and report.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch, *, full: int, then: Exception | None = None):
+    def __init__(self, patch: pytest.MonkeyPatch, *, full: int = 0, then: Exception | None = None):
         self.reports: list[dict[str, Any]] = []
         self.signal: int | None = None
+        self.messages: list[Message] = []
+        self.rows: list[Row] = []
         self._full, self._then = full, then
         patch.setattr(ray.tune, "report", self.reports.append)
         patch.setattr(trial, "launch", self._launch)
@@ -30,12 +35,16 @@ class Cluster:
         patch.setattr(trial.StopRequest, "signal", lambda _: self.signal)
 
     def _launch(self, experiment: Experiment, **options: Any) -> None:
-        del experiment, options
+        del experiment
         if self._full:
             self._full -= 1
             raise NoPlaceError(FULL)
         if self._then is not None:
             raise self._then
+        for message in self.messages:
+            options["on_message"](message)
+        for row in self.rows:
+            options["on_row"](row)
 
 
 @pytest.fixture
@@ -74,3 +83,30 @@ def test_a_waiting_trial_stops_with_its_search(
     monkeypatch.setattr(trial, "_PAUSE_S", 60.0)
     trial.run_trial(argument)
     assert cluster.reports == [{"waiting": FULL}, {"stopped": ""}]
+
+
+def test_a_trial_passes_on_each_warning_of_its_workers_once(
+    argument: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(monkeypatch)
+    told = [(0, logging.INFO, "resuming"), (0, logging.WARNING, "slow"), (0, logging.WARNING, "slow")]
+    told.append((1, logging.WARNING, "slow"))
+    cluster.messages = [Message(rank, "pixelcontrast.training", level, text) for rank, level, text in told]
+    trial.run_trial(argument)
+    assert cluster.reports[:-1] == [{"warning": "slow"}, {"warning": "worker 1: slow"}]
+
+
+def test_a_trial_tells_its_speed_once_and_its_evaluations_but_the_last(
+    argument: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_size = config.from_json(argument["experiment"]).optim.batch_size
+    cluster = Cluster(monkeypatch)
+    cluster.rows = [
+        {"kind": "train", "step": step, "images_per_second": batch_size * 2.0} for step in (20, 40, 60)
+    ]
+    cluster.rows += [{"kind": "eval", "step": step, "miou": 0.5} for step in (200, 400)]
+    trial.run_trial(argument)
+    assert cluster.reports[:-1] == [
+        {"step": 40, "seconds_per_step": 0.5, "seconds_left": 180.0},
+        {"step": 200, "miou": 0.5},
+    ]
