@@ -184,14 +184,81 @@ def test_timms_files_load_and_others_are_refused(tmp_path: Path) -> None:
         )
 
 
+def cache_timm_file(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Fill the hub's cache with a file as timm publishes: the whole classification network's state."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.device("meta"):
+        whole = timm.create_model(name).state_dict()
+    state = {key: torch.randn(value.shape, generator=generator) / 16 for key, value in whole.items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: str(folder / "model.safetensors"))
+    return state
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+def test_timm_s_file_gives_the_tokens_of_timm_s_features(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where timm's network has no norm but after its pooling: fc_norm, as EVA-02."""
+    state = cache_timm_file(name, tmp_path, monkeypatch)
+    model = Model(backbone=name, weights="timm", decoder="linear")
+    check_model_weights(model, num_classes=3, embedding=False)
+    network = build_model(model, num_classes=3, embedding=False).eval()
+    timms: Any = timm.create_model(name, dynamic_img_size=True).eval()
+    timms.load_state_dict(state)
+    pictures = images(network.multiple * 2, network.multiple * 3)
+    with torch.inference_mode():
+        (level,) = network.backbone(pictures)
+        (want,) = timms.forward_intermediates(pictures, indices=1, norm=True, intermediates_only=True)
+    torch.testing.assert_close(level, want)
+    network.train()(pictures).logits.sum().backward()  # DDP wants a gradient of every parameter
+    assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit3_small_patch16_224",
+        "eva02_base_patch16_clip_224",
+        "eva_giant_patch14_224",
+        "vit_base_patch16_clip_224",
+        "vit_base_patch16_siglip_gap_224",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_small_patch16_dinov3",
+    ],
+)
+def test_a_plain_vit_has_the_norms_of_timm_s_files(name: str) -> None:
+    with torch.device("meta"):
+        whole = timm.create_model(name).state_dict()
+        backbone = build_backbone(name)
+    assert backbone.model.state_dict().keys() == {
+        key for key in whole if not key.startswith(("head", "fc_norm", "attn_pool"))
+    }
+
+
+def test_timm_s_file_is_compared_with_the_network_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = cache_timm_file(TINY, tmp_path, monkeypatch)
+    cut = {key: value for key, value in state.items() if key != "norm.weight"}
+    safetensors.torch.save_file(cut, tmp_path / "model.safetensors")
+    message = r"timm/test_vit\.r160_in1k cannot be taken: .*: not weights of test_vit: model\.norm\.weight "
+    with pytest.raises(ValueError, match=message):
+        check_model_weights(Model(backbone=TINY, weights="timm"), num_classes=3, embedding=False)
+
+
 @pytest.mark.parametrize(
     ("name", "licence"),
     [("vit_small_patch16_dinov3", "dinov3-license"), ("vit_small_patch14_dinov2", "apache-2.0")],
 )
 def test_the_licence_that_timm_names_is_told(
-    name: str, licence: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str,
+    licence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: "/cache/model.safetensors")
+    cache_timm_file(name, tmp_path, monkeypatch)
     with caplog.at_level(logging.INFO, "pixelcontrast"):
         check_model_weights(Model(backbone=name, weights="timm"), num_classes=3, embedding=False)
     assert f"licence of timm/{name}" in caplog.text
@@ -201,7 +268,7 @@ def test_the_licence_that_timm_names_is_told(
 def test_a_start_shows_the_licence(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_: "/cache/model.safetensors")
+    cache_timm_file("vit_small_patch16_dinov3", tmp_path, monkeypatch)
     experiment = Experiment(
         data=Data(layout="cityscapes", root=str(scenes)),
         optim=Optim(class_weights=(1.0,)),  # refused after the weights were looked at

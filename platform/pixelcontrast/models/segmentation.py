@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -34,7 +33,7 @@ from pixelcontrast.models.grouped import keep_grouped_in_float32
 from pixelcontrast.models.operators import SourceOperators, check_operators, operators_of
 from pixelcontrast.models.published import Target
 from pixelcontrast.models.vit import is_plain_vit
-from pixelcontrast.models.weights import check_weights, fetch_timm_weights, starting_weights, tell_licence
+from pixelcontrast.models.weights import check_weights, find_start, tell_licence
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +182,7 @@ def build_model(model: config.Model, *, num_classes: int, embedding: bool) -> Se
     check_weights(model.weights, backbone=model.backbone)
     network = _build_random(model, num_classes=num_classes, embedding=embedding)
     if model.weights != "none":
-        path = fetch_timm_weights(model.backbone) if model.weights == "timm" else Path(model.weights)
-        start = starting_weights(path, _target(network, model))
+        path, start = find_start(_target(network, model))
         network.load_state_dict(start.tensors, strict=False)
         if distributed.rank() == 0:
             for note in start.notes:
@@ -278,15 +276,15 @@ def check_model_weights(model: config.Model, *, num_classes: int, embedding: boo
         embedding: whether it would have a projection head.
 
     Raises:
-        ValueError: a file that does not fit the network, or timm's weights that cannot be had.
+        ValueError: a file, timm's too, that does not fit the network, or timm's weights that cannot be had.
     """
+    if model.weights == "none":
+        return
     if model.weights == "timm":
         tell_licence(model.backbone)
-        fetch_timm_weights(model.backbone)
-    elif model.weights != "none":
-        with torch.device("meta"):
-            network = _build_random(model, num_classes=num_classes, embedding=embedding)
-        starting_weights(Path(model.weights), _target(network, model))
+    with torch.device("meta"):
+        network = _build_random(model, num_classes=num_classes, embedding=embedding)
+    find_start(_target(network, model))
 
 
 def trains_features(model: config.Model) -> bool:

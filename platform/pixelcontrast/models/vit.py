@@ -12,8 +12,10 @@ _FAMILIES = ("vision_transformer", "eva", "deit")
 
 
 class PlainViT(nn.Module):
-    """Images [B, 3, H, W] → a list of one map, [B, C, H/p, W/p]: the last block's patch tokens, normalised.
+    """Images [B, 3, H, W] → a list of one map, [B, C, H/p, W/p]: the last block's patch tokens.
 
+    They are normalised by the network's last norm. Where that comes after the pooling (EVA-02; timm's
+    ``fc_norm``), they are not normalised, as those of timm's ``features_only``.
     H and W are multiples of p, the patches' side; position embeddings are resampled to the image's size.
 
     Args:
@@ -22,6 +24,7 @@ class PlainViT(nn.Module):
 
     def __init__(self, network: Any):
         super().__init__()
+        network.prune_intermediate_layers(1, prune_norm=False)  # the pooling and what follows it
         self.model = network
         self.feature_info = _LastBlock(network)
         self.pretrained_cfg = network.pretrained_cfg
@@ -61,7 +64,8 @@ def is_plain_vit(architecture: str) -> bool:
 @functools.cache
 def patches_of(architecture: str) -> Patches | str:
     """How to build a plain Vision Transformer, or why it cannot be used; builds its outline only."""
-    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "dynamic_img_size": True}
+    # With timm's own pooling: on it depends which of the last norms there is, and so what timm's files hold.
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     try:
         with torch.device("meta"):
             backbone = PlainViT(timm.create_model(architecture, **options)).eval()

@@ -81,6 +81,28 @@ def fetch_timm_weights(backbone: str) -> Path:
         ) from error
 
 
+def find_start(target: Target) -> tuple[Path, Start]:
+    """The file that ``model.weights`` names, and what it holds for the network; ``none`` has no file.
+
+    timm's file is downloaded if the local cache lacks it.
+
+    Raises:
+        ValueError: timm's file cannot be had, or a file does not fit the network.
+    """
+    settings = target.settings
+    if settings.weights != "timm":
+        path = Path(settings.weights)
+        return path, starting_weights(path, target)
+    path = fetch_timm_weights(settings.backbone)
+    try:
+        return path, starting_weights(path, target)
+    except ValueError as error:
+        repository = _hub_repository(settings.backbone)
+        raise ValueError(
+            f"model.weights: timm's pretrained weights {repository} cannot be taken: {error}"
+        ) from error
+
+
 def starting_weights(path: Path, target: Target) -> Start:
     """What a file of the backbone, or of a published network, holds for the network.
 
