@@ -9,7 +9,7 @@ from torch import nn
 
 from pixelcontrast.config import Model
 from pixelcontrast.models import SegmentationModel, build_model, check_model
-from pixelcontrast.models.backbone import build_backbone
+from pixelcontrast.models.backbone import build_backbone, side_multiple
 
 
 def small(*, seed: int = 0, num_classes: int = 5, embedding: bool = True, **changes) -> SegmentationModel:
@@ -48,6 +48,27 @@ def test_any_pyramid_of_timm_trains_at_an_odd_size(name):
     assert output.features.shape[2:] == (18, 26 if name == "resnet18" else 25)  # its pooling rounds up
     (output.logits.sum() + model.projection(output.features).sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasternet_t0",
+        "focalnet_tiny_srf",
+        "nextvit_small",
+        "swin_tiny_patch4_window7_224",
+        "swinv2_cr_tiny_ns_224",
+        "tiny_vit_5m_224",
+    ],
+)
+def test_no_backbone_draws_anything_in_training(name):
+    """timm gives these stochastic depth or dropout by default; each worker would draw its own."""
+    backbone = build_backbone(name).train()
+    side = max(64, side_multiple(name))
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    backbone(images)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_swin_of_any_size_is_timm_s_own_at_its_size():

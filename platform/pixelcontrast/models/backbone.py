@@ -2,7 +2,8 @@
 
 HRNets (Wang et al., TPAMI 2020) and the ResNets of DeepLabV3 (Chen et al., 2017, arXiv 1706.05587) are set to
 the operators of the method's reference implementation: they have its tensors and give its outputs. Any other
-network is used as timm builds it, if its levels are a pyramid of strides 4, 8, 16, 32.
+network is used as timm builds it, if its levels are a pyramid of strides 4, 8, 16, 32. None has stochastic
+depth or dropout, which a few of timm's families have by default.
 """
 
 import difflib
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pixelcontrast.models.vit import Patches, PlainViT, is_plain_vit, patches_of
@@ -163,7 +165,8 @@ def build_backbone(
 
     A plain Vision Transformer has one level, of the stride of its patches. H and W are multiples of
     ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give C_i and s_i: strides 4, 8,
-    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are drawn from torch's generator.
+    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are drawn from torch's generator; in
+    training it draws nothing.
 
     Args:
         name: timm's name, with or without the tag of its weights.
@@ -177,6 +180,7 @@ def build_backbone(
     check_backbone(name, dilated=dilated)
     architecture = name.partition(".")[0]
     backbone = _create(name, dilated=dilated)
+    _drop_nothing(backbone)
     if is_hrnet(architecture):
         for module in backbone.modules():
             if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
@@ -186,6 +190,18 @@ def build_backbone(
     elif not is_plain_vit(architecture):
         backbone.register_forward_hook(_channels_first)
     return backbone
+
+
+def _drop_nothing(network: nn.Module) -> None:
+    """Turn off stochastic depth and dropout; timm's default is 0.1 and more for Swin, FocalNet, NextViT, ….
+
+    Each worker would draw its own, and so the result depend on their number, unasked.
+    """
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
 
 
 def _create(name: str, *, dilated: bool) -> Any:
