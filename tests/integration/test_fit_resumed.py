@@ -13,6 +13,7 @@ import torch
 from object_store import CANARY, ObjectStore
 from pixelcontrast import config, load_model, replace, training
 from pixelcontrast.contrast.memory import Memory
+from pixelcontrast.models import SegmentationModel
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.run_folder import open_storage
 from same_run import assert_same_run, differing_parts
@@ -90,6 +91,20 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(
     assert "written under other conditions: threads was 1 and is now 2" in caplog.text
     lines = open_storage(settings).read("attempts.jsonl").splitlines()
     assert [json.loads(line)["changed"] for line in lines] == [{}, {}, {"threads": [1, 2]}]
+
+
+def test_a_run_that_goes_on_compiled_says_so(
+    uninterrupted: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(SegmentationModel, "compile", lambda _: None)  # it would take minutes
+    settings = replace(uninterrupted.settings, {"run.storage": str(tmp_path), "optim.steps": 4})
+    fit_until(3, settings, monkeypatch)
+    settings = replace(settings, {"run.compile": True})
+    fit(settings)
+    assert "written under other conditions: compile was False and is now True" in caplog.text
 
 
 def test_other_images_under_the_same_name_are_refused(

@@ -17,6 +17,7 @@ import torch
 from object_store import ObjectStore
 from pixelcontrast import config, parse, training
 from pixelcontrast.config import Experiment
+from pixelcontrast.models import SegmentationModel
 from pixelcontrast.runs import checkpoint, provenance
 from pixelcontrast.runs.reproduce import _code, _origin, _training, read_recipe, reproduce
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
@@ -183,6 +184,25 @@ def test_a_run_that_went_on_under_other_conditions_cannot_be_repeated_to_the_bit
     # The checkpoint before is of the first attempt alone.
     first = read_recipe(folder(settings) / checkpoint.folder_of(3))
     assert not [line for line in _origin(first) if "WARNING" in line]
+
+
+def test_a_run_that_went_on_compiled_is_repeated_compiled(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmentationModel, "compile", lambda _: None)  # it would take minutes
+    settings = experiment(scenes, tmp_path, optim__steps=4)
+    fit_until(3, settings, monkeypatch)
+    fit(config.replace(settings, {"run.compile": True}))
+    text = reproduce(folder(settings))
+    assert "resumed from step 3 under other conditions (compile was False, then True)" in text
+    assert re.search("^# small, step 4 of 4, .*, compiled$", text, re.M)
+    assert "\n# On such a machine, with the same C++ compiler, it gives the same bits" in text
+    assert described(text).run.compile
+    shutil.rmtree(folder(settings) / "checkpoints")
+    (folder(settings) / "attempts.jsonl").unlink()
+    assert described(reproduce(folder(settings))).run.compile, "the result alone says it, too"
+    result = json.loads((folder(settings) / "result.json").read_text())
+    assert result["provenance"]["compile"] is True
 
 
 def test_a_result_whose_checkpoints_are_gone_is_enough(finished: Experiment, tmp_path: Path) -> None:

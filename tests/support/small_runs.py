@@ -56,6 +56,7 @@ def _attempt(experiment: Experiment) -> run_folder.Row:
         "device": "cpu",
         "threads": 1,
         "world_size": 1,
+        "compile": False,
         "seed": experiment.run.seed,
         "data": {"train": "00", "val": "11"},
         "images": {"train": 5, "val": 2},

@@ -113,7 +113,9 @@ PLACEMENT = frozenset(
     | {"run.max_failures", "run.node_timeout"}
     | {"run.report_interval", "run.eval_interval", "run.checkpoint_interval", "run.keep_checkpoints"}
 )
-"""Keys that may differ between two attempts at the same run: where and how often, not what."""
+"""Keys that may differ between two attempts at the same run: where and how often, not what.
+
+An attempt's provenance (``runs.provenance``) records what the result's last bits depend on among them."""
 
 _PLAIN = {"unexpected_keyword_argument": "no such setting", "missing": "missing"}
 """What pydantic's kinds of mistakes mean to somebody who knows the file and not the library."""

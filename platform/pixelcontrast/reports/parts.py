@@ -20,6 +20,7 @@ _RECORDED = {
     "machine": "machine",
     "world_size": "workers",
     "threads": "threads per worker",
+    "compile": "compiled",
     "seed": "seed",
     "started": "started",
     "from_step": "from step",
@@ -84,14 +85,14 @@ def provenance(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]] =
 def _differences(attempt: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Markup:
     if len(others) < 2:
         return html.NOTHING_TO_SHOW
-    keys = ("git", "source", "versions", "machine", "world_size", "threads", "data")
+    keys = ("git", "source", "versions", "machine", "world_size", "threads", "compile", "data")
     labels = _RECORDED | {"versions": "versions", "data": "data"}
     mixed = [labels[key] for key in keys if any(other.get(key) != attempt.get(key) for other in others)]
     if mixed:
         words = f"Not the same in all {len(others)} runs: {', '.join(mixed)}."
         return html.paragraph(words)
-    words = f"Code, versions, machine, workers, threads and data are the same in all {len(others)} runs."
-    return html.paragraph(words, kind="note")
+    same = "Code, versions, machine, workers, threads, compilation and data"
+    return html.paragraph(f"{same} are the same in all {len(others)} runs.", kind="note")
 
 
 def cost(search: SearchRecord) -> Markup:

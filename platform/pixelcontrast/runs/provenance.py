@@ -14,6 +14,8 @@ from pixelcontrast import config
 _PACKAGES = ("pixelcontrast", "torch", "torchvision", "timm", "numpy", "pillow", "ray")
 _DECIDING = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Packages whose other version may give other bits."""
+_CONDITIONS = ("source", "machine", "threads", "world_size", "compile")
+"""What else may: of the settings that may change between attempts, all whose other value gives other bits."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -51,9 +53,7 @@ def git_state() -> str:
 
 
 def _deciding(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
-        key: provenance[key] for key in ("source", "machine", "threads", "world_size") if key in provenance
-    }
+    found = {key: provenance[key] for key in _CONDITIONS if key in provenance}
     installed = provenance.get("versions", {})
     return found | {name: installed[name] for name in _DECIDING if name in installed}
 

@@ -121,7 +121,8 @@ def _origin(recipe: Recipe) -> list[str]:
     found, optim = recipe.provenance, recipe.experiment.optim
     lines = [
         f"# {recipe.experiment.run.name}, step {recipe.step} of {optim.steps}, seed {found['seed']}; on "
-        f"{found['machine']}; workers: {found['world_size']}, threads of each: {found['threads']}",
+        f"{found['machine']}; workers: {found['world_size']}, threads of each: {found['threads']}"
+        + (", compiled" if found.get("compile") else ""),
         f"# configuration {found.get('configuration', 'of unknown hash')}, other than the defaults here are",
     ]
     lines += [f"#   {key} {json.dumps(value)}" for key, value in _not_defaults(recipe.experiment).items()]
@@ -186,6 +187,8 @@ def _training(recipe: Recipe) -> list[str]:
         "run.cpus_per_worker": found["threads"],
         "run.device": found.get("device", run.device),
     }
+    if "compile" in found:
+        wanted["run.compile"] = found["compile"]
     left = recipe.experiment.optim.steps - recipe.step
     if left:  # or the checkpoint would not be written, if a stop wrote it, or be deleted for newer ones
         is_due = recipe.step % run.checkpoint_interval == 0
@@ -200,9 +203,10 @@ def _training(recipe: Recipe) -> list[str]:
     if recipe.weights is not None:
         manifest = f"{checkpoint.folder_of(recipe.step)}/{checkpoint.MANIFEST}"
         if wanted["run.device"] == "cpu":
+            compiler = ", with the same C++ compiler," if found.get("compile") else ""
             lines.append(
-                f"# On such a machine it gives the same bits: {_WEIGHTS} in the new run's {manifest} has "
-                f"then sha256 {recipe.weights}"
+                f"# On such a machine{compiler} it gives the same bits: {_WEIGHTS} in the new run's "
+                f"{manifest} has then sha256 {recipe.weights}"
             )
         else:
             lines.append(

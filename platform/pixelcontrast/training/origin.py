@@ -1,4 +1,4 @@
-"""Where an attempt comes from: code and versions (``runs.provenance``), machine, threads, seed, workers."""
+"""Where an attempt comes from: code and versions (``runs.provenance``), machine, threads, workers, seed."""
 
 import platform
 from collections.abc import Mapping
@@ -27,6 +27,7 @@ def collect(experiment: Experiment, *, device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "threads": torch.get_num_threads(),
         "world_size": distributed.world_size(),
+        "compile": experiment.run.compile,
         "seed": experiment.run.seed,
     }
 
