@@ -11,6 +11,7 @@ import torch
 from packs import TOML, write_folder
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, replace, training
 from pixelcontrast.datasets.packing import write
+from pixelcontrast.runs.reproduce import reproduce
 from pixelcontrast.runs.run_folder import open_storage, read_rows
 from same_run import assert_same_run
 
@@ -67,6 +68,23 @@ def test_a_damaged_sample_stops_the_run_and_is_skipped_and_listed_on_request(
     result = json.loads(open_storage(settings).read("result.json"))
     assert result["bad_samples"] == {"images/train/002.png": 2}  # 12 positions, two epochs of six
     assert open_storage(settings).exists("metrics.parquet")
+
+
+def test_samples_that_an_earlier_attempt_skipped_stay_listed_and_are_skipped_again(
+    folder: Data, tmp_path: Path
+) -> None:
+    """The file is restored midway, and the run resumed as it stops at bad samples by default."""
+    path = Path(folder.root) / "masks/train/002.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes(len(whole) - 60))
+    settings = experiment(folder, tmp_path, "restored", data__on_bad_sample="skip")
+    fit(settings, steps=2)
+    path.write_bytes(whole)
+    settings = replace(settings, {"data.on_bad_sample": "stop"})
+    fit(settings)
+    result = json.loads(open_storage(settings).read("result.json"))
+    assert result["bad_samples"] == {"images/train/002.png": 2}, "both before the file was restored"
+    assert " --data.on-bad-sample skip" in reproduce(tmp_path / "restored")
 
 
 def test_an_edited_dataset_toml_is_refused_before_the_start(folder: Data, tmp_path: Path) -> None:

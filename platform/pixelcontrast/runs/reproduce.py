@@ -23,6 +23,7 @@ from pixelcontrast.storage import Storage
 
 _PROVENANCE, _WEIGHTS = "provenance.json", "model.safetensors"
 _ALWAYS = ("data.root", "run.name", "run.storage", "run.workers", "run.cpus_per_worker", "run.device")
+_BAD_SAMPLES = "data.on_bad_sample"
 """What the command says in any case: it is what another machine may have to change."""
 
 
@@ -189,6 +190,8 @@ def _training(recipe: Recipe) -> list[str]:
     }
     if "compile" in found:
         wanted["run.compile"] = found["compile"]
+    if any(attempt.get("placement", {}).get(_BAD_SAMPLES) == "skip" for attempt in recipe.attempts):
+        wanted[_BAD_SAMPLES] = "skip"
     left = recipe.experiment.optim.steps - recipe.step
     if left:  # or the checkpoint would not be written, if a stop wrote it, or be deleted for newer ones
         is_due = recipe.step % run.checkpoint_interval == 0

@@ -139,8 +139,9 @@ class Recorder:
                 "attempts": self._attempt,
                 "provenance": self._provenance,
             }
-            if self._experiment.data.on_bad_sample == "skip":
-                result["bad_samples"] = _bad_samples(self._log.rows)
+            bad = _bad_samples(self._log.rows)  # also of an attempt that skipped them before this one
+            if bad or self._experiment.data.on_bad_sample == "skip":
+                result["bad_samples"] = bad
             self._log.finish(result)
         distributed.barrier()
 
