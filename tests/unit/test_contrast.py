@@ -183,6 +183,8 @@ def test_half_precision_inputs_are_contrasted_in_float32() -> None:
             r"embeddings are on meta and the PixelContrast on cpu; .* PixelContrast\(…\)\.to\(device\)",
         ),
         ({"labels": torch.zeros(2, 4, 4, device="meta").long()}, "labels are on meta"),
+        ({"logits": torch.zeros(2, 3, 4, 4, device="meta")}, "logits are on meta and the PixelContrast on"),
+        ({"positions": torch.arange(2, device="meta")}, "positions are on meta and the PixelContrast on cpu"),
         ({"positions": torch.arange(3)}, r"positions are int64 \[2\], not torch\.int64 \[3\]"),
         ({"positions": torch.arange(2).int()}, r"positions are int64 \[2\], not torch\.int32 \[2\]"),
         (
@@ -201,6 +203,22 @@ def test_wrong_inputs_are_named(change: dict[str, Any], message: str) -> None:
     inputs |= {"logits": torch.zeros(2, 3, 4, 4)}
     with pytest.raises(ValueError, match=message):
         small_contrast()(**(inputs | change))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.arange(2, device="meta"), r"image_ids are on meta and the PixelContrast on cpu; move them"),
+        (torch.arange(3), r"image_ids are int64 \[2\], not torch\.int64 \[3\]"),
+        (None, "image_ids are needed: the region memory has a slot for every image"),
+    ],
+)
+def test_wrong_image_ids_are_named_where_they_are_used(ids: Tensor | None, message: str) -> None:
+    inputs = torch.zeros(2, 4, 4, 4), torch.zeros(2, 4, 4).long(), torch.zeros(2, 3, 4, 4)
+    contrast = small_contrast(region_memory_size=4, num_images=4)
+    with pytest.raises(ValueError, match=message):
+        contrast(*inputs, image_ids=ids)
+    contrast.eval()(*inputs, image_ids=ids)  # nothing enters the memory
 
 
 def wrong_on_one_rank(rank: int, _world_size: int, change: str) -> str:

@@ -6,7 +6,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from pixelcontrast.contrast.banks import Bank
+from pixelcontrast.contrast.banks import Bank, Slots
 
 
 def check_inputs(
@@ -20,11 +20,7 @@ def check_inputs(
     """
     num_classes, device = len(per_class), per_class.device
     for name, map in {"embeddings": embeddings, "labels": labels, "logits": logits}.items():
-        if map.device != device:
-            raise ValueError(
-                f"{name} are on {map.device} and the PixelContrast on {device}; move them to one device, "
-                "such as the network's: PixelContrast(…).to(device)"
-            )
+        _check_device(name, map, device)
     dim = "C" if embedding_dim is None else embedding_dim
     if embeddings.ndim != 4 or embedding_dim not in (None, embeddings.shape[1]):
         raise ValueError(f"embeddings are [B, {dim}, h, w], not {list(embeddings.shape)}")
@@ -45,18 +41,30 @@ def check_projected(rows: Tensor, embedding_dim: int) -> None:
         )
 
 
-def check_image_ids(image_ids: Tensor | None, num_images: int) -> Tensor:
-    """The ids; raises ``ValueError`` unless they are int64 [num_images]."""
+def check_image_ids(image_ids: Tensor | None, embeddings: Tensor, region: Bank | None) -> Tensor | None:
+    """The ids where the region memory has a slot for every image, else None; ``check_per_image`` holds."""
+    if not isinstance(region, Slots):
+        return None
     if image_ids is None:
         raise ValueError("image_ids are needed: the region memory has a slot for every image")
-    check_per_image("image_ids", image_ids, num_images)
+    check_per_image("image_ids", image_ids, embeddings)
     return image_ids
 
 
-def check_per_image(name: str, values: Tensor, num_images: int) -> None:
-    """Raise ``ValueError`` unless ``values`` are int64 [num_images]."""
+def check_per_image(name: str, values: Tensor, embeddings: Tensor) -> None:
+    """Raise ``ValueError`` unless ``values`` are int64 [B] on the device of the embeddings [B, …]."""
+    num_images = len(embeddings)
+    _check_device(name, values, embeddings.device)
     if values.shape != (num_images,) or values.dtype != torch.int64:
         raise ValueError(f"{name} are int64 [{num_images}], not {values.dtype} {list(values.shape)}")
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(
+            f"{name} are on {tensor.device} and the PixelContrast on {device}; move them to one device, such "
+            "as the network's: PixelContrast(…).to(device)"
+        )
 
 
 def misplaced_images(image_ids: Tensor, region: Bank | None) -> Tensor:

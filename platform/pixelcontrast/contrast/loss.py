@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast import inputs
-from pixelcontrast.contrast.banks import Shard, Slots
+from pixelcontrast.contrast.banks import Shard
 from pixelcontrast.contrast.diagnostics import Diagnostics
 from pixelcontrast.contrast.enqueue import (
     NOTHING,
@@ -177,14 +177,14 @@ class PixelContrast(nn.Module):
         """
         dim = self.embedding_dim if project is None else None
         inputs.check_inputs(embeddings, labels, logits, per_class=self.class_pixels, embedding_dim=dim)
-        has_slots = self.training and isinstance(self.memory.region, Slots)
-        image_ids = inputs.check_image_ids(image_ids, len(embeddings)) if has_slots else None
+        region = self.memory.region if self.training else None
+        image_ids = inputs.check_image_ids(image_ids, embeddings, region)
         self._waiting = []
         size = embeddings.shape[-2:]
         labels, wrong = labels_and_errors(labels, logits, size, align_corners=align_corners)
         if positions is None:
             positions = self._count(len(embeddings))
-        inputs.check_per_image("positions", positions, len(embeddings))
+        inputs.check_per_image("positions", positions, embeddings)
         drawn = self._draw(labels, wrong, positions, image_ids, by_pixel=project is not None)
         own = unit(embed(embeddings, drawn.anchors.indices, project))
         inputs.check_projected(own, self.embedding_dim)
