@@ -10,7 +10,7 @@ import torch
 from contrast_reference import Reference
 from torch import Tensor, nn
 
-from contrasts import pixel_contrast
+from contrasts import in_float64, pixel_contrast
 from pixelcontrast import distributed
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.contrast.banks import Shard, reshard
@@ -218,7 +218,7 @@ def whole_state(contrast: PixelContrast) -> dict[str, Tensor]:
 
 def build_contrast(case: Scenario) -> PixelContrast:
     contrast = pixel_contrast(num_classes=CLASSES, embedding_dim=DIM, seed=3, **case.kwargs)
-    return contrast if "memory_dtype" in case.kwargs else contrast.double()
+    return contrast if "memory_dtype" in case.kwargs else in_float64(contrast)
 
 
 def image_ids(positions: Tensor, case: Scenario) -> Tensor:

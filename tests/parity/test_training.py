@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from contrasts import in_float64
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run, distributed
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.training.optim import parameters, set_rate
@@ -31,7 +32,7 @@ def build() -> TrainState:
     state = build_state(EXPERIMENT, num_classes=CLASSES, num_images=100, device=torch.device("cpu"))
     state.model.double()
     assert state.contrast is not None
-    state.contrast.double()
+    in_float64(state.contrast)
     return state
 
 

@@ -34,6 +34,13 @@ def small_contrast(**settings: Any) -> PixelContrast:
     return pixel_contrast(**defaults | settings)
 
 
+def in_float64(contrast: PixelContrast) -> PixelContrast:
+    """Let the memory store float64, which no setting does: ``double()`` leaves it as it is."""
+    for bank in contrast.memory.banks.values():
+        bank.rows = bank.rows.double()
+    return contrast
+
+
 def embeddings(*shape: int, seed: int = 0) -> Tensor:
     """Unit vectors [B, D, h, w]; a pixel's first component is not degenerate."""
     generator = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contrasts import CLASSES, DIM, embeddings, logits_for, small_contrast
+from contrasts import CLASSES, DIM, embeddings, in_float64, logits_for, small_contrast
 from pixelcontrast.contrast import ProjectionHead, loss
 from pixelcontrast.contrast.maps import unit
 from processes import run_ranks
@@ -113,7 +113,7 @@ def test_a_head_that_runs_on_the_pixels_drawn_gives_the_same_as_on_the_map() -> 
     head, results = Head().double(), []
     loss = features = torch.zeros(())
     for sampled in (True, False):
-        contrast = small_contrast(region_memory_size=5).double()
+        contrast = in_float64(small_contrast(region_memory_size=5))
         for step in range(2):
             features = torch.randn(2, 6, 8, 9, generator=torch.Generator().manual_seed(step)).double()
             features.requires_grad_()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contrasts import pixel_contrast
+from contrasts import in_float64, pixel_contrast
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
 from pixelcontrast.contrast import PixelContrast
 from pixelcontrast.datasets.loading import Batch
@@ -27,7 +27,7 @@ def model_of(**settings: Any) -> SegmentationModel:
 
 def term() -> PixelContrast:
     contrast = pixel_contrast(num_classes=CLASSES, embedding_dim=8, pixel_queue_size=20, anchors_per_class=10)
-    return contrast.double()
+    return in_float64(contrast)
 
 
 def batch(size: int = 32) -> Batch:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelcontrast.contrast.kept_dtypes import KeepsDtypes
 from pixelcontrast.contrast.maps import are_finite
 from pixelcontrast.contrast.sampling import place_in_run
 
@@ -100,7 +101,7 @@ class Places(NamedTuple):
         return torch.where(self.kept, self.slots % ranks, ranks)
 
 
-class Bank(nn.Module):
+class Bank(KeepsDtypes):
     """Slots for embeddings, ``size`` for every class, filled from the first on; an empty one is no sample."""
 
     rows: Tensor

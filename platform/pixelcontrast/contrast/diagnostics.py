@@ -1,16 +1,17 @@
 """The health of the embedding: what the contrast did in the last steps, in numbers to look at."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelcontrast import distributed
+from pixelcontrast.contrast.kept_dtypes import KeepsDtypes
 from pixelcontrast.contrast.maps import at_least_float
 from pixelcontrast.contrast.memory import Memory
 from pixelcontrast.contrast.sampling import Anchors
 from pixelcontrast.distributed import Group
 
 
-class Diagnostics(nn.Module):
+class Diagnostics(KeepsDtypes):
     """Sums over the anchors of this rank since they were last read; no state that outlives a checkpoint.
 
     Adding waits for nothing: values stay on the device until ``read``.

@@ -13,7 +13,7 @@ from pixelcontrast.contrast.banks import Bank, Slots
 from pixelcontrast.contrast.hyperparameters import MemoryConfig
 from pixelcontrast.contrast.maps import are_finite, boundaries, pixel_rows, region_means, run_means, unit
 from pixelcontrast.contrast.memory import Memory
-from pixelcontrast.contrast.sampling import PREFERRED, Preferred, Table, choose_entries, pixel_keys
+from pixelcontrast.contrast.sampling import PREFERRED, Anchors, Preferred, Table, choose_entries, pixel_keys
 from pixelcontrast.distributed import Group
 
 Projection = Callable[[Tensor], Tensor]
@@ -44,6 +44,17 @@ class Drawn(NamedTuple):
 
 
 NOTHING = Drawn(None, None)
+
+
+class BatchDraw(NamedTuple):
+    """What was drawn of a batch."""
+
+    anchors: Anchors
+    entering: Drawn
+    classes: Tensor
+    """int64 [B, h, w]; num_classes where a pixel takes no part."""
+    counts: list[list[int]]
+    """``entering.counts`` on every rank."""
 
 
 def draw_entering(

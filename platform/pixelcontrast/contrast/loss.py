@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelcontrast import distributed
 from pixelcontrast.contrast import inputs
@@ -14,7 +14,7 @@ from pixelcontrast.contrast.banks import Shard
 from pixelcontrast.contrast.diagnostics import Diagnostics
 from pixelcontrast.contrast.enqueue import (
     NOTHING,
-    Drawn,
+    BatchDraw,
     Entering,
     Projection,
     at_boundaries,
@@ -23,6 +23,7 @@ from pixelcontrast.contrast.enqueue import (
 )
 from pixelcontrast.contrast.hyperparameters import AnchorConfig, LossConfig, MemoryConfig, MiningConfig
 from pixelcontrast.contrast.info_nce import Comparison, info_nce
+from pixelcontrast.contrast.kept_dtypes import KeepsDtypes
 from pixelcontrast.contrast.maps import labels_and_errors, unit
 from pixelcontrast.contrast.memory import build_memory
 from pixelcontrast.contrast.mining import build_miners
@@ -43,12 +44,13 @@ from pixelcontrast.contrast.sampling import (
 from pixelcontrast.distributed import Group
 
 
-class PixelContrast(nn.Module):
+class PixelContrast(KeepsDtypes):
     """The contrastive term for any training loop, in one process or under any ``torch.distributed`` group.
 
     The anchors of all ranks are gathered with gradient, so under DDP the gradients equal those of one process
-    that holds the whole batch. This module has no parameters: do not wrap it in DDP; save its ``state_dict``,
-    of every rank where the memory is sharded, and load what ``reshard`` makes of them.
+    that holds the whole batch. This module has no parameters, and keeps its dtypes where the network is cast:
+    do not wrap it in DDP; save its ``state_dict``, of every rank where the memory is sharded, and load what
+    ``reshard`` makes of them.
 
         >>> import torch
         >>> from torch import nn
@@ -206,7 +208,7 @@ class PixelContrast(nn.Module):
     @torch.no_grad()
     def _draw(
         self, labels: Tensor, wrong: Tensor, positions: Tensor, image_ids: Tensor | None, *, by_pixel: bool
-    ) -> "_Draw":
+    ) -> BatchDraw:
         """Draw the anchors and what enters the memory, then look how many there are, which waits once."""
         classes, strange = classes_of_pixels(labels, self.num_classes, self.ignore_index)
         enters = self.training and bool(self.memory.banks)
@@ -244,7 +246,7 @@ class PixelContrast(nn.Module):
             refuse = partial(inputs.refuse_image_ids, image_ids, self.memory.region)
             inputs.check_ranges([note[-1] for note in notes], rank, "image_ids", refuse)
         anchors = chosen.anchors(seen, wrong, self.group)
-        return _Draw(anchors, entering, classes, [note[2:] for note in notes])
+        return BatchDraw(anchors, entering, classes, [note[2:] for note in notes])
 
     def _loss(self, own: Tensor, anchors: Anchors) -> Tensor:
         """The term of this rank's anchors [a, D]."""
@@ -293,7 +295,7 @@ class PixelContrast(nn.Module):
         )
 
     def _remember(
-        self, draw: "_Draw", features: Tensor, image_ids: Tensor | None, project: Projection | None
+        self, draw: BatchDraw, features: Tensor, image_ids: Tensor | None, project: Projection | None
     ) -> None:
         """Let the batch enter the memory when it is kept."""
         entering = Entering(
@@ -336,14 +338,3 @@ class PixelContrast(nn.Module):
         if self.training:
             self._waiting.append(partial(self.next_position.add_, counts.sum()))
         return before + torch.arange(num_images, device=before.device)
-
-
-class _Draw(NamedTuple):
-    """What was drawn of a batch."""
-
-    anchors: Anchors
-    entering: Drawn
-    classes: Tensor
-    """int64 [B, h, w]; num_classes where a pixel takes no part."""
-    counts: list[list[int]]
-    """``entering.counts`` on every rank."""
