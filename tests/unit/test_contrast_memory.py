@@ -1,6 +1,7 @@
 """What enters the memory of ``PixelContrast``, and when; how large it is, and how it is saved."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -221,6 +222,27 @@ def test_one_rank_s_part_of_a_memory_is_not_taken_for_another_s() -> None:
         assert said[2].startswith("memory.pixel.rows are all of a memory, and this rank stores part")
         assert said[3] == f"{part}; needed is every rank's state_dict, in rank order"
         assert how in said[1]
+
+
+def build_before_the_group_is_there(rank: int, _world_size: int) -> str:
+    with mock.patch("torch.distributed.is_initialized", return_value=False):
+        replicated, sharded = small_contrast(), small_contrast(memory_sharded=True)
+    labels = torch.randint(CLASSES, (2, 8, 8), generator=torch.Generator().manual_seed(rank))
+    inputs = embeddings(2, DIM, 8, 8, seed=rank), labels, logits_for(labels)
+    replicated(*inputs)
+    with pytest.raises(ValueError) as caught:
+        sharded(*inputs)
+    return str(caught.value)
+
+
+def test_a_memory_to_be_shared_is_not_silently_replicated() -> None:
+    """Where the contrast is built before ``init_process_group``."""
+    labels = torch.tensor([[[0, 0], [1, 1]]])
+    alone = small_contrast(memory_sharded=True)
+    assert alone(embeddings(1, DIM, 2, 2), labels, logits_for(labels)) > 0
+    for said in run_ranks(2, build_before_the_group_is_there):
+        assert said.startswith("memory_sharded: the PixelContrast was built for 1 ranks, and the group has 2")
+        assert "after torch.distributed.init_process_group" in said
 
 
 def test_ranks_that_share_a_memory_refuse_what_one_process_does() -> None:

@@ -6,7 +6,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from pixelcontrast import distributed
 from pixelcontrast.contrast.banks import Bank, Slots
+from pixelcontrast.contrast.memory import Memory
+from pixelcontrast.distributed import Group
 
 
 def check_inputs(
@@ -31,6 +34,21 @@ def check_inputs(
     if not len(embeddings) == len(labels) == len(logits):
         sizes = f"{len(embeddings)}, {len(labels)} and {len(logits)}"
         raise ValueError(f"embeddings, labels and logits hold {sizes} images")
+
+
+def check_shards(memory: Memory, group: Group, *, sharded: bool) -> None:
+    """Raise ``ValueError`` if a memory that the ranks share was built for another number of them.
+
+    Args:
+        sharded: whether they share it.
+    """
+    ranks = distributed.world_size(group)
+    for built in {bank.shard.of for bank in memory.banks.values() if sharded} - {ranks}:
+        raise ValueError(
+            f"memory_sharded: the PixelContrast was built for {built} ranks, and the group has {ranks}; "
+            "build it after torch.distributed.init_process_group, and save and reshard its state_dict for "
+            "another number of ranks"
+        )
 
 
 def check_projected(rows: Tensor, embedding_dim: int) -> None:

@@ -175,10 +175,12 @@ class PixelContrast(KeepsDtypes):
             is labelled on any rank.
 
         Raises:
-            ValueError: shapes or devices that do not fit each other, or a label or an image id out of range.
+            ValueError: shapes or devices that do not fit each other, a label or an image id out of range, or
+                a sharded memory that was built before its process group.
         """
         dim = self.embedding_dim if project is None else None
         inputs.check_inputs(embeddings, labels, logits, per_class=self.class_pixels, embedding_dim=dim)
+        inputs.check_shards(self.memory, self.group, sharded=self.memory_config.memory_sharded)
         region = self.memory.region if self.training else None
         image_ids = inputs.check_image_ids(image_ids, embeddings, region)
         self._waiting = []
