@@ -1,4 +1,4 @@
-"""Rank, world size and collectives with gradient: for one process as for any ``torch.distributed`` group.
+"""Rank, world size and collectives: for one process as for any ``torch.distributed`` group.
 
 Without an initialised process group every function acts as a group of one, so callers have one path.
 """
@@ -54,7 +54,7 @@ def gather_objects(value: Any, group: Group = None) -> list[Any]:
 
 
 def all_reduce(tensor: Tensor, group: Group = None) -> Tensor:
-    """Sum over the ranks, with gradient: backward sums the ranks' gradients too.
+    """Sum over the ranks, without gradient.
 
     Args:
         tensor: the same shape and dtype on every rank.
@@ -62,7 +62,10 @@ def all_reduce(tensor: Tensor, group: Group = None) -> Tensor:
     Returns:
         A new tensor of that shape, equal on every rank.
     """
-    return tensor.clone() if world_size(group) == 1 else _AllReduce.apply(tensor, group)  # type: ignore[return-value]
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if world_size(group) > 1:
+        dist.all_reduce(total, group=group)
+    return total
 
 
 def sum_small(tensor: Tensor, group: Group = None) -> Tensor:
@@ -85,16 +88,6 @@ def sum_small(tensor: Tensor, group: Group = None) -> Tensor:
     return received.sum(0)
 
 
-def gather_counts(count: int, group: Group = None, *, device: torch.device | None = None) -> list[int]:
-    """Every rank's ``count``, in rank order. ``device`` is where the group's backend communicates."""
-    if world_size(group) == 1:
-        return [count]
-    counts = torch.zeros(world_size(group), dtype=torch.int64, device=device)
-    counts[rank(group)] = count
-    dist.all_reduce(counts, group=group)
-    return counts.tolist()
-
-
 def all_gather_equal(tensor: Tensor, group: Group = None) -> Tensor:
     """Every rank's tensor of one shape and dtype, in rank order, without gradient: [world size, ...]."""
     if world_size(group) == 1:
@@ -104,22 +97,20 @@ def all_gather_equal(tensor: Tensor, group: Group = None) -> Tensor:
     return torch.stack(parts)
 
 
-def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int] | None = None) -> Tensor:
+def all_gather_rows(rows: Tensor, group: Group = None, *, counts: list[int]) -> Tensor:
     """Concatenate every rank's rows in rank order, with gradient; the numbers of rows may differ.
 
     Backward gives each rank the sum over all ranks of the gradients of its own rows.
 
     Args:
         rows: [n, ...], n free and possibly 0 on some ranks; other sizes and the dtype are the same on all.
-        counts: every rank's n, where the caller knows them already: saves a collective.
+        counts: every rank's n.
 
     Returns:
         [sum of n, ...], equal on every rank.
     """
     if world_size(group) == 1:
         return rows
-    if counts is None:
-        counts = gather_counts(len(rows), group, device=rows.device)
     return _AllGatherRows.apply(rows, counts, group)  # type: ignore[return-value]
 
 
@@ -187,22 +178,6 @@ class Vote:
                 self._wish, op=dist.ReduceOp.MAX, group=self._group, async_op=True
             )
         return agreed
-
-
-class _AllReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
 
 
 class _AllGatherRows(torch.autograd.Function):
