@@ -258,7 +258,7 @@ class Run:
     included: highest: in float32; high: rounded to TF32, faster, by which a cosine of two embeddings errs by
     at most 0.001; medium: rounded to bfloat16, at most 0.008. Convolutions take TF32 in any case."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Compile the network with torch.compile: other bits than without, and no gradient_ratio in metrics."""
     report_interval: Count = 20
     """Steps between two rows of training metrics."""
     eval_interval: Count = 1000
