@@ -1,6 +1,7 @@
 """What enters the memory of ``PixelContrast``, and when; how large it is, and how it is saved."""
 
 import copy
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -23,6 +24,18 @@ def test_evaluation_mode_leaves_the_memory_alone() -> None:
     assert contrast.memory.pixel.filled.sum() == 0
     assert contrast.next_position == 0
     assert contrast.diagnostics.read(contrast.memory, 0)["gap"] is None
+
+
+def test_a_memory_whose_weight_is_0_costs_nothing() -> None:
+    """It is neither stored nor looked at, and needs no image ids; jointly with the batch it has no weight."""
+    labels = torch.tensor([[[0, 0], [1, 1]]])
+    inputs = embeddings(1, DIM, 2, 2), labels, logits_for(labels)
+    settings: dict[str, Any] = {"region_memory_size": 3, "num_images": 3, "memory_weight": 0.0}
+    unused, none = small_contrast(**settings), small_contrast(pixel_queue_size=0)
+    assert unused.memory.nbytes == 0
+    assert unused.state_dict().keys() == none.state_dict().keys()
+    assert [unused(*inputs) for _ in range(2)] == [none(*inputs) for _ in range(2)]
+    assert small_contrast(**settings, memory_term="joint").memory.nbytes > 0
 
 
 def test_region_memory_is_a_slot_per_image_where_it_fits_and_a_queue_where_not() -> None:

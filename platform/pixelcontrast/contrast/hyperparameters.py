@@ -43,7 +43,12 @@ class LossConfig(_Checked):
     1912.06798), so that many old rows cannot outweigh the batch. joint: one Eq. 3 over both, as in the
     paper. Needs a memory."""
     memory_weight: NonNegative = 1.0
-    """Weight of the separate memory term; needs a memory."""
+    """Weight of the separate memory term; needs a memory. 0 is as no memory at all: nothing is stored."""
+
+    @property
+    def uses_memory(self) -> bool:
+        """Whether a memory takes part in the loss, where there is one."""
+        return self.memory_term == "joint" or self.memory_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +66,7 @@ class AnchorConfig(_Checked):
 
     def check_positives(self, memory: "MemoryConfig", loss: LossConfig) -> None:
         """Raise ``ValueError`` where no anchor can ever have a positive, so that nothing would be trained."""
-        unused = memory.memory == "none" or (loss.memory_term == "separate" and loss.memory_weight == 0)
-        if self.anchors_per_class == 1 and unused:
+        if self.anchors_per_class == 1 and (memory.memory == "none" or not loss.uses_memory):
             raise ValueError(
                 "anchors_per_class is 1 and no memory is used: an anchor's positives are the other anchors "
                 "of its class and the memory's rows, so there is none; allowed are 2 and more, or a memory"

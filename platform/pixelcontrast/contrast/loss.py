@@ -81,7 +81,7 @@ class PixelContrast(KeepsDtypes):
         embedding_dim: D.
         loss: temperature, and how batch and memory make up the loss.
         anchors: how many pixels are anchors, and which.
-        memory: what is remembered of earlier batches; by default nothing.
+        memory: what is remembered of earlier batches; by default, or where the loss does not use it, nothing.
         mining: which examples of the memory an anchor is compared with; no effect without a memory.
         num_images: of the training set; the size of a memory follows from it where that is not set. If the
             region memory has a slot for every image, ``forward`` needs ``image_ids``.
@@ -126,7 +126,7 @@ class PixelContrast(KeepsDtypes):
         self.shard = Shard(distributed.rank(group) if of > 1 else 0, of)
         self.positive_miner, self.negative_miner = build_miners(mining, parts=of)
         self.memory = build_memory(
-            memory,
+            memory if loss.uses_memory else replace(memory, memory="none"),
             num_classes=num_classes,
             embedding_dim=embedding_dim,
             num_images=num_images,

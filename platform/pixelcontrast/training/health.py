@@ -93,7 +93,7 @@ def _changes(experiment: Experiment) -> dict[str, str]:
         found["precision"] = "run.precision float32"
     if settings.warmup < 0.5:
         found["warmup"] = f"contrast.warmup above {settings.warmup:g}"
-    if settings.memory == "none":
+    if settings.memory == "none" or not settings.uses_memory:
         return found
     for key in ("positive_mining", "negative_mining"):
         if getattr(settings, key) in _HARD:

@@ -146,7 +146,7 @@ def _less_memory(experiment: Experiment) -> str:
     """The settings by which a training takes less of a GPU's memory."""
     crop, contrast = experiment.data.crop_size, experiment.contrast
     ways = [f"optim.batch_size (it is {experiment.optim.batch_size})", f"data.crop_size (it is {crop})"]
-    if contrast.weight > 0:
+    if contrast.weight > 0 and contrast.uses_memory:
         if contrast.memory in ("pixel", "both"):
             ways.append("contrast.pixel_queue_size")
         if contrast.memory in ("region", "both"):
