@@ -6,6 +6,7 @@ from pixelcontrast.models.segmentation import (
     build_model,
     check_model,
     check_model_weights,
+    has_reference_operators,
     trains_features,
 )
 from pixelcontrast.models.vit import is_plain_vit
@@ -16,6 +17,7 @@ __all__ = [
     "build_model",
     "check_model",
     "check_model_weights",
+    "has_reference_operators",
     "is_plain_vit",
     "trains_features",
 ]

@@ -35,6 +35,11 @@ class Pyramid(NamedTuple):
     """The image's sides must be multiples of it."""
 
 
+def is_resnet(name: str) -> bool:
+    """Whether a backbone's name is a plain ResNet's."""
+    return _RESNET.fullmatch(name.partition(".")[0]) is not None
+
+
 def is_hrnet(name: str) -> bool:
     """Whether a backbone's name is a HRNet's."""
     return name.startswith("hrnet")
@@ -105,7 +110,7 @@ def _pyramid(architecture: str, *, dilated: bool) -> Pyramid | str:
     """How to build the network, or why it cannot be used."""
     if is_hrnet(architecture) and not dilated:  # its branches only add up at multiples of 32
         return Pyramid({"feature_location": "", "out_indices": (1, 2, 3, 4)}, multiple=32)
-    if _RESNET.fullmatch(architecture):
+    if is_resnet(architecture):
         return Pyramid({"output_stride": 8, "out_indices": (1, 2, 3, 4)}, multiple=1)
     reason = ""
     for any_size in ({}, {"strict_img_size": False}):  # the second for Swin Transformers
@@ -185,7 +190,7 @@ def build_backbone(
         for module in backbone.modules():
             if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
                 module.mode, module.align_corners = "bilinear", align_corners
-    elif _RESNET.fullmatch(architecture):
+    elif is_resnet(architecture):
         backbone.maxpool.ceil_mode = ceil_mode
     elif not is_plain_vit(architecture):
         backbone.register_forward_hook(_channels_first)

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from pixelcontrast.models.backbone import (
     build_backbone,
     check_backbone,
     is_hrnet,
+    is_resnet,
     side_multiple,
 )
 from pixelcontrast.models.decoders import (
@@ -291,6 +293,19 @@ def trains_features(model: config.Model) -> bool:
     """Whether the features that the embedding is projected from have layers below them that are trained."""
     pyramid = model.decoder == "hrnet" and is_plain_vit(model.backbone.partition(".")[0])
     return pyramid or not model.freeze_backbone
+
+
+def has_reference_operators(model: config.Model) -> bool:
+    """Whether the configured network computes what it would with the operators of the reference."""
+    own, reference = operators_of(model), operators_of(replace(model, operators="reference"))
+    used = {"align_corners"}
+    if is_resnet(model.backbone):
+        used.add("ceil_mode")
+    if model.decoder == "deeplabv3":
+        used.add("deeplabv3")
+    if model.decoder == "ocr" and is_hrnet(model.backbone):
+        used.add("ocr_kernel")
+    return all(getattr(own, name) == getattr(reference, name) for name in used)
 
 
 def _dilated(model: config.Model) -> bool:
