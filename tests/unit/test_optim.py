@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_weight_decay
 from torch.optim import SGD, AdamW
 
 from pixelcontrast.config import Contrast, Data, Experiment, Model, Optim, Run
 from pixelcontrast.datasets.loading import Batch
 from pixelcontrast.models import build_model
+from pixelcontrast.models.backbone import wrapped_names
 from pixelcontrast.training.optim import build_optimizer, set_rate
 from pixelcontrast.training.state import TrainState, build_state
 from pixelcontrast.training.step import train_step
@@ -79,6 +82,38 @@ def test_only_weights_of_a_transformer_are_decayed(backbone: str) -> None:
     }
     assert decayed == of_layers
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "edgenext_xx_small",
+        "eva02_tiny_patch14_224",
+        "halonet26t",
+        "maxvit_tiny_rw_224",
+        "swinv2_tiny_window8_256",
+        "tiny_vit_5m_224",
+        "twins_svt_small",
+    ],
+)
+def test_what_timm_does_not_decay_is_not_decayed(backbone: str) -> None:
+    """Whichever way timm wraps the network: ``features_only`` can hide its ``no_weight_decay``."""
+    with torch.device("meta"):
+        whole: Any = timm.create_model(backbone)
+        model = build_model(Model(backbone=backbone, decoder="linear"), num_classes=3, embedding=False)
+    exempt = getattr(whole, "no_weight_decay", set)()
+    spared, _ = param_groups_weight_decay(whole, weight_decay=0.1, no_weight_decay_list=exempt)
+    by_timm = set(map(id, spared["params"]))
+    names = {name for name, p in whole.named_parameters() if id(p) in by_timm}
+    optimizer = build_optimizer(model, Optim())
+    decayed = {p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    of_layers = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+    }
+    ours = {f"backbone.{wrapped}" for name in names for wrapped in (name, *wrapped_names(name))}
+    assert {name for name, p in model.named_parameters() if p in decayed} == of_layers - ours
 
 
 def test_adamw_decays_convolutions_only_and_takes_momentum_as_first_beta() -> None:

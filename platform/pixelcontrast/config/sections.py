@@ -216,8 +216,8 @@ class Optim:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD's momentum; AdamW's first beta."""
     weight_decay: NonNegative = 5e-4
-    """Weight decay of convolutions and matrices; normalisation layers, biases, tokens and position embeddings
-    have none."""
+    """Weight decay of the weights of convolutions and matrices. Normalisation layers, biases, layer scales,
+    tokens, position embeddings, and what else timm exempts (SwinV2's cpb_mlp) have none."""
     power: NonNegative = 0.9
     """Exponent of the poly schedule."""
     clip_norm: Positive | None = None

@@ -197,6 +197,32 @@ def build_backbone(
     return backbone
 
 
+@functools.cache
+def exempt_from_decay(architecture: str) -> frozenset[str]:
+    """Names, or patterns of ``fnmatch``, of the backbone's parameters that timm's network does not decay.
+
+    The whole network is asked, as an outline: of ``features_only`` only some wrappers keep its
+    ``no_weight_decay``. Names that the backbone does not have are among them.
+    """
+    with torch.device("meta"):
+        whole = timm.create_model(architecture)
+    exempt: set[str] = set()
+    for place, module in whole.named_modules():
+        inside = f"{place}." if place else ""
+        for pattern in getattr(module, "no_weight_decay", set)():
+            exempt |= {inside + pattern, *wrapped_names(inside + pattern)}
+    return frozenset(exempt)
+
+
+def wrapped_names(name: str) -> tuple[str, ...]:
+    """The other names that a tensor of timm's network may have in timm's wrappers of ``features_only``.
+
+    They flatten the first level (``stages.0.weight`` is ``stages_0.weight``), or hold the network as
+    ``model`` or ``body``.
+    """
+    return name.replace(".", "_", 1), f"model.{name}", f"body.{name}"
+
+
 def _drop_nothing(network: nn.Module) -> None:
     """Turn off stochastic depth and dropout; timm's default is 0.1 and more for Swin, FocalNet, NextViT, ….
 

@@ -9,6 +9,7 @@ import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from torch import Tensor
 
+from pixelcontrast.models.backbone import wrapped_names
 from pixelcontrast.models.published import Start, Target, is_own, map_published, own_layout, recognise
 from pixelcontrast.models.weights_file import WeightsFile, first, read_weights_file
 
@@ -162,14 +163,10 @@ def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_wrapped_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor also under the names that timm's ``features_only`` may give it.
-
-    timm's wrappers of networks flatten the first level (``stages.0.weight`` is ``stages_0.weight``), or hold
-    the network as ``model`` or ``body``.
-    """
+    """Each tensor also under the names that timm's ``features_only`` may give it."""
     wrapped = {}
     for key, value in state.items():
-        wrapped |= dict.fromkeys((key.replace(".", "_", 1), f"model.{key}", f"body.{key}"), value)
+        wrapped |= dict.fromkeys(wrapped_names(key), value)
     return wrapped | state
 
 

@@ -10,19 +10,21 @@ from pixelcontrast.models import SegmentationModel
 def build_optimizer(model: SegmentationModel, optim: Optim) -> Optimizer:
     """Four groups of parameters: backbone and new layers, each with and without weight decay.
 
-    Normalisation parameters, biases, and a transformer's tokens and position embeddings are not decayed; the
-    new layers (decoder and projection head) have ``new_layer_lr_factor`` times the backbone's rate. Each
-    group keeps its first rate as ``"initial_lr"``.
+    The weights of convolutions and matrices are decayed, unless timm's network exempts them; normalisation
+    parameters, biases, layer scales, tokens and position embeddings are not. The new layers (decoder and
+    projection head) have ``new_layer_lr_factor`` times the backbone's rate. Each group keeps its first rate
+    as ``"initial_lr"``.
     """
-    spared = _spared(model)
+    exempt = model.no_weight_decay()
+    decayed = {p for name, p in model.named_parameters() if _is_matrix(name, p) and name not in exempt}
     new = [module for name, module in model.named_children() if name != "backbone"]
     groups = []
     for modules, lr in (([model.backbone], optim.lr), (new, optim.lr * optim.new_layer_lr_factor)):
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        decayed = [p for p in parameters if p.ndim > 1 and p not in spared]
-        others = [p for p in parameters if p.ndim <= 1 or p in spared]
+        of_matrices = [p for p in parameters if p in decayed]
+        others = [p for p in parameters if p not in decayed]
         groups += [
-            {"params": decayed, "lr": lr, "initial_lr": lr, "weight_decay": optim.weight_decay},
+            {"params": of_matrices, "lr": lr, "initial_lr": lr, "weight_decay": optim.weight_decay},
             {"params": others, "lr": lr, "initial_lr": lr, "weight_decay": 0.0},
         ]
     groups = [group for group in groups if group["params"]]
@@ -33,13 +35,9 @@ def build_optimizer(model: SegmentationModel, optim: Optim) -> Optimizer:
             return AdamW(groups, betas=(optim.momentum, 0.999))
 
 
-def _spared(model: nn.Module) -> set[nn.Parameter]:
-    """What timm's networks name in ``no_weight_decay``, and Swin's tables: its pyramid does not name them."""
-    spared = {p for name, p in model.named_parameters() if name.endswith("relative_position_bias_table")}
-    for module in model.modules():
-        names = getattr(module, "no_weight_decay", set)()
-        spared |= {p for name, p in module.named_parameters() if name in names}
-    return spared
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """A layer's weight; scales, tokens, and positions' embeddings and biases have other names in timm."""
+    return parameter.ndim > 1 and name.endswith("weight")
 
 
 def set_rate(optimizer: Optimizer, step: int, optim: Optim) -> float:
