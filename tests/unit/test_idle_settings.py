@@ -39,11 +39,7 @@ def lines(**sections: Any) -> list[str]:
         (Contrast(memory="both", region_memory_size=9, pixel_queue_size=9, num_negatives=9), None),
         (Contrast(temperature=0.07, hard_share=1.0, warmup=0.5, rare_class_power=0.5), None),
         (Contrast(memory="pixel", memory_weight=0.5, memory_dtype="bfloat16", memory_max_age=9), None),
-        (
-            Contrast(weight=0.0, temperature=0.07, memory="pixel", negative_mining="semi-hard"),
-            "contrast.temperature 0.07, contrast.memory pixel, contrast.negative_mining semi-hard have no "
-            "effect: contrast.weight is 0",
-        ),
+        (Contrast(weight=0.0, temperature=0.07, negative_mining="semi-hard"), None),  # a baseline
         (
             Contrast(memory="pixel", memory_weight=0.0, num_negatives=9),
             "contrast.memory pixel, contrast.num_negatives 9 have no effect: contrast.memory_weight is 0",
@@ -100,8 +96,7 @@ def test_settings_of_the_contrast_without_effect_are_named(contrast: Contrast, l
                 "model": Model(embedding_dim=64, embedding_batchnorm=True),
                 "contrast": Contrast(weight=0.0, warmup=0.1),
             },
-            "model.embedding_dim 64, model.embedding_batchnorm True, contrast.warmup 0.1 have no effect: "
-            "contrast.weight is 0",
+            None,
         ),
         ({"model": Model(embedding_dim=64, embedding_batchnorm=True)}, None),
         ({"model": Model(classifier="new")}, "model.classifier new has no effect: model.weights is none"),

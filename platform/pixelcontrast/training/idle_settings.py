@@ -17,9 +17,14 @@ _OF_HEAD = {"model.embedding_dim", "model.embedding_batchnorm"}
 
 
 def idle_settings(experiment: Experiment) -> Iterator[str]:
-    """One line for each cause, with the settings, not at their defaults, that it leaves without effect."""
+    """One line for each cause, with the settings, not at their defaults, that it leaves without effect.
+
+    A ``contrast.weight`` of 0 is no such cause: the baseline of an experiment keeps its contrast's settings.
+    """
     settings, defaults = config.flatten(experiment), config.flatten(_defaults(experiment))
     changed = {key: value for key, value in settings.items() if value != defaults[key]}
+    if experiment.contrast.weight == 0:
+        changed = {key: value for key, value in changed.items() if key not in _OF_CONTRAST | _OF_HEAD}
     for cause, holds, keys in _causes(experiment):
         idle = [f"{key} {changed.pop(key)}" for key in list(changed) if holds and key in keys]
         if idle:
@@ -38,9 +43,7 @@ def _causes(experiment: Experiment) -> Iterator[tuple[str, bool, Iterable[str]]]
     positives, negatives = contrast.positive_mining, contrast.negative_mining
     semi_hard = any(mining.startswith("semi-hard") for mining in (positives, negatives))
 
-    yield "contrast.weight is 0", contrast.weight == 0, _OF_CONTRAST | _OF_HEAD
-    of_none = _OF_MEMORY | _OF_TERM
-    yield "contrast.memory is none", contrast.memory == "none", of_none
+    yield "contrast.memory is none", contrast.memory == "none", _OF_MEMORY | _OF_TERM
     yield "contrast.memory_weight is 0", not contrast.uses_memory, _OF_MEMORY
     yield "contrast.memory is pixel", contrast.memory == "pixel", _OF_REGIONS
     yield "contrast.memory is region", contrast.memory == "region", _OF_QUEUE
