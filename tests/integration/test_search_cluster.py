@@ -30,6 +30,8 @@ class Recorder:
         self.started_trials: list[str] = []
         self.ended_trials: dict[str, tuple[str, dict[str, Any]]] = {}
         self.stopped_trials: dict[str, str] = {}
+        self.warnings: dict[str, list[str]] = {}
+        self.timed: list[tuple[str, int]] = []
 
     def began(self, *, remaining: int, concurrent: int) -> None:
         del remaining
@@ -37,6 +39,13 @@ class Recorder:
 
     def started(self, proposal: Proposal) -> None:
         self.started_trials.append(proposal.name)
+
+    def warned(self, proposal: Proposal, text: str) -> None:
+        self.warnings.setdefault(proposal.name, []).append(text)
+
+    def training(self, proposal: Proposal, step: int, seconds_per_step: float, seconds_left: float) -> None:
+        assert seconds_left == (EXPERIMENT.optim.steps - step) * seconds_per_step > 0
+        self.timed.append((proposal.name, step))
 
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
 
@@ -66,8 +75,8 @@ def left_behind() -> dict[str, Any]:
 
 
 def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_path: Path) -> None:
-    """One trains to the end, one diverges, one is stopped early."""
-    places = {"data.root": str(scenes), "run.storage": str(tmp_path)}
+    """One trains to the end, one diverges, one is stopped early; what their workers warn of is passed on."""
+    places = {"data.root": str(scenes), "run.storage": str(tmp_path), "contrast.semi_hard_share": 0.2}
     search = dataclasses.replace(SEARCH, trials=3, reduction_factor=4)
     listener = Recorder()
     with connect(min_cpus=2):
@@ -100,6 +109,10 @@ def test_trials_end_as_they_should_and_leave_nothing_behind(scenes: Path, tmp_pa
         "trial-0001": "failed",
         "trial-0002": "pruned",
     }
+    assert listener.warnings.keys() == listener.ended_trials.keys()
+    for lines in listener.warnings.values():
+        assert lines[0].startswith("contrast.semi_hard_share 0.2 has no effect: contrast.positive_mining is ")
+    assert ("trial-0000", 2) in listener.timed
 
 
 class Saboteur(Recorder):
