@@ -206,8 +206,8 @@ def soak(options: argparse.Namespace) -> Outcome:
 
 def _committed_step(settings: Experiment) -> int:
     """Step of the newest checkpoint; 0 before the first."""
-    names = open_storage(settings).names(checkpoint.FOLDER)
-    return max((int(name.removeprefix("step-")) for name in names if name.startswith("step-")), default=0)
+    found = filter(checkpoint.is_checkpoint, open_storage(settings).names(checkpoint.FOLDER))
+    return max((int(name.removeprefix("step-")) for name in found), default=0)
 
 
 def _kill_in_turn(nodes: Nodes, driver: Driver, begin: float, options: argparse.Namespace) -> list[Kill]:

@@ -222,12 +222,15 @@ def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> 
     (run / "checkpoints" / ".step-00000001.deleted").mkdir()
     (run / ".metrics.jsonl.partial").write_text("{")
     (run / LAST / "memory-1-of-2.safetensors").write_bytes(b"of another number of workers")
+    (run / "checkpoints" / ".DS_Store").write_text("of a file manager")
     assert found(run) == {}
-    assert found(run, "left over").keys() == {
-        "checkpoints/.step-00000009.partial",
-        "checkpoints/.step-00000001.deleted",
-        ".metrics.jsonl.partial",
-        f"{LAST}/memory-1-of-2.safetensors",
+    text = "of an interrupted writing or deletion; the run removes it when it is resumed"
+    assert found(run, "left over") == {
+        "checkpoints/.DS_Store": "is no checkpoint of the run, which leaves it alone",
+        "checkpoints/.step-00000009.partial": text,
+        "checkpoints/.step-00000001.deleted": text,
+        ".metrics.jsonl.partial": text,
+        f"{LAST}/memory-1-of-2.safetensors": "is not in the manifest",
     }
 
 

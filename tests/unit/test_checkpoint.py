@@ -87,6 +87,24 @@ def test_prune_keeps_the_newest_the_best_and_nothing_of_lost_work(run: Storage) 
     assert run.names("checkpoints") == ["step-00000100", "step-00000300", "step-00000400"]
 
 
+def test_a_user_s_copies_and_files_are_neither_used_nor_removed(run: Storage) -> None:
+    save(run, 400, PARTS)
+    save(run, 600, PARTS)
+    strange = [".DS_Store", ".step-mine.partial", "notes.txt", "step-00000400.bak", "step-mine"]
+    for name in strange:
+        if "step" in name:
+            for file in (*PARTS, "manifest.json"):
+                run.write(f"checkpoints/{name}/{file}", run.read(f"{folder_of(400)}/{file}"))
+        else:
+            run.write(f"checkpoints/{name}", b"x")
+    before = {name: run.read(name) for name in run.sizes() if Path(name).parts[1] in strange}
+    assert checkpoint.newest_valid(run) == (folder_of(600), {})
+    assert checkpoint.names(run) == [folder_of(400), folder_of(600)]
+    checkpoint.prune(run, step=600, best_step=600, keep_newest=1)
+    assert run.names("checkpoints") == sorted([*strange, "step-00000600"])
+    assert {name: run.read(name) for name in before} == before
+
+
 @pytest.mark.parametrize("how", ["begun", "no manifest", "truncated", "flipped bit"])
 def test_what_cannot_be_resumed_from_takes_no_sound_checkpoint_s_place(run: Storage, how: str) -> None:
     """Killed while it saved step 437, the run resumes from step 400 and saves step 500."""

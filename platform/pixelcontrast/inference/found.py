@@ -118,7 +118,7 @@ def _choose(run: Storage, step: int | None) -> str:
     if step is not None:
         name = checkpoint.folder_of(step)
         if not run.exists(name):
-            there = ", ".join(n for n in run.names(checkpoint.FOLDER) if n.startswith("step-")) or "none"
+            there = ", ".join(filter(checkpoint.is_checkpoint, run.names(checkpoint.FOLDER))) or "none"
             raise ValueError(f"{run.location}: there is no {name}; there are {there}")
         return name
     result = read_result(run)

@@ -6,6 +6,7 @@ was committed whole.
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,6 +15,8 @@ from pixelcontrast.storage import Storage
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-\d{8,}")
+_LEFT_OVER = re.compile(rf"\.{_NAME.pattern}\.(partial|deleted)")
 
 
 class CheckpointError(ValueError):
@@ -49,6 +52,20 @@ class Manifest:
 def folder_of(step: int) -> str:
     """``checkpoints/step-00000500``"""
     return f"{FOLDER}/step-{step:08d}"
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether an entry of ``checkpoints/`` is called as ``folder_of`` calls a checkpoint.
+
+    All other entries belong to others, such as a user's copy or a file that a file manager left: they are
+    neither read nor deleted.
+    """
+    return _NAME.fullmatch(name) is not None
+
+
+def is_left_over(name: str) -> bool:
+    """Whether it is what an interrupted writing or deletion of a checkpoint leaves on a local disk."""
+    return _LEFT_OVER.fullmatch(name) is not None
 
 
 def start(run: Storage, step: int) -> None:
@@ -153,7 +170,7 @@ def prune(
 
     Only what can be resumed from counts as one of the newest: it has a manifest, and files of the sizes that
     the manifest gives. Also deleted are what interrupted writing left, and later steps: they belong to work
-    that was lost.
+    that was lost. What is no checkpoint stays.
 
     Args:
         damaged: names of checkpoints that a hash has shown to be damaged, and that were not saved again.
@@ -162,12 +179,13 @@ def prune(
     newest = islice((name for name in reached if _is_complete(run, name)), keep_newest)
     kept = {*newest, folder_of(step), folder_of(best_step)}
     for name in run.names(FOLDER):
-        if f"{FOLDER}/{name}" not in kept:
+        ours = is_checkpoint(name) or is_left_over(name)
+        if ours and f"{FOLDER}/{name}" not in kept:
             run.delete_folder(f"{FOLDER}/{name}", first=MANIFEST)
 
 
 def _begun(run: Storage) -> list[str]:
-    return [f"{FOLDER}/{name}" for name in run.names(FOLDER) if name.startswith("step-")]
+    return [f"{FOLDER}/{name}" for name in run.names(FOLDER) if is_checkpoint(name)]
 
 
 def _is_complete(run: Storage, name: str) -> bool:

@@ -142,10 +142,12 @@ class _Verification:
         for name in found:
             folder = f"{checkpoint.FOLDER}/{name}"
             writing = not self._run.is_local and not self._run.exists(f"{folder}/{checkpoint.MANIFEST}")
-            if name.startswith(".") or writing:
+            if checkpoint.is_left_over(name):
                 yield Line("left over", folder, _PARTIAL)
-            elif not name.startswith("step-"):
-                yield Line("left over", folder, "is no checkpoint; the run's next one removes it")
+            elif not checkpoint.is_checkpoint(name):
+                yield Line("left over", folder, "is no checkpoint of the run, which leaves it alone")
+            elif writing:
+                yield Line("left over", folder, _PARTIAL)
             else:
                 lines, loop = self._checkpoint(folder)
                 yield from lines
