@@ -2,13 +2,14 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pixelcontrast import training
+from pixelcontrast import cli, training
 from pixelcontrast.config import Experiment, replace
 from pixelcontrast.reports import write_report
 from pixelcontrast.runs import run_folder
@@ -70,6 +71,24 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
     for rows in ([], [row(5)], [row(10)]):  # the row of a checkpoint's step comes before it
         check_resumable(write_run(tmp_path, *rows), EXPERIMENT)
     check_resumable(write_run(tmp_path, row(8), attempts=(second,)), EXPERIMENT)  # rows of the first attempt
+
+
+def test_a_finished_run_without_its_checkpoints_shows_its_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_finished_run(Storage(str(tmp_path / "a")))
+    shutil.rmtree(run.path("checkpoints"))
+    settings = replace(EXPERIMENT, {"run.storage": str(tmp_path)})
+    cli.run(settings)
+    said = capsys.readouterr().out
+    assert "Run a is finished; choose another --run.name to start a new one." in said
+    assert f"result       {run.location}/result.json" in said
+    assert "best network deleted" in said
+    with pytest.raises(ValueError, match=r"optim\.lr was .* and is now 0\.5"):
+        training.check(replace(settings, {"optim.lr": 0.5}))
+    run.delete("experiment.json")
+    with pytest.raises(ValueError, match=r"experiment\.json is missing, but the run has finished"):
+        training.check(settings)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "experiment.json"])

@@ -75,7 +75,8 @@ def run(experiment: Experiment) -> None:
     print_evaluation(result)
     print(f"\nresult       {(folder / 'result.json').location}")
     print(f"predictions  {(folder / result['overlays']).location}")
-    print(f"best network {(folder / result['best_checkpoint'] / 'model.safetensors').location}")
+    best = folder / result["best_checkpoint"]
+    print(f"best network {(best / 'model.safetensors').location if best.exists() else 'deleted'}")
 
 
 def _describe(experiment: Experiment, memory: int) -> str:

@@ -34,8 +34,26 @@ def check_resumable(run: Storage, experiment: Experiment) -> None:
     checkpoints = checkpoint.names(run)
     check_nothing_lost(run, checkpoints[-1] if checkpoints else None)
     if checkpoints or run.exists(RESULT):
-        what = f"run {experiment.run.name} in {experiment.run.storage}"
-        config.refuse_changes(what, config.differences(read_experiment(run), experiment), option="--run.name")
+        _refuse_changes(run, experiment)
+
+
+def check_finished(run: Storage, experiment: Experiment) -> None:
+    """Refuse to take a finished run's result for that of another configuration.
+
+    Nothing else of the run has to be there: its checkpoints may have been deleted to save space.
+
+    Raises:
+        ValueError: as of ``check_resumable``, for a key that differs or a configuration that is not there.
+    """
+    if not run.exists(EXPERIMENT):
+        lost = f"{EXPERIMENT} is missing, but the run has finished"
+        raise ValueError(_with_remedy(run, lost))
+    _refuse_changes(run, experiment)
+
+
+def _refuse_changes(run: Storage, experiment: Experiment) -> None:
+    what = f"run {experiment.run.name} in {experiment.run.storage}"
+    config.refuse_changes(what, config.differences(read_experiment(run), experiment), option="--run.name")
 
 
 def check_nothing_lost(run: Storage, newest: str | None) -> None:

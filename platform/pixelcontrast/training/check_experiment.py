@@ -9,7 +9,7 @@ from pixelcontrast.config import Data, Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import check_model, check_model_weights, trains_features
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.resume import check_resumable
+from pixelcontrast.runs.resume import check_finished, check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
 from pixelcontrast.storage import StorageError, one_line
 from pixelcontrast.training.contrast import warmup_steps
@@ -20,7 +20,8 @@ def check(experiment: Experiment) -> Row | None:
     """Look at the run's folder, the data, the model and the storage.
 
     Returns:
-        The result of the run if it is finished already, else None.
+        The result of the run if it is finished already, whether it still has its checkpoints or not; else
+        None.
 
     Raises:
         ValueError: another configuration or other data under the same name, a run that has lost what it had,
@@ -30,12 +31,13 @@ def check(experiment: Experiment) -> Row | None:
     """
     run = open_storage(experiment)
     try:
-        check_resumable(run, experiment)
         result = read_result(run)
+        if result is not None:
+            check_finished(run, experiment)
+            return result
+        check_resumable(run, experiment)
     except OSError as error:
         raise StorageError(f"run.storage: {run.location} cannot be read: {one_line(error)}") from error
-    if result is not None:
-        return result
     check_inputs(experiment)
     if checkpoint.names(run):
         check_runs_data([experiment], option="--run.name")
