@@ -1,8 +1,10 @@
 """A storage that a worker does not share with the driver ends the run before its first step."""
 
+import os
 import socket
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -17,7 +19,7 @@ from pixelcontrast.cluster.train import launch as launching
 from pixelcontrast.cluster.train.launcher import _cpu
 from pixelcontrast.cluster.train.worker import run_loop
 from pixelcontrast.runs import launch_mark
-from pixelcontrast.runs.launch_mark import check_shared, marked
+from pixelcontrast.runs.launch_mark import check_ours, check_shared, marked, why_lost
 from pixelcontrast.runs.run_folder import open_storage
 from pixelcontrast.storage import Storage
 from small_runs import EXPERIMENT
@@ -49,13 +51,32 @@ def test_workers_find_the_mark_of_their_own_launch_only(run: Storage) -> None:
     assert marks(run) == []
     with marked(run) as second:
         check_shared(run, second)
+    with pytest.raises(ValueError) as caught:
+        check_shared(run, replace(second, host="node7"))
+    assert str(caught.value) == (
+        f"run.storage is {run.parent.location}, which host {socket.gethostname()} does not share with the "
+        f"driver's host node7: {run.location} has no {second.name} here. {ALLOWED}"
+    )
+
+
+def test_a_mark_that_is_gone_says_who_has_the_run_or_that_its_folder_is_gone(run: Storage) -> None:
+    ended = "This training has ended without another checkpoint"
+    with marked(run) as first:
+        run.write("experiment.json", b"{}")
+        assert why_lost(run, first) is None
+        with marked(run):
+            here = f"{socket.gethostname()}, process {os.getpid()}, since 20"
+            taken_over = f"another driver has taken the run over: {here}"
+            for look in (check_ours, check_shared):
+                with pytest.raises(ValueError, match=f"^{taken_over}.* {ended}$"):
+                    look(run, first)
+        assert f"{run.location} has no {first.name} any more" in str(why_lost(run, first))
+        run.delete("experiment.json")
+        deleted = f"{run.location} was deleted or replaced while the run trained. {ended}"
+        assert why_lost(run, first) == deleted
         with pytest.raises(ValueError) as caught:
             check_shared(run, first)
-    here = socket.gethostname()
-    assert str(caught.value) == (
-        f"run.storage is {run.parent.location}, which host {here} does not share with the driver's host "
-        f"{here}: {run.location} has no {first.name} here. {ALLOWED}"
-    )
+        assert str(caught.value) == deleted
 
 
 def test_a_mark_that_a_killed_driver_left_is_deleted_and_other_files_stay(run: Storage) -> None:
@@ -102,8 +123,10 @@ def test_a_worker_with_a_disk_of_its_own_does_not_begin_and_is_not_retried(
     launcher: Any, tmp_path: Path
 ) -> None:
     driver, own = (config.replace(EXPERIMENT, {"run.storage": str(tmp_path / at)}) for at in ("a", "b"))
-    with marked(open_storage(driver)) as mark, pytest.raises(WorkerError) as caught:
-        run_loop(own, unreached, launcher=launcher, rank=1, mark=mark, find_device=_cpu)
+    with marked(open_storage(driver)) as here:
+        mark = replace(here, host="node7")
+        with pytest.raises(WorkerError) as caught:
+            run_loop(own, unreached, launcher=launcher, rank=1, mark=mark, find_device=_cpu)
     assert caught.value.final
     assert str(caught.value).startswith(f"worker 1 failed: ValueError: run.storage is {tmp_path}/b, which ")
     assert not (tmp_path / "b").exists()

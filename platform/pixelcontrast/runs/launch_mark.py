@@ -1,17 +1,25 @@
-"""Do the workers see the folder that their driver sees? A file that each launch leaves in the run's folder.
+"""A file that each launch leaves in the run's folder.
+
+Workers that see it see the folder that their driver sees, and train for the one driver that has the run.
 
 A path such as ``/home/me/runs`` leads to a folder on every node, but perhaps to each node's own disk: what is
 trained there is lost for all others. So the driver leaves a file with a name of its own, and every worker
 looks for it before it trains.
+
+The next launch deletes it. So workers whose driver was taken for dead, as it was suspended or out of reach,
+find it gone before they write anything among what the next driver's workers write.
 """
 
+import os
 import secrets
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from pixelcontrast.runs.run_folder import EXPERIMENT
 from pixelcontrast.storage import Storage, one_line
 
 _PREFIX = ".launch-"
@@ -45,7 +53,8 @@ def marked(run: Storage) -> Iterator[Mark]:
         for name in run.names():
             if name.startswith((_PREFIX, f".{_PREFIX}")):  # of a driver that was killed, perhaps in writing
                 run.delete(name)
-        run.write(mark.name, f"A driver on {mark.host} is training here.\n".encode())
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        run.write(mark.name, f"{mark.host}, process {os.getpid()}, since {since}".encode())
     except OSError as error:
         raise ValueError(f"run.storage: {run.location} cannot be written: {one_line(error)}") from error
     try:
@@ -59,14 +68,55 @@ def check_shared(run: Storage, mark: Mark) -> None:
     """Look for the mark in the run's folder as this process sees it; writes nothing.
 
     Raises:
-        ValueError: it is not there within a minute: this machine has another folder of that name, or none.
+        ValueError: it is not there within a minute: this machine has another folder of that name, or none; or
+            the run is no longer this driver's, as of ``why_lost``.
     """
     give_up = time.monotonic() + _PATIENCE_S
     while not run.exists(mark.name):
         if time.monotonic() > give_up:
+            if mark.host == socket.gethostname() or _others(run):
+                raise ValueError(_why_gone(run, mark))
             raise ValueError(
                 f"run.storage is {run.parent.location}, which host {socket.gethostname()} does not share "
                 f"with the driver's host {mark.host}: {run.location} has no {mark.name} here. Allowed are a "
                 "folder that all nodes share, and a URI such as s3://bucket/runs"
             )
         time.sleep(_POLL_S)
+
+
+def why_lost(run: Storage, mark: Mark) -> str | None:
+    """Look for a mark that was seen before, in one request to the storage; writes nothing.
+
+    Returns:
+        None while it is there. Else why not: another driver has taken the run over, or somebody has deleted
+        the folder.
+    """
+    return None if run.exists(mark.name) else _why_gone(run, mark)
+
+
+def check_ours(run: Storage, mark: Mark) -> None:
+    """Raise ``ValueError`` with the reason of ``why_lost`` where there is one."""
+    if lost := why_lost(run, mark):
+        raise ValueError(lost)
+
+
+def unchecked() -> None:
+    """In place of ``check_ours`` where the run has no driver that another one could take it from."""
+
+
+def _why_gone(run: Storage, mark: Mark) -> str:
+    ended = "This training has ended without another checkpoint"
+    for name in _others(run):
+        with suppress(FileNotFoundError):  # its driver has just ended
+            return f"another driver has taken the run over: {run.read(name).decode()}. {ended}"
+    if run.exists(EXPERIMENT):
+        return (
+            f"{run.location} has no {mark.name} any more, which this run's driver left there: another driver "
+            f"has taken the run over, and ended; or the folder was replaced while the run trained. {ended}"
+        )
+    return f"{run.location} was deleted or replaced while the run trained. {ended}"
+
+
+def _others(run: Storage) -> list[str]:
+    """The marks of other launches; call it where one's own is gone."""
+    return [name for name in run.names() if name.startswith(_PREFIX)]
