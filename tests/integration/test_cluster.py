@@ -1,6 +1,7 @@
 """The launcher on a real local Ray instance, one for the whole module: starting it takes ten seconds."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cluster_loops
 import psutil
@@ -21,6 +23,8 @@ from pixelcontrast.cluster.train.launch import launch
 from pixelcontrast.cluster.train.watch import Bounds
 from pixelcontrast.cluster.tune.stop_request import StopRequest
 from pixelcontrast.config import Experiment, Workers, replace
+from pixelcontrast.runs import lock
+from pixelcontrast.runs.run_folder import open_storage
 
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
 
@@ -213,7 +217,7 @@ def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, alone_or_not,
 def test_workers_whose_storage_is_another_folder_end_the_run_before_its_first_step(
     cluster, alone_or_not, tmp_path, caplog
 ):
-    """As on nodes with disks of their own: where the driver's folder was, the workers find another one."""
+    """Where the driver's folder was, the workers find another one; here they are on its own host."""
     storage, rows = tmp_path / "runs", []
     for disk in ("driver's", "workers'"):
         (tmp_path / disk).mkdir()
@@ -224,13 +228,31 @@ def test_workers_whose_storage_is_another_folder_end_the_run_before_its_first_st
             storage.unlink()
             storage.symlink_to(tmp_path / "workers'")
 
-    with pytest.raises(LaunchError, match=r"^worker \d failed: ValueError: run\.storage is ") as caught:
+    gone = rf"^worker \d failed: ValueError: {storage}/.* was deleted or replaced while the run trained\."
+    with pytest.raises(LaunchError, match=gone) as caught:
         launch(alone_or_not, on_row=rows.append, on_stage=change_disks, loop=cluster_loops.counting)
     assert caught.value.final
-    assert "Allowed are a folder that all nodes share, and a URI" in str(caught.value)
     assert "; retry " not in caplog.text
     assert rows == []
     assert cluster.folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_driver_whose_run_was_taken_over_ends_without_a_checkpoint(alone_or_not, monkeypatch):
+    monkeypatch.setattr(lock, "_locked", Mock(side_effect=OSError(errno.ENOLCK, "no locks")))
+    monkeypatch.setattr(lock, "_RENEW_S", 0.5)
+    run = open_storage(alone_or_not)
+
+    def take_over(row: dict) -> None:
+        if row["step"] == 2:
+            [mine] = run.names(".claims")
+            run.write(".claims/other.json", b'{"host": "node7", "process": 12, "since": "now"}')
+            run.delete(f".claims/{mine}")
+
+    with pytest.raises(LaunchError, match="another driver, on node7, process 12, took this one for dead"):
+        launch(alone_or_not, on_row=take_over, loop=cluster_loops.endless)
+    assert workers_of(psutil.Process().children(recursive=True)) == []
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from object_store import ObjectStore
+from pixelcontrast.cluster.signals import signals_noted
 from pixelcontrast.runs import lock
 from pixelcontrast.runs.lock import AlreadyRunning, held
 from pixelcontrast.storage import Storage
@@ -157,6 +158,23 @@ def test_a_driver_whose_claim_was_taken_over_is_asked_to_stop(object_store: Obje
         os.kill(first.pid, signal.SIGCONT)
         first.join(30)
         assert first.exitcode == -signal.SIGTERM
+
+
+def test_a_driver_that_lost_its_folder_knows_to_whom(object_store: ObjectStore) -> None:
+    folder = Storage(object_store.uri(uuid.uuid4().hex)) / "a"
+    with signals_noted() as noted, held(folder, what="run a") as hold:
+        [mine] = folder.names(".claims")
+        folder.write(".claims/other.json", b'{"host": "node7", "process": 12, "since": "now"}')
+        assert hold.lost is None
+        folder.delete(f".claims/{mine}")
+        end = time.monotonic() + 30
+        while noted.signal is None and time.monotonic() < end:
+            time.sleep(0.1)
+    assert noted.signal == signal.SIGTERM
+    assert hold.lost == (
+        "run a: another driver, on node7, process 12, took this one for dead, as its claim was not renewed "
+        "for 3 seconds, and took over"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

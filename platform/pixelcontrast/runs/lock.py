@@ -44,12 +44,24 @@ class AlreadyRunning(ValueError):  # noqa: N818
     """Another driver has the folder; or its node crashed, and the file server does not know that yet."""
 
 
+class Hold:
+    """A folder that this process holds.
+
+    Attributes:
+        lost: who has taken it over, in a sentence without a full stop, where this process was taken for dead;
+            None as long as it holds the folder.
+    """
+
+    lost: str | None = None
+
+
 @contextmanager
-def held(folder: Storage, *, what: str) -> Iterator[None]:
+def held(folder: Storage, *, what: str) -> Iterator[Hold]:
     """Keep other drivers out of the folder while inside.
 
     What a dead driver left is taken over: on a file system at once, or when the server lets the lock of a
-    crashed node go; on an object store after 45 seconds.
+    crashed node go; on an object store after 45 seconds. A process that was suspended for longer is taken for
+    dead there: it sends itself SIGTERM, and ``lost`` says why.
 
     Args:
         what: lies in the folder, for messages: ``run a``.
@@ -61,15 +73,15 @@ def held(folder: Storage, *, what: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            _enter(stack, folder, what)
+            hold = _enter(stack, folder, what)
         except OSError as error:
             raise ValueError(
                 f"run.storage: {folder.location} cannot be written: {one_line(error)}"
             ) from error
-        yield
+        yield hold
 
 
-def _enter(stack: ExitStack, folder: Storage, what: str) -> None:
+def _enter(stack: ExitStack, folder: Storage, what: str) -> Hold:
     if folder.is_local:
         try:
             stack.enter_context(_locked(folder, what))
@@ -77,8 +89,8 @@ def _enter(stack: ExitStack, folder: Storage, what: str) -> None:
             if error.errno not in _NO_LOCKS:
                 raise
         else:
-            return
-    stack.enter_context(_claimed(folder, what))
+            return Hold()
+    return stack.enter_context(_claimed(folder, what))
 
 
 @contextmanager
@@ -130,8 +142,8 @@ def _rewrite(file: IO[str], text: str) -> None:
 
 
 @contextmanager
-def _claimed(folder: Storage, what: str) -> Iterator[None]:
-    claim = _Claim(folder, what)
+def _claimed(folder: Storage, what: str) -> Iterator[Hold]:
+    claim, hold = _Claim(folder, what), Hold()
     while True:
         claim.write()
         others = claim.others()
@@ -142,10 +154,10 @@ def _claimed(folder: Storage, what: str) -> Iterator[None]:
         _wait_for_end(folder, what, others)
         time.sleep(random.uniform(0, 2 * _POLL_S))  # two that start together do not meet again
     over = threading.Event()
-    thread = threading.Thread(target=claim.keep, args=(over,), daemon=True)
+    thread = threading.Thread(target=claim.keep, args=(over, hold), daemon=True)
     thread.start()
     try:
-        yield
+        yield hold
     finally:
         over.set()
         thread.join(_RENEW_S)
@@ -173,22 +185,26 @@ class _Claim:
         """The other drivers' claims: name → content."""
         return {name: content for name, content in _read_claims(self._folder).items() if name != self._name}
 
-    def keep(self, over: threading.Event) -> None:
+    def keep(self, over: threading.Event, hold: Hold) -> None:
         """Renew until the end; asks this process to stop if another driver has taken the folder over."""
         while not over.wait(_RENEW_S):
             try:
                 if not self._folder.exists(f"{CLAIMS}/{self._name}"):
-                    logger.error(
-                        "%s: another driver took this one for dead, as its claim was not renewed for %g "
-                        "seconds, and took over",
-                        self._what,
-                        _LEASE_S,
-                    )
+                    hold.lost = self._taken_over()
+                    logger.error("%s", hold.lost)
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 self.write()
             except OSError as error:
                 logger.warning("%s: the claim to its folder was not renewed: %s", self._what, error)
+
+    def _taken_over(self) -> str:
+        holder = next(map(_parse, self.others().values()), {})
+        who = f", on {holder['host']}, process {holder['process']}," if holder else ""
+        return (
+            f"{self._what}: another driver{who} took this one for dead, as its claim was not renewed for "
+            f"{_LEASE_S:g} seconds, and took over"
+        )
 
 
 def _wait_for_end(folder: Storage, what: str, claims: Mapping[str, bytes]) -> None:

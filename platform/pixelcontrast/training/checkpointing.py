@@ -9,6 +9,7 @@ from typing import Any
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint, provenance
+from pixelcontrast.runs.launch_mark import unchecked
 from pixelcontrast.runs.resume import check_nothing_lost
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.origin import check_same_data
@@ -30,24 +31,39 @@ class Resumed:
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
-def save(run: Storage, step: int, parts: dict[str, bytes]) -> str:
+def save(
+    run: Storage, step: int, parts: dict[str, bytes], *, check_ours: Callable[[], None] = unchecked
+) -> str:
     """Write a checkpoint of every rank's ``parts``; returns its folder's name in the run.
 
     Collective: every rank calls it with what it alone writes, possibly nothing. The checkpoint exists once
     rank 0 has written the manifest, and that happens before any rank returns.
 
+    Args:
+        check_ours: called on rank 0 before the manifest is written; raises ``ValueError`` where the run is
+            another driver's by now.
+
     Raises, alike on every rank, and then older checkpoints are as they were:
-        ValueError: two ranks have a part of the same name, or do not share ``run``.
+        ValueError: two ranks have a part of the same name, or do not share ``run``, or of ``check_ours``.
         OSError: a rank could not write; names the first such rank and its file, with the system's ``errno``.
     """
+
+    def commit() -> None:
+        check_ours()
+        checkpoint.commit(run, step, entries)
+
+    def clean() -> None:
+        check_ours()  # in an object store another driver's checkpoint may lie in the same place
+        checkpoint.start(run, step)
+
     _check_distinct(distributed.gather_objects(list(parts)))
     try:
-        _on_every_rank(lambda: _on_rank_0(lambda: checkpoint.start(run, step)))
-        entries = _on_every_rank(lambda: checkpoint.stage(run, step, parts))
-        _on_every_rank(lambda: _on_rank_0(lambda: checkpoint.commit(run, step, entries)))
+        on_every_rank(lambda: _on_rank_0(lambda: checkpoint.start(run, step)))
+        entries = on_every_rank(lambda: checkpoint.stage(run, step, parts))
+        on_every_rank(lambda: _on_rank_0(commit))
     except (OSError, ValueError):
         # A full disk has no room for what cannot become a checkpoint.
-        _on_rank_0(lambda: checkpoint.start(run, step))
+        _on_rank_0(clean)
         raise
     return checkpoint.folder_of(step)
 
@@ -109,7 +125,7 @@ def _on_rank_0(work: Callable[[], None]) -> None:
         work()
 
 
-def _on_every_rank(work: Callable[[], Any]) -> list[Any]:
+def on_every_rank(work: Callable[[], Any]) -> list[Any]:
     """Every rank's result of its ``work``, in rank order; where one failed, no rank waits for it.
 
     Raises, alike on every rank, for the first that failed:

@@ -1,8 +1,8 @@
 """The training loop: plain torch, in one process or in every process of a ``torch.distributed`` group."""
 
 import logging
-from collections.abc import Callable
-from typing import NamedTuple, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from torch._functorch import config as functorch
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelcontrast import distributed
-from pixelcontrast.config import Experiment
+from pixelcontrast.config import Data, Experiment
 from pixelcontrast.datasets.packing.staging import stage_pack
-from pixelcontrast.datasets.segmentation import build_dataset
+from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
+from pixelcontrast.runs.launch_mark import Mark
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage
 from pixelcontrast.training.batches import Batches
@@ -22,7 +23,7 @@ from pixelcontrast.training.idle_settings import idle_settings
 from pixelcontrast.training.optim import set_rate
 from pixelcontrast.training.origin import collect, describe_data
 from pixelcontrast.training.recorder import Attempt, Recorder
-from pixelcontrast.training.state import build_state, seed_step
+from pixelcontrast.training.state import TrainState, build_state, seed_step
 from pixelcontrast.training.step import autocast_dtype, train_step
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def fit(
     device: torch.device,
     report: Callable[[Row], None],
     stop: Callable[[], bool] = lambda: False,
+    mark: Mark | None = None,
 ) -> int | None:
     """Train to the last step, from the newest valid checkpoint of the run where there is one.
 
@@ -44,23 +46,22 @@ def fit(
         report: called on every rank with the same rows, those that go into ``metrics.jsonl``.
         stop: asked before every step; once it is true on any rank, all ranks write a checkpoint and return.
             Also called, to show progress, after every image that this rank evaluates; answers are ignored.
+        mark: the driver's, seen in the run's folder: once it is gone, nothing more is written there.
 
     Returns:
         The step at which it was stopped, or None at the end of the training.
 
     Raises:
-        ValueError: the run's folder was written under another configuration, a data file is wrong, or the
-            training came to numbers that are not finite (``optim.non_finite``).
+        ValueError: the run's folder was written under another configuration, a data file is wrong, the
+            training came to numbers that are not finite (``optim.non_finite``), or ``mark`` is gone.
         CheckpointError: checkpoints existed, and all are damaged or gone.
     """
-    run = open_storage(experiment)
-    check_resumable(run, experiment)
-    data = stage_pack(experiment.data)
-    train_set, val_set = build_dataset(data, "train"), build_dataset(data, "val")
+    check_resumable(open_storage(experiment), experiment)
+    train_set, val_set = _datasets(experiment.data)
     num_classes, num_images = train_set.labels.num_classes, len(train_set)
     state = build_state(experiment, num_classes=num_classes, num_images=num_images, device=device)
     origin = collect(experiment, device=device) | describe_data(train_set, val_set)
-    attempt = Attempt(origin=origin, resumed=restore_newest(run, experiment, state, origin), device=device)
+    attempt = _begin(experiment, state, origin, device=device, mark=mark)
     batches = Batches(experiment, state, train_set, device)
     with Recorder(experiment, state, batches, val_set, attempt=attempt, report=report) as recorder:
         network = _distribute(state.model, device, compiled=experiment.run.compile)
@@ -88,6 +89,25 @@ def fit(
             recorder.after_step(losses, rate, on_image=stop)
         recorder.finish()
     return None
+
+
+def _datasets(data: Data) -> tuple[SegmentationSet, SegmentationSet]:
+    """To train and to validate on, copied to this machine where they are staged."""
+    staged = stage_pack(data)
+    return build_dataset(staged, "train"), build_dataset(staged, "val")
+
+
+def _begin(
+    experiment: Experiment,
+    state: TrainState,
+    origin: Mapping[str, Any],
+    *,
+    device: torch.device,
+    mark: Mark | None,
+) -> Attempt:
+    """Resume where there is a checkpoint, and describe the attempt that begins."""
+    resumed = restore_newest(open_storage(experiment), experiment, state, origin)
+    return Attempt(origin=origin, resumed=resumed, device=device, mark=mark)
 
 
 def warn_of_emulated_precision(experiment: Experiment, device: torch.device) -> None:

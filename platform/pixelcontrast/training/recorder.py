@@ -15,9 +15,10 @@ from pixelcontrast import config, distributed
 from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.runs import checkpoint
+from pixelcontrast.runs.launch_mark import Mark, check_ours, why_lost
 from pixelcontrast.runs.run_folder import Row, next_attempt, open_storage
 from pixelcontrast.training.batches import Batches
-from pixelcontrast.training.checkpointing import Resumed, save
+from pixelcontrast.training.checkpointing import Resumed, on_every_rank, save
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
 from pixelcontrast.training.health import EmbeddingWatch
 from pixelcontrast.training.meter import Meter
@@ -36,17 +37,20 @@ class Attempt:
         origin: what ``training.origin`` says of it.
         resumed: from where.
         device: of this rank.
+        mark: what the run's driver has left in its folder; None where nobody else can take the run.
     """
 
     origin: Mapping[str, Any]
     resumed: Resumed
     device: torch.device
+    mark: Mark | None = None
 
 
 class Recorder:
     """Keeps the folder of a run that begins, or was resumed, at ``state.step``.
 
     Every rank has one and calls it alike; only rank 0 writes, but for other ranks' parts of a checkpoint.
+    Where another driver has taken the run over, every rank raises ``ValueError`` and nothing more is written.
 
     Args:
         batches: the training's.
@@ -67,13 +71,16 @@ class Recorder:
         self._experiment, self._state, self._val_set = experiment, state, val_set
         self._device, self._report_row = attempt.device, report
         self._run, self._saved = open_storage(experiment), state.step
-        self._damaged = set(attempt.resumed.skipped)
+        self._damaged, self._mark = set(attempt.resumed.skipped), attempt.mark
+        self._check_ours()
         self._attempt = distributed.broadcast_object(next_attempt(self._run))
         self._provenance = {**attempt.origin, "attempt": self._attempt}
         self._log: RunLog | None = None
         if distributed.rank() == 0:
             row = self._describe_attempt(attempt.resumed)
-            self._log = RunLog(self._run, experiment, step=state.step, attempt=row)
+            self._log = RunLog(
+                self._run, experiment, step=state.step, attempt=row, check_ours=self._check_mark
+            )
         earlier = distributed.broadcast_object(self._log.rows if self._log else None)
         self._watch = EmbeddingWatch(experiment, earlier)
         self._meter = Meter(experiment, state, batches)
@@ -126,6 +133,7 @@ class Recorder:
         """After the last step, also of an earlier attempt: write the table of metrics and the result, which
         marks the run as finished. Call it on every rank."""
         state = self._state
+        self._check_ours()
         if self._log:
             evaluation = self._log.evaluation(state.step)
             result = {
@@ -192,6 +200,7 @@ class Recorder:
             autocast=autocast,
             on_image=on_image,
         )
+        self._check_ours()
         if scores["miou"] > self._state.best_miou:
             self._state.best_step, self._state.best_miou = self._state.step, scores["miou"]
         if distributed.rank() == 0:
@@ -215,6 +224,7 @@ class Recorder:
         }
 
     def _record(self, row: Row) -> None:
+        self._check_ours()
         row |= {"attempt": self._attempt, "time": time.time()}
         if self._log:
             self._log.add(row)
@@ -222,11 +232,13 @@ class Recorder:
 
     def _save(self) -> None:
         self._state.check_finite()
+        self._check_ours()
         if self._log:
             self._log.upload()
-        save(self._run, self._state.step, self._parts())
+        save(self._run, self._state.step, self._parts(), check_ours=self._check_mark)
         self._saved = self._state.step
         self._damaged.discard(checkpoint.folder_of(self._saved))  # it has just been replaced
+        self._check_ours()
         if distributed.rank() == 0:
             checkpoint.prune(
                 self._run,
@@ -235,6 +247,18 @@ class Recorder:
                 keep_newest=self._experiment.run.keep_checkpoints,
                 damaged=self._damaged,
             )
+
+    def _check_ours(self) -> None:
+        """End the training, on every rank alike, where another driver has taken the run over."""
+        if (mark := self._mark) is not None:
+            looks = distributed.rank() == 0
+            if lost := on_every_rank(lambda: why_lost(self._run, mark) if looks else None)[0]:
+                raise ValueError(lost)
+
+    def _check_mark(self) -> None:
+        """Likewise on rank 0 alone, in what it does while the others wait."""
+        if self._mark is not None:
+            check_ours(self._run, self._mark)
 
     def _parts(self) -> dict[str, bytes]:
         """What this rank writes into a checkpoint: rank 0 all that is equal on every rank."""

@@ -3,6 +3,7 @@
 import io
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
@@ -14,6 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from pixelcontrast.config import PLACEMENT, Experiment, flatten
 from pixelcontrast.runs import run_folder
 from pixelcontrast.runs.checkpoint import folder_of
+from pixelcontrast.runs.launch_mark import unchecked
 from pixelcontrast.runs.run_folder import Row, scalars
 from pixelcontrast.storage import Storage
 
@@ -38,10 +40,22 @@ class RunLog:
 
     On a local disk every row is written at once. An object store gets what is new with each evaluation, with
     each call of ``upload``, and in between at most once a minute.
+
+    Args:
+        check_ours: called before what is left is uploaded at the end; raises ``ValueError`` where the run is
+            another driver's by now.
     """
 
-    def __init__(self, run: Storage, experiment: Experiment, *, step: int, attempt: Row):
-        self._run = run
+    def __init__(
+        self,
+        run: Storage,
+        experiment: Experiment,
+        *,
+        step: int,
+        attempt: Row,
+        check_ours: Callable[[], None] = unchecked,
+    ):
+        self._run, self._check_ours = run, check_ours
         if step == 0:
             run_folder.write_experiment(run, experiment)
         run_folder.add_attempt(run, attempt)
@@ -122,6 +136,8 @@ class RunLog:
         """Write what is left and release the TensorBoard writer; also after an error."""
         self._board.close()
         try:
+            if self._temporary:
+                self._check_ours()
             self.upload()
         finally:
             if self._temporary:

@@ -20,6 +20,7 @@ from pixelcontrast.cluster.train import events
 from pixelcontrast.cluster.train.launcher import Launcher, LoneWorker, Plan
 from pixelcontrast.cluster.train.watch import Bounds, Watch
 from pixelcontrast.config import COMMIT_VARIABLE
+from pixelcontrast.runs.lock import Hold
 from pixelcontrast.words import count
 
 _POLL_S = 0.5
@@ -38,6 +39,7 @@ class Driver:
         self,
         plan: Plan,
         bounds: Bounds,
+        hold: Hold,
         *,
         on_row: Callable[[events.Row], None],
         on_stage: Callable[[str], None],
@@ -46,6 +48,7 @@ class Driver:
     ):
         self._plan, self._on_row, self._bounds = plan, on_row, bounds
         self._on_stage, self._on_message, self._stopped_by = on_stage, on_message, stopped_by
+        self._hold = hold
         self._run = plan.experiment.run
         self._handles: list[Any] = []
         """Handles of all workers ever started."""
@@ -86,6 +89,8 @@ class Driver:
         fit = self._launcher.fit.remote(plan)
         try:
             while self._handle_all(self._take()):
+                if self._hold.lost:  # a checkpoint would lie among the other driver's
+                    raise LaunchError(self._hold.lost, "This one has ended without another checkpoint.")
                 if (number := noted.signal or self._stopped_by()) is not None:
                     self._stop_for(number)
                 if self._waiting_since is not None:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pixelcontrast.cluster.connect import connect
@@ -48,7 +49,7 @@ def launch(
     on_stage: Callable[[str], None] = _unheard,
     on_message: Callable[[Message], None] = _log,
     stopped_by: Callable[[], int | None] = _never,
-    loop: Loop = train,
+    loop: Loop | None = None,
     bounds: Bounds | None = None,
 ) -> None:
     """Train on the cluster in RAY_ADDRESS, or on a local instance; returns when the training has finished.
@@ -70,14 +71,14 @@ def launch(
         on_message: called in this thread with what the platform's loggers say on the workers.
         stopped_by: called in this thread twice a second; returns a signal that another process received on
             behalf of this one, or None. A signal stops the training as the first one to this process would.
-        loop: what every worker runs.
+        loop: what every worker runs; None for the platform's own, ``worker.train``.
         bounds: None for the usual ones (``usual_bounds``).
 
     Raises:
         ValueError: another driver has the run, the memory of the contrast does not fit on a node, or a path
             is relative in a job.
         LaunchError: the workers do not fit on the cluster, got no place in time, or failed in every retry;
-            the text is the first cause.
+            the text is the first cause. Or another driver took this one for dead, and took the run over.
         Interrupted: by a signal; the same call resumes from the checkpoint.
     """
     experiment = reachable_paths(experiment)
@@ -86,16 +87,16 @@ def launch(
     on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     with (
         sigterm_interrupts(),
-        held(open_storage(experiment), what=f"run {run.name}"),
+        held(open_storage(experiment), what=f"run {run.name}") as hold,
         marked(open_storage(experiment)) as mark,
         connect(min_cpus=run.workers.max * run.cpus_per_worker, state_api=run.workers.max > 1),
         sigterm_interrupts(),  # again: ray.init has put its own handler in place of ours
     ):
         from pixelcontrast.cluster.train.driver import Driver
 
-        plan = _plan(experiment, loop, memory, bounds, mark)
+        plan = _plan(experiment, loop or partial(train, mark=mark), memory, bounds, mark)
         driver = Driver(
-            plan, bounds, on_row=on_row, on_stage=on_stage, on_message=on_message, stopped_by=stopped_by
+            plan, bounds, hold, on_row=on_row, on_stage=on_stage, on_message=on_message, stopped_by=stopped_by
         )
         driver.follow()
 

@@ -40,12 +40,18 @@ class Loop(Protocol):
 
 
 def train(
-    experiment: Experiment, /, *, device: "torch.device", report: Report, stop: Callable[[], bool]
+    experiment: Experiment,
+    /,
+    *,
+    device: "torch.device",
+    report: Report,
+    stop: Callable[[], bool],
+    mark: Mark | None = None,
 ) -> int | None:
     """The loop that the platform runs; imported on the workers alone, as it brings timm and torchvision."""
     from pixelcontrast.training import fit
 
-    return fit(experiment, device=device, report=report, stop=stop)
+    return fit(experiment, device=device, report=report, stop=stop, mark=mark)
 
 
 def run_worker(config: dict[str, Any], *, launcher: Any, loop: Loop, mark: Mark) -> None:
@@ -86,7 +92,7 @@ def run_loop(
 
     Raises:
         WorkerError: whatever the loop raised, as text; or, before it begins, that this machine does not share
-            the run's folder with the driver, which is final.
+            the run's folder with the driver, or that another driver has it, which is final.
     """
     import ray
     import torch
