@@ -65,13 +65,13 @@ class Storage:
         try:
             self.fs, self.root = fs.FileSystem.from_uri(_bounded(location))
         except (ValueError, OSError) as error:
-            raise ValueError(f"{option} {location}: pyarrow cannot open it: {error}") from error
+            reason = str(error).partition("\n")[0]  # one of HDFS's has 80 lines
+            raise ValueError(f"{option} {location}: pyarrow cannot open it: {reason}") from error
 
     def __truediv__(self, name: str) -> "Storage":
         folder = copy.copy(self)
-        path, mark, options = (
-            self.location.partition("?") if "://" in self.location else (self.location, "", "")
-        )
+        uri = "://" in self.location
+        path, mark, options = self.location.partition("?") if uri else (self.location, "", "")
         folder.location = f"{path.rstrip('/')}/{name}{mark}{options}"
         folder.root = f"{self.root.rstrip('/')}/{name}"
         return folder

@@ -239,10 +239,8 @@ def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> 
     [
         (lambda lines: [lines[0], lines[1][:-20], *lines[2:]], "line 2 is no JSON"),
         (lambda lines: [*lines[:3], lines[3][:-20] + "\n"], "line 4 is no JSON"),
-        (
-            lambda lines: [*lines[:3], lines[3][:-20]],
-            "line 4, the last, is cut off; resuming the run drops it",
-        ),
+        (lambda lines: [*lines[:3], lines[3][:-20]], "line 4, the last, is cut off; resuming the run"),
+        (lambda _: [], f"is empty, but the run has checkpoints/step-00000004, {LAST}"),
         (lambda lines: [*lines[:3], lines[2], *lines[3:]], "line 4 is a second train row of step 4"),
         (lambda lines: [lines[1], lines[0], *lines[2:]], "line 2 has step 2 after 3"),
         (
@@ -256,7 +254,9 @@ def test_metrics_that_are_not_in_order_are_named(
     run: Path, change: Callable[[list[str]], list[str]], text: str
 ) -> None:
     rewrite_lines(run, change)
-    assert text in found(run)["metrics.jsonl"]
+    damaged = found(run)
+    assert text in damaged["metrics.jsonl"]
+    assert f"{LAST}/loop.json" not in damaged, "it is sound"
 
 
 def test_metrics_result_and_checkpoints_must_agree(run: Path) -> None:

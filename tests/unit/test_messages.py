@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from pixelcontrast import config
 from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.cluster.local import usable_gpus
+from pixelcontrast.cluster.train import launch as launching
 from pixelcontrast.cluster.train.worker import checked, reason_of
 from pixelcontrast.datasets.loading import eval_loader, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
@@ -251,3 +253,18 @@ def test_an_image_over_the_cap_is_named_with_what_to_do(
     Image.new("1", (width, 9_000)).save(image)
     with pytest.raises(ValueError, match=f"{what}; allowed are at most 80,000,000; cut it"):
         damaged.read(0)
+
+
+@pytest.mark.parametrize(
+    ("address", "stage"),
+    [("local", "starting Ray on this machine"), ("10.0.0.1:6379", "connecting to Ray at 10.0.0.1:6379")],
+)
+def test_what_is_waited_for_first_is_said(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, stage: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(launching, "held", Mock(side_effect=ValueError("enough")))
+    stages: list[str] = []
+    with pytest.raises(ValueError, match="enough"):
+        launching.launch(experiment(scenes, tmp_path), on_row=print, on_stage=stages.append)
+    assert stages == [stage]

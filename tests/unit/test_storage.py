@@ -3,12 +3,16 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from object_store import ObjectStore
-from pixelcontrast import Data, Experiment, Run, training
+from pixelcontrast import Data, Experiment, Run, load_model, training
+from pixelcontrast.cluster.doctor.diagnose import Wanted, diagnose
+from pixelcontrast.reports import write_report
+from pixelcontrast.runs import reproduce
 from pixelcontrast.storage import Storage
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
@@ -93,3 +97,26 @@ def test_a_silent_endpoint_is_given_up_in_two_minutes(kind: str, tmp_path: Path)
         said = refused(f"{kind}://{user}bucket/runs?{options}", tmp_path)
         assert "Timeout was reached" in said or "Retry policy exhausted" in said
         assert time.monotonic() - start < 180
+
+
+def doctor(location: str) -> object:
+    return diagnose(Wanted(storage=location, data=None, layout=None, run=Run(name="doctor")))
+
+
+@pytest.mark.parametrize(
+    ("use", "option"),
+    [
+        (reproduce, "RUN_OR_CHECKPOINT"),
+        (write_report, "RUN_OR_SEARCH"),
+        (load_model, "RUN_OR_FILE"),
+        (lambda location: list(training.verify(location)), "RUN"),
+        (doctor, "--storage"),
+    ],
+)
+@pytest.mark.parametrize("location", ["ftp://host/runs", "hdfs://host/runs"])
+def test_a_location_that_cannot_be_opened_is_one_line_that_names_the_argument(
+    use: Callable[[str], object], option: str, location: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{option} {location}: pyarrow cannot open it: ") as caught:
+        use(location)
+    assert "\n" not in str(caught.value)

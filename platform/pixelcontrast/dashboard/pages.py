@@ -57,7 +57,7 @@ def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
         ValueError: no run or search is there, its study cannot be opened, or the port is taken.
         RuntimeError: a server did not start; has its last output.
     """
-    storage = Storage(location.rstrip("/") or "/")
+    storage = Storage(location.rstrip("/") or "/", option="RUN_OR_SEARCH")
     is_search = kind_of(storage) == "search"
     _warn_of_another_version(storage, is_search=is_search)
     with ExitStack() as stack:

@@ -85,7 +85,7 @@ def choose_step(location: str, step: int | None) -> int | None:
     Raises:
         ValueError: as ``load_model``.
     """
-    storage = Storage(location)
+    storage = Storage(location, option="RUN_OR_FILE")
     is_run = storage.exists(EXPERIMENT) and not storage.exists(checkpoint.MANIFEST)
     if step is not None or not is_run:
         return step

@@ -85,7 +85,7 @@ def load_model(location: str | os.PathLike[str], step: int | None = None) -> Tra
         ValueError: no network lies there, there is no such checkpoint, or a file is damaged; the text names
             it.
     """
-    storage = Storage(os.fspath(location))
+    storage = Storage(os.fspath(location), option="RUN_OR_FILE")
     if storage.name.endswith(ENDINGS) and not is_weights_of_checkpoint(storage):
         if step is not None:
             raise ValueError(f"step {step}: {storage.location} is one network; a step chooses among a run's")
@@ -104,7 +104,7 @@ def load_with_head(location: str | os.PathLike[str], step: int | None = None) ->
     Raises:
         ValueError: as ``load_model``.
     """
-    return _load_checkpoint(Storage(os.fspath(location)), step, embedding=True)
+    return _load_checkpoint(Storage(os.fspath(location), option="RUN"), step, embedding=True)
 
 
 def _load_checkpoint(storage: Storage, step: int | None, *, embedding: bool) -> TrainedModel:

@@ -67,7 +67,7 @@ def reproduce(result: str | os.PathLike[str]) -> str:
 def read_recipe(result: str | os.PathLike[str]) -> Recipe:
     """Find what is recorded; arguments and errors as of ``reproduce``."""
     location = os.fspath(result)
-    folder = Storage(config.absolute_path(location))
+    folder = Storage(config.absolute_path(location), option="RUN_OR_CHECKPOINT")
     folder = folder.parent if folder.name == RESULT else folder
     location = folder.location
     if folder.exists(checkpoint.MANIFEST):

@@ -75,7 +75,7 @@ def read_experiment_file(location: str) -> Experiment:
     Raises:
         ValueError: it is not there, or cannot be read by this version.
     """
-    file = Storage(location)
+    file = Storage(location, option="RUN_OR_EXPERIMENT_JSON")
     try:
         if file.is_folder:
             file /= EXPERIMENT

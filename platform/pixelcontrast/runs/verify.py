@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
 from pixelcontrast.runs import checkpoint
-from pixelcontrast.runs.run_folder import EXPERIMENT, Row, parse_experiment
+from pixelcontrast.runs.run_folder import (
+    ATTEMPTS,
+    CONFUSION,
+    EXPERIMENT,
+    METRICS,
+    RESULT,
+    TABLE,
+    Row,
+    parse_experiment,
+)
 from pixelcontrast.storage import Storage
 from pixelcontrast.words import count, percent
 
@@ -50,8 +59,8 @@ def verify_files(location: str | os.PathLike[str], *, verify_contents: ContentsV
     Raises:
         ValueError: no run lies there.
     """
-    run = Storage(os.fspath(location))
-    if not any(run.exists(name) for name in ("experiment.json", "metrics.jsonl", checkpoint.FOLDER)):
+    run = Storage(os.fspath(location), option="RUN")
+    if not any(run.exists(name) for name in (EXPERIMENT, METRICS, checkpoint.FOLDER)):
         raise ValueError(f"{run.location}: there is no run here")
     return _Verification(run, verify_contents).lines()
 
@@ -66,21 +75,21 @@ class _Verification:
         self._rows: list[Row] | None = None
 
     def lines(self) -> Iterator[Line]:
-        yield from self._file("experiment.json", self._check_experiment)
-        yield from self._file("attempts.jsonl", self._check_attempts)
-        yield from self._file("metrics.jsonl", self._check_metrics)
+        yield from self._file(EXPERIMENT, self._check_experiment)
+        yield from self._file(ATTEMPTS, self._check_attempts)
+        yield from self._file(METRICS, self._check_metrics)
         yield from self._checkpoints()
         for name in self._run.names("overlays"):
             if not name.startswith("."):
                 yield from self._file(f"overlays/{name}", _check_picture)
         for name, check in {
-            "confusion.json": self._check_confusion,
-            "result.json": self._check_result,
+            CONFUSION: self._check_confusion,
+            RESULT: self._check_result,
         }.items():
             if self._run.exists(name):
                 yield from self._file(name, check)
-        if self._run.exists("result.json"):
-            yield from self._file("metrics.parquet", self._check_table)
+        if self._run.exists(RESULT):
+            yield from self._file(TABLE, self._check_table)
         for folder in ("", "overlays"):
             for name in self._run.names(folder):
                 if name.startswith(".") and name.endswith(".partial"):
@@ -117,6 +126,8 @@ class _Verification:
 
     def _check_metrics(self, content: bytes) -> str:
         rows, seen = _read_lines(content), set()
+        saved = checkpoint.names(self._run)
+        _require(bool(rows) or not saved, f"is empty, but the run has {', '.join(saved)}")
         last: Mapping[str, Any] = {"step": 0, "attempt": 1}
         for number, row in enumerate(rows, start=1):
             for key in ("step", "attempt"):
@@ -192,7 +203,7 @@ class _Verification:
             theirs = parse_experiment(parts[EXPERIMENT], where=EXPERIMENT)
             changed = config.differences(self._experiment, theirs)
             if changed:
-                found["experiment.json"] = f"is not the run's: {', '.join(changed)}"
+                found[EXPERIMENT] = f"is not the run's: {', '.join(changed)}"
         if self._rows is None:
             return found
         scores = {row["step"]: row["miou"] for row in self._rows if row["kind"] == "eval"}

@@ -27,8 +27,6 @@ from pixelcontrast.search.trials import OWNER, Trials, find_study, handed_out, p
 from pixelcontrast.storage import Storage, secret_in
 
 JOURNAL, ARTIFACTS = "study.journal", "artifacts"
-_DESCRIPTION = "search.json"
-"""System attribute of a study: what the file of this name held when it was last begun or resumed."""
 _SQLITE = "sqlite:///"
 """Before the path of a database's file, as sqlalchemy writes it."""
 
@@ -117,8 +115,9 @@ class SearchFolder:
         """Its trials in ``held``'s storage, where a copy of ``search.json`` is kept with them."""
         trials = Trials(self._search, self._experiment, name=self.name, storage=storage, arms=self._arms)
         study, content = trials.study._study_id, self.storage.read(SEARCH).decode()
-        if storage.get_study_system_attrs(study).get(_DESCRIPTION) != content:
-            storage.set_study_system_attr(study, _DESCRIPTION, content)
+        # An attribute of the file's name: what the file held when the search was last begun or resumed.
+        if storage.get_study_system_attrs(study).get(SEARCH) != content:
+            storage.set_study_system_attr(study, SEARCH, content)
         return trials
 
     def begun(self, storage: BaseStorage) -> list[Experiment]:
@@ -212,7 +211,7 @@ class SearchFolder:
         if name is None or not trials or self.storage.exists(SEARCH):
             return
         study, here = self._search.study, place(self.storage)
-        copy = storage.get_study_system_attrs(storage.get_study_id_from_name(name)).get(_DESCRIPTION)
+        copy = storage.get_study_system_attrs(storage.get_study_id_from_name(name)).get(SEARCH)
         runs = [trial.user_attrs["run"] for trial in trials if "run" in trial.user_attrs]
         if copy is None or (study and not any(self.run(run).exists(EXPERIMENT) for run in runs)):
             where = f"--study {study}" if study else str(self.local / JOURNAL)

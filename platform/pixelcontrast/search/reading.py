@@ -30,7 +30,7 @@ def read(location: str) -> RunRecord | SearchRecord:
     Raises:
         ValueError: neither a run's nor a search's folder, or one that this version cannot read.
     """
-    folder = Storage(location)
+    folder = Storage(location, option="RUN_OR_SEARCH")
     try:
         return read_search(folder) if kind_of(folder) == "search" else read_run(folder)
     except OSError as error:

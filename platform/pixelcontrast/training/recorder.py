@@ -16,7 +16,7 @@ from pixelcontrast.config import Experiment
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.launch_mark import Mark, check_ours, why_lost
-from pixelcontrast.runs.run_folder import Row, next_attempt, open_storage
+from pixelcontrast.runs.run_folder import CONFUSION, Row, next_attempt, open_storage
 from pixelcontrast.training.batches import Batches
 from pixelcontrast.training.checkpointing import Resumed, on_every_rank, save
 from pixelcontrast.training.evaluate import draw_overlays, evaluate
@@ -208,7 +208,7 @@ class Recorder:
             self._run.write(f"overlays/step-{self._state.step:08d}.png", picture)
             if self._log:
                 self._log.add_picture("overlays", picture, self._state.step)
-            self._run.write("confusion.json", json.dumps({"step": self._state.step} | confusion).encode())
+            self._run.write(CONFUSION, json.dumps({"step": self._state.step} | confusion).encode())
         row = {"kind": "eval", "step": self._state.step, "steps": self._experiment.optim.steps}
         self._record(row | scores | self._memory_row())
 

@@ -188,7 +188,7 @@ def _try_storage(location: str, names: list[str], asked: _Asked) -> Finding:
     """Let every machine write a file, then let every machine read all files."""
     from pixelcontrast.storage import Storage
 
-    folder = (Storage(location) / f".doctor-{secrets.token_hex(4)}").location
+    folder = (Storage(location, option="--storage") / f".doctor-{secrets.token_hex(4)}").location
     written = asked.ask("write", folder)
     unseen: dict[str, Any] = {}
     if not any(isinstance(answer, Exception) for answer in written.values()):

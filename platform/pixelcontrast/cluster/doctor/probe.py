@@ -112,7 +112,7 @@ class Probe:
 def _open(location: str) -> "Storage":
     from pixelcontrast.storage import Storage
 
-    return Storage(location)
+    return Storage(location, option="--storage")
 
 
 def _look_at_data(root: str, layout: Layout | None, class_order: ClassOrder | None) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pixelcontrast.cluster.connect import connect
+from pixelcontrast.cluster.connect import connect, names_cluster
 from pixelcontrast.cluster.paths import reachable_paths
 from pixelcontrast.cluster.placement import (
     check_memory_fits,
@@ -83,8 +83,8 @@ def launch(
     """
     experiment = reachable_paths(experiment)
     run, bounds = experiment.run, bounds or usual_bounds(experiment.run)
-    address = os.environ.get("RAY_ADDRESS")
-    on_stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+    there = f"connecting to Ray at {os.environ['RAY_ADDRESS']}" if names_cluster() else None
+    on_stage(there or "starting Ray on this machine")
     with (
         sigterm_interrupts(),
         held(open_storage(experiment), what=f"run {run.name}") as hold,
