@@ -1,6 +1,8 @@
 import pickle
 
 import pytest
+from ray.exceptions import ObjectLostError, OutOfMemoryError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from pixelcontrast.cluster.errors import LaunchError, NoPlaceError, WorkerError, first_cause
 from pixelcontrast.cluster.paths import reachable_paths
@@ -123,6 +125,32 @@ def test_first_cause_is_a_death_before_what_follows_from_it():
     closed = WorkerError(0, "RuntimeError: Connection closed by peer", "trace", at=1.0, final=False)
     died = RuntimeError("The actor died.\nWorker exit detail: node lost. Some common causes include: many")
     assert str(first_cause({0: closed, 1: died})) == "worker 1 died: node lost."
+
+
+OUT_OF_MEMORY = (
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: "
+    "641ad1) was 9.37GB used / 23.54GB limit (0.397911)\n"
+    "OOM kill reason: Memory usage 9972580352B exceeded threshold of 252765104B (1.0% of 25276510208B limit)"
+)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "by Ray Train"])
+def test_a_worker_that_ray_kills_for_memory_is_told_with_what_takes_less(wrapped: bool):
+    death: Exception = OutOfMemoryError(OUT_OF_MEMORY)
+    if wrapped:
+        death = WorkerHealthCheckFailedError("A worker health check failed.\nWorker info: Worker(...)", death)
+    cause = first_cause({1: death})
+    assert cause.finding == (
+        "worker 1 died: Ray killed its process because its node ran out of memory (9.37 of 23.54 GB used, "
+        "by all that runs on 10.0.0.7)"
+    )
+    assert cause.remedy.startswith("Lower data.loader_processes, ")
+    assert not cause.final
+
+
+def test_a_node_that_takes_what_a_worker_returned_with_it_is_told_in_a_few_words():
+    lost = ObjectLostError("f00d" * 14, b"", "")
+    assert str(first_cause({0: lost})) == "worker 0 died: what it returned was lost with its node"
 
 
 def test_first_cause_is_the_earliest_exception_with_its_traceback():

@@ -172,7 +172,12 @@ def test_the_backend_is_ray_s_but_for_the_start() -> None:
 def test_ray_s_account_of_a_death_is_still_worded_so() -> None:
     """The raylet makes the text; a field would be better, and there is none."""
     raylet = (Path(ray.__file__).parent / "core/src/ray/raylet/raylet").read_bytes()
-    for words in (b"Worker exit detail: ", b" Some common causes", b"End of file"):
+    said = (b"Worker exit detail: ", b" Some common causes", b"End of file")
+    out_of_memory = (
+        b"killed due to the node running low on memory",
+        b"Memory on the node (IP: %s, ID: %s) was ",
+    )
+    for words in (*said, *out_of_memory, b"%sGB used / %sGB limit"):
         assert words in raylet, words
     killed = RuntimeError("The actor died.\nWorker exit detail: Worker unexpectedly exits. End of file. Some")
     assert ray_internals.cause_of_death(killed).startswith("its process was killed")

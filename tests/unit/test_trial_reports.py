@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray.tune
+from ray.exceptions import OutOfMemoryError
 
 from pixelcontrast import Experiment, config
 from pixelcontrast.cluster.errors import LaunchError, NoPlaceError
@@ -73,6 +74,19 @@ def test_a_trial_that_waited_fails_for_other_reasons_as_ever(
     cluster = Cluster(monkeypatch, full=5, then=LaunchError("worker 0 died"))
     trial.run_trial(argument)
     assert cluster.reports[-1] == {"step": 400, "finished": False, "failures": ["worker 0 died"] * 2}
+
+
+def test_a_failure_of_ray_itself_is_retried_as_a_worker_s_death_is(
+    argument: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(monkeypatch, then=OutOfMemoryError("killed due to the node running low on memory"))
+    trial.run_trial(argument)
+    assert not cluster.reports[-1]["finished"]
+    failures = cluster.reports[-1]["failures"]
+    assert len(failures) == 2
+    assert failures[0].startswith(
+        "Ray failed: Ray killed its process because its node ran out of memory. Lower data.loader_processes, "
+    )
 
 
 def test_a_waiting_trial_stops_with_its_search(

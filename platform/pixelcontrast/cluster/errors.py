@@ -1,9 +1,13 @@
 """What goes wrong around a training: on the cluster, or on a worker."""
 
-from pixelcontrast.cluster.ray_internals import cause_of_death
+from pixelcontrast.cluster.ray_internals import cause_of_death, is_out_of_memory
 
 RERUN = "Rerun the command to resume."
 """The remedy where nothing was wrong with the run itself."""
+_LESS_MEMORY = (
+    "Lower data.loader_processes, raise run.cpus_per_worker so that fewer workers share a node, or take "
+    "nodes with more memory; a new run may also have a smaller optim.batch_size or data.crop_size."
+)
 
 
 class LaunchError(RuntimeError):
@@ -56,6 +60,12 @@ class WorkerError(Exception):
         return f"worker {self.rank} failed: {self.reason}"
 
 
+def ended(what: str, error: Exception, remedy: str = "") -> LaunchError:
+    """What to tell of a process that has ended: Ray's account, and where memory ran out, what takes less."""
+    remedies = (_LESS_MEMORY if is_out_of_memory(error) else "", remedy)
+    return LaunchError(f"{what}: {cause_of_death(error)}", " ".join(filter(None, remedies)))
+
+
 def first_cause(failures: dict[int, Exception]) -> LaunchError:
     """The failure that caused the others, from Ray's ``rank → exception``.
 
@@ -65,7 +75,7 @@ def first_cause(failures: dict[int, Exception]) -> LaunchError:
     raised = []
     for rank, failure in sorted(failures.items()):
         if not isinstance(failure, WorkerError):
-            return LaunchError(f"worker {rank} died: {cause_of_death(failure)}")
+            return ended(f"worker {rank} died", failure)
         raised.append(failure)
     earliest = min(raised, key=lambda failure: failure.at)
     return LaunchError(str(earliest), worker_traceback=earliest.trace, final=earliest.final)

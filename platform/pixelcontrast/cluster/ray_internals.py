@@ -6,6 +6,7 @@ when a function is called, not before: a local instance needs its environment se
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
@@ -21,6 +22,8 @@ first imported; ``loopback_address`` does the same later.
 
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _NAMESPACE = b"pixelcontrast"
+_OUT_OF_MEMORY = "killed due to the node running low on memory"
+_MEMORY_USED = re.compile(r"Memory on the node \(IP: (\S+), ID: \w+\) was ([\d.]+)GB used / ([\d.]+)GB limit")
 
 
 # Connecting, and the local instance
@@ -230,13 +233,33 @@ def _store_path() -> str:
 def cause_of_death(error: Exception) -> str:
     """Ray's account of a worker's death in one line, without the actor's ids, addresses and advice.
 
-    Stands in for a field of ``ray.exceptions.ActorDiedError``, which has the cause in its text only.
+    Stands in for fields of ``ray.exceptions.ActorDiedError`` and ``OutOfMemoryError``, which have the cause
+    in their texts only.
     """
+    from ray.exceptions import ObjectLostError
+
+    if isinstance(error, ObjectLostError):
+        return "what it returned was lost with its node"
     text = " ".join(str(error).split())
+    if is_out_of_memory(error):
+        found = _MEMORY_USED.search(text)
+        used = (
+            "" if found is None else " ({1} of {2} GB used, by all that runs on {0})".format(*found.groups())
+        )
+        return f"Ray killed its process because its node ran out of memory{used}"
     _, _, detail = text.partition("Worker exit detail: ")
     if "End of file" in detail:
         return "its process was killed (the kernel does so when memory runs out) or crashed"
     return (detail or text).partition(" Some common causes")[0][:400]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Ray killed a process because its node's memory was nearly full.
+
+    Stands in for ``isinstance(error, OutOfMemoryError)``: Ray Train hands on the text in an exception of its
+    own.
+    """
+    return _OUT_OF_MEMORY in str(error)
 
 
 def stop_waiting_trials(controller: Any, *, before: Callable[[str], None]) -> None:

@@ -8,13 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pixelcontrast.cluster import nodes
-from pixelcontrast.cluster.errors import RERUN, LaunchError, NoPlaceError, first_cause
+from pixelcontrast.cluster.errors import RERUN, LaunchError, NoPlaceError, ended, first_cause
 from pixelcontrast.cluster.placement import describe_request, workers_in, workers_to_ask_for
-from pixelcontrast.cluster.ray_internals import cause_of_death, draining_nodes
+from pixelcontrast.cluster.ray_internals import draining_nodes
 from pixelcontrast.cluster.signals import Interrupted, Noted, signals_noted
 from pixelcontrast.cluster.train import events
 from pixelcontrast.cluster.train.launcher import Launcher, LoneWorker, Plan
@@ -28,6 +36,8 @@ _LOOK_S = 5.0
 _END_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 300.0
 """Far more than the launcher needs to start on a busy machine."""
+_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
+"""What Ray raises where an actor or its node has ended, or is out of reach."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +83,7 @@ class Driver:
                 while not self._fit(noted):
                     pass
         except RayError as error:
-            reason = f"the process that runs the training ended: {cause_of_death(error)}"
-            raise LaunchError(reason, RERUN) from error
+            raise ended("the process that runs the training ended", error, RERUN) from error
         finally:
             ray.kill(self._launcher)
             _wait_for_end(self._handles)
@@ -101,7 +110,7 @@ class Driver:
                 # Fails, instead of sending a last event, if the process lacks what the plan is made of.
                 if ray.wait([fit], timeout=0)[0]:
                     ray.get(fit, timeout=_ANSWER_TIMEOUT_S)
-        except RayActorError as error:
+        except _DEATHS as error:
             if not self._plan.alone:
                 raise
             self._fail(first_cause({0: error}))
@@ -188,10 +197,12 @@ class Driver:
 
     def _note(self, cause: LaunchError) -> None:
         """Note the cause of a failure; if a worker was ended here, the reason for that."""
-        self._failures.append(LaunchError("; ".join(self._ended)) if self._ended else cause)
+        failure = LaunchError("; ".join(self._ended)) if self._ended else cause
+        self._failures.append(failure)
         attempt, most = len(self._failures), self._run.max_failures
         if attempt <= most:
-            logger.warning("%s; retry %d of %d", self._failures[-1], attempt, most)
+            retry = LaunchError(f"{failure.finding}; retry {attempt} of {most}", failure.remedy)
+            logger.warning("%s", retry)
 
     def _fail(self, failure: LaunchError) -> None:
         """The launcher has given up: raise why, unless it is a lone worker that may be started again.
@@ -210,12 +221,15 @@ class Driver:
             return failure
         first, last, attempts = self._failures[0], self._failures[-1], len(self._failures)
         if attempts <= self._run.max_failures:  # retries are left, but there is no room
-            return type(failure)(f"{failure.finding}. Before that, {first}", failure.remedy)
+            return type(failure)(f"{failure.finding}. Before that, {first.finding}", failure.remedy)
         if attempts == 1:
             return first
-        others = "each" if str(first) == str(last) else f"the first; the last: {last}"
-        trace = first.worker_traceback or last.worker_traceback
-        return LaunchError(f"{first} (of {attempts} attempts {others})", worker_traceback=trace)
+        others = "each" if first.finding == last.finding else f"the first; the last: {last.finding}"
+        return LaunchError(
+            f"{first.finding} (of {attempts} attempts {others})",
+            first.remedy or last.remedy,
+            worker_traceback=first.worker_traceback or last.worker_traceback,
+        )
 
     def _stop_for(self, signal: int) -> None:
         """Ask for a checkpoint; raise at once if there is nothing to save, or when it takes too long."""
@@ -321,8 +335,9 @@ def _wait_for_end(workers: list[Any]) -> None:
         while time.monotonic() < give_up:
             try:
                 ray.get(worker.__ray_ready__.remote(), timeout=1.0)
-            except RayActorError:
-                break
             except GetTimeoutError:
                 continue
+            except RayError as error:
+                if not isinstance(error, ActorUnavailableError):  # which may be back, and still write
+                    break
             time.sleep(0.2)

@@ -19,8 +19,8 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pixelcontrast.cluster.errors import RERUN, LaunchError, WorkerError, first_cause
-from pixelcontrast.cluster.ray_internals import cause_of_death, loopback_backend
+from pixelcontrast.cluster.errors import RERUN, LaunchError, WorkerError, ended, first_cause
+from pixelcontrast.cluster.ray_internals import loopback_backend
 from pixelcontrast.cluster.train.events import Finished, Retry
 from pixelcontrast.cluster.train.launcher import Launcher, Plan
 from pixelcontrast.cluster.train.worker import run_worker
@@ -43,11 +43,7 @@ class RayTrainer(Launcher):
         except TrainingFailedError as error:
             self.put(Finished(_failure(error)))
         except RayError as error:
-            self.put(
-                Finished(
-                    LaunchError(f"Ray's controller of the workers ended: {cause_of_death(error)}", RERUN)
-                )
-            )
+            self.put(Finished(ended("Ray's controller of the workers ended", error, RERUN)))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             self.put(Finished(LaunchError(f"Ray could not start the training: {reason}")))
@@ -111,6 +107,8 @@ def _failure(error: TrainingFailedError) -> LaunchError:
         cause = error.controller_failure
         if isinstance(cause, WorkerError):
             return first_cause({cause.rank: cause})
+        if isinstance(cause, RayError):
+            return ended("Ray could not run the workers", cause)
         return LaunchError(f"Ray could not run the workers: {cause}")
     return LaunchError(f"Ray gave up: {error}")
 

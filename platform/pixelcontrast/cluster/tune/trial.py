@@ -10,7 +10,7 @@ from typing import Any
 
 from pixelcontrast import config
 from pixelcontrast.cluster.environment import environment
-from pixelcontrast.cluster.errors import LaunchError, NoPlaceError
+from pixelcontrast.cluster.errors import LaunchError, NoPlaceError, ended
 from pixelcontrast.cluster.signals import Interrupted
 from pixelcontrast.cluster.train.events import Message, Row
 from pixelcontrast.cluster.train.launch import launch
@@ -75,14 +75,17 @@ def _attempt(
     experiment: config.Experiment, memory: int, reports: "_Reports", stopped_by: Callable[[], int | None]
 ) -> tuple[str | None, bool]:
     """Run one attempt; returns what went wrong, if anything, and whether a retry would fail likewise."""
+    from ray.exceptions import RayError
+
     try:
         if read_result(open_storage(experiment)) is None:  # as it is if this process follows one that died
             _launch_when_placed(experiment, memory, reports, stopped_by)
-    except (ValueError, LaunchError) as error:
-        final = error.final if isinstance(error, LaunchError) else not isinstance(error, AlreadyRunning)
+    except (ValueError, LaunchError, RayError) as error:
+        failure = error if isinstance(error, ValueError | LaunchError) else ended("Ray failed", error)
+        final = failure.final if isinstance(failure, LaunchError) else not isinstance(failure, AlreadyRunning)
         if not final and (number := stopped_by()) is not None:  # the next driver retries
-            raise Interrupted(number, f" without a new checkpoint: {error}") from error
-        return str(error), final
+            raise Interrupted(number, f" without a new checkpoint: {failure}") from error
+        return str(failure), final
     return None, False
 
 
