@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 Group = dist.ProcessGroup | None
 """A process group; None is the default group, or the single process where none is initialised."""
 
-_VOTE_TIMEOUT = timedelta(minutes=10)
+_VOTE_TIMEOUT = timedelta(days=1)
+"""A rank may vote long after the others: it may have files to write that they have not."""
 
 
 def rank(group: Group = None) -> int:

@@ -3,6 +3,7 @@
 What goes wrong goes wrong on the last worker, which may be the only one.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
+from pixelcontrast.storage import Storage
 
 Report = Callable[[dict], None]
 Stop = Callable[[], bool]
@@ -115,6 +117,20 @@ def astray_once(experiment: Experiment, /, *, device: torch.device, report: Repo
     attempt = _attempt(experiment)
     if _last() and attempt == 1:
         _go_astray()
+    report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})
+
+
+def slow_store(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
+    """The last worker writes a file for ten seconds, into a pipe that nobody reads before."""
+    del device
+    attempt = _attempt(experiment)
+    stop()
+    if _last():
+        pipe = Path(experiment.data.root) / f".written-{attempt}.partial"
+        os.mkfifo(pipe)
+        threading.Timer(10, pipe.read_bytes).start()
+        with contextlib.suppress(OSError):  # a pipe cannot be synced
+            Storage(experiment.data.root).write(f"written-{attempt}", b"content")
     report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})
 
 

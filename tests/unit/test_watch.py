@@ -1,9 +1,12 @@
 """Which workers hang, by heartbeats that are given here with their times."""
 
+import contextlib
+import os
 import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -13,7 +16,10 @@ from torch.nn.modules import _functions
 from pixelcontrast import distributed
 from pixelcontrast.cluster.train.events import Beat
 from pixelcontrast.cluster.train.heartbeat import Heartbeat
+from pixelcontrast.cluster.train.trainer import COLLECTIVE_TIMEOUT_S
 from pixelcontrast.cluster.train.watch import Bounds, Watch
+from pixelcontrast.runs import checkpoint
+from pixelcontrast.storage import Storage
 
 BOUNDS = Bounds(silent_s=60, still_s=300)
 
@@ -201,6 +207,59 @@ def test_a_worker_that_reads_what_a_collective_gives_waits(read: Callable[[Any],
             time.sleep(0.01)
         assert made[0]._look().waiting
     thread.join()
+
+
+def storing(seconds: float) -> Beat:
+    return Beat("worker", "pixelcontrast/storage.py:162 _write", False, seconds, seconds, storing=True)
+
+
+def test_nobody_is_ended_while_a_checkpoint_is_written_to_a_slow_store() -> None:
+    waiting = beat(waiting=True, since_s=1800, idle_s=1800)
+    watch = watched(storing(1800), waiting)
+    assert watch.hanging(1.0) == {}
+    watch.beat(0, beat("checkpoint.py:120 _digest", since_s=1, idle_s=1801), 2.0)
+    watch.beat(1, waiting, 2.0)
+    assert watch.hanging(2.0) == {}, "between two files"
+
+
+def test_a_store_that_never_answers_is_named_with_the_worker_that_waits_for_it() -> None:
+    waiting = beat("distributed.py:55 gather_objects", waiting=True, since_s=3601, idle_s=3601)
+    assert watched(storing(3601), waiting).hanging(0) == {
+        0: "worker 0 is at pixelcontrast/storage.py:162 _write for 3601 seconds"
+        "; worker 1 waits at distributed.py:55 gather_objects"
+    }
+    assert list(watched(storing(3601)).hanging(0)) == [0]
+
+
+def test_a_collective_waits_longer_than_any_worker_may_write() -> None:
+    assert min(COLLECTIVE_TIMEOUT_S, distributed._VOTE_TIMEOUT.total_seconds()) > 2 * Bounds().storage_s
+
+
+def test_a_save_is_seen_as_one_as_long_as_its_store_takes(tmp_path: Path) -> None:
+    """The store: a pipe in the place of the first file, which blocks its writer until somebody reads."""
+    folder = tmp_path / "checkpoints" / ".step-00000003.partial"
+    folder.mkdir(parents=True)
+    pipe = folder / ".model.safetensors.partial"
+    os.mkfifo(pipe)
+    made: list[Heartbeat] = []
+
+    def loop() -> None:
+        made.append(Heartbeat(None, rank=0, worker="actor"))
+        with contextlib.suppress(OSError):  # a pipe cannot be synced
+            checkpoint.stage(Storage(str(tmp_path)), 3, {"model.safetensors": b"weights"})
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    until = time.monotonic() + 10
+    while not (made and made[0]._look().storing) and time.monotonic() < until:
+        time.sleep(0.01)
+    found = made[0]._look()
+    with pipe.open("rb") as reader:
+        assert reader.read() == b"weights"
+    thread.join()
+    assert found.storing
+    assert "storage.py" in found.place
+    assert not made[0]._look().storing
 
 
 def test_nobody_is_ended_while_data_are_staged_and_a_while_after() -> None:

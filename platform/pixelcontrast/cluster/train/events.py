@@ -37,6 +37,7 @@ class Beat:
         idle_s: since it last made progress, in seconds: began a step, or evaluated an image. Since its start
             where it has not yet.
         staging: data are being copied to its machine, which takes as long as it takes.
+        storing: it is within a call of ``storage``, such as the upload of a checkpoint's file.
     """
 
     worker: str
@@ -45,6 +46,7 @@ class Beat:
     since_s: float
     idle_s: float
     staging: bool = False
+    storing: bool = False
 
 
 @dataclass(frozen=True)

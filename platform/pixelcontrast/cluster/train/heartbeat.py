@@ -21,6 +21,9 @@ SyncBatchNorm, or, on a GPU, where a value is read that a collective gives."""
 _STAGING = "pixelcontrast/datasets/packing/staging.py"
 """Where data are copied to this machine, or a worker beside it is waited for that copies them."""
 
+_STORING = "pixelcontrast/storage.py"
+"""Where files of the run are read and written."""
+
 
 class Heartbeat:
     """Sends a beat per second from its own thread while inside; construct it in the thread of the loop.
@@ -78,7 +81,8 @@ class Heartbeat:
             waiting=_waiting(frames),
             since_s=max(now - max(self._since, advanced), 0.0),
             idle_s=max(now - advanced, 0.0),
-            staging=any(frame.f_code.co_filename.endswith(_STAGING) for frame in frames),
+            staging=_within(_STAGING, frames),
+            storing=_within(_STORING, frames),
         )
 
 
@@ -98,6 +102,10 @@ def _place(frames: list[FrameType]) -> str:
 def _name(frame: FrameType) -> str:
     file = "/".join(Path(frame.f_code.co_filename).parts[-2:])
     return f"{file}:{frame.f_lineno} {frame.f_code.co_name}"
+
+
+def _within(file: str, frames: list[FrameType]) -> bool:
+    return any(frame.f_code.co_filename.endswith(file) for frame in frames)
 
 
 def _waiting(frames: list[FrameType]) -> bool:

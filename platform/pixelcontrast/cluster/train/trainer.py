@@ -26,8 +26,9 @@ from pixelcontrast.cluster.train.launcher import Launcher, Plan
 from pixelcontrast.cluster.train.worker import run_worker
 from pixelcontrast.config import to_json
 
-COLLECTIVE_TIMEOUT_S = 600
-"""The longest time that a worker may keep the others waiting in a collective operation."""
+COLLECTIVE_TIMEOUT_S = 24 * 3600
+"""Longer than a worker may keep the others waiting in a collective operation: the driver, which knows what it
+does meanwhile, ends it before (``watch.Bounds``)."""
 _NEVER_S = 1e9
 
 

@@ -1,5 +1,6 @@
 """Time limits of a launch, and which workers hang, judged by their heartbeats. Imports no Ray."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pixelcontrast.cluster.train.events import Beat
@@ -21,6 +22,7 @@ class Bounds:
         alone_s: the same for a worker without others. It keeps nobody waiting, so that a step may be as long
             as a large batch on a CPU takes. What hangs all the same, such as a loader on a dead network disk,
             would else hold its machine until somebody looks.
+        storage_s: a call of the storage, such as the upload of a checkpoint's file, may keep others waiting.
         resize_s: between two looks for room for more workers.
         stop_s: until the workers have written the checkpoint that they are asked for.
     """
@@ -30,6 +32,7 @@ class Bounds:
     silent_s: float = 60.0
     still_s: float = 300.0
     alone_s: float = 3600.0
+    storage_s: float = 3600.0
     resize_s: float = 30.0
     stop_s: float = 120.0
 
@@ -48,8 +51,8 @@ class Watch:
         self._ranks: set[int] = set()
         """All that ever gave a sign of life: who is left behind by the others is not without others."""
         self._looked_at: float | None = None
-        self._staging_at: float | None = None
-        """When a worker was last seen copying data to its machine."""
+        self._excused_at: float | None = None
+        """When a worker was last seen copying data to its machine, or reading or writing the run's files."""
 
     def beat(self, rank: int, beat: Beat, now: float) -> None:
         """Take a heartbeat; ``now`` is a monotonic time in seconds."""
@@ -72,11 +75,15 @@ class Watch:
 
     def _still(self, now: float) -> dict[int, str]:
         beats = {rank: beat for rank, (_, beat) in sorted(self._beats.items())}
-        if any(beat.staging for beat in beats.values()):
-            self._staging_at = now
+        storing = {rank: beat.since_s for rank, beat in beats.items() if beat.storing}
+        overdue = [rank for rank, since_s in storing.items() if since_s > self._bounds.storage_s]
+        if overdue:
+            return _named(overdue, beats, max(storing.values()))
+        if storing or any(beat.staging for beat in beats.values()):
+            self._excused_at = now
         longest = max((beat.since_s for beat in beats.values()), default=0.0)
-        if self._staging_at is not None:  # nobody is to blame for waiting until the data are there
-            longest = min(longest, now - self._staging_at)
+        if self._excused_at is not None:  # nobody is to blame for waiting until the files are there
+            longest = min(longest, now - self._excused_at)
         bound = self._bounds.alone_s if len(self._ranks) == 1 else self._bounds.still_s
         if longest <= bound:
             return {}
@@ -85,11 +92,7 @@ class Watch:
         to_blame = [rank for rank in stuck if not beats[rank].waiting]
         if len(stuck) == len(beats):
             to_blame = to_blame or stuck
-        waiting = [f"; worker {rank} waits at {beats[rank].place}" for rank in beats if rank not in to_blame]
-        return {
-            rank: f"worker {rank} is at {beats[rank].place} for {longest:.0f} seconds" + "".join(waiting)
-            for rank in to_blame
-        }
+        return _named(to_blame, beats, longest)
 
     def _forgive_pause(self, now: float) -> None:
         """Move the last beats forward by a pause of this process, in which it heard nothing."""
@@ -97,3 +100,11 @@ class Watch:
             pause = now - self._looked_at
             self._beats = {rank: (heard + pause, beat) for rank, (heard, beat) in self._beats.items()}
         self._looked_at = now
+
+
+def _named(to_blame: Sequence[int], beats: Mapping[int, Beat], seconds: float) -> dict[int, str]:
+    waiting = [f"; worker {rank} waits at {beats[rank].place}" for rank in beats if rank not in to_blame]
+    return {
+        rank: f"worker {rank} is at {beats[rank].place} for {seconds:.0f} seconds" + "".join(waiting)
+        for rank in to_blame
+    }
