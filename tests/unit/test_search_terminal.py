@@ -1,5 +1,6 @@
 """What searches and comparisons show at the terminal when they end, and with which status."""
 
+import html
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ from pixelcontrast import Experiment, Search
 from pixelcontrast.cli.search import search_space, study_arms
 from pixelcontrast.cli.tables import show_arms, show_best
 from pixelcontrast.cluster.train.progress import print_evaluation
+from pixelcontrast.reports.arms_page import arms_page
 from pixelcontrast.search.folder import SearchFolder
 from search_records import ARMS, record, trial
 from studies import SPACE, Driver
@@ -62,6 +64,29 @@ def test_tables_by_class_say_how_many_seeds_they_are_of(
     ]
     show_arms(record(experiment, trials, ("miou",)))
     assert re.search(r"class +2 seeds +1 seed +1 seed\n", capsys.readouterr().out)
+
+
+def test_a_class_with_fewer_seeds_than_its_arm_says_how_many(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folders of cool's seeds 1 and 2 are gone, and ce has no bus on seed 0."""
+    first, second, *_ = ARMS
+    trials = []
+    for seed in range(4):
+        bus = None if seed == 0 else 0.4
+        trials.append(trial(2 * seed, (0.5,), 0.5, arm=first, seed=seed, iou={"road": 0.5, "bus": bus}))
+        iou = {} if seed in (1, 2) else {"road": 0.6, "bus": 0.6}
+        trials.append(trial(2 * seed + 1, (0.6,), 0.6, arm=second, seed=seed, iou=iou))
+    found = record(experiment, trials, ("miou",))
+    show_arms(found)
+    shown = " ".join(capsys.readouterr().out.split())
+    page = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", arms_page(found, written=0.0))).split())
+    for text in (shown, page):
+        assert "road 50.0 ± 0.0 60.0 ± 0.0 (n = 2) +10.0 (n = 2)" in text
+        assert "bus 40.0 ± 0.0 (n = 3) 60.0 ± 0.0 (n = 2) +20.0 (n = 1)" in text
+        assert (
+            "Without IoU of classes: trial-0003, trial-0005. The study has the mIoU; the run's folder" in text
+        )
 
 
 @pytest.fixture

@@ -40,7 +40,15 @@ def show_best(search: "SearchRecord") -> None:
 
 def show_arms(search: "SearchRecord") -> None:
     """Print every arm's mIoU on each seed and its difference to the first arm; then the same by class."""
-    from pixelcontrast.reports.arms_page import compare_record, on_seeds, on_shared_seeds, spread
+    from pixelcontrast.reports.arms_page import (
+        class_seeds,
+        class_spread,
+        compare_record,
+        on_seeds,
+        on_shared_seeds,
+        spread,
+        without_classes,
+    )
 
     console, found = PlainConsole(), compare_record(search)
     first = found.miou[0]
@@ -53,11 +61,14 @@ def show_arms(search: "SearchRecord") -> None:
         shown.add_row(arm.name, *scores, spread(arm), _difference(arm), seeds)
     console.print("mIoU in % after the last step")
     console.print(shown)
+    if missing := without_classes(search):
+        console.say(missing)
     for number, other in enumerate(found.miou[1:], start=1):
         heads = (f"{arm.name}{on_seeds(arm, found)}" for arm in (first, other))
         shown = _table("class", *heads, f"difference, 95 %{on_shared_seeds(other, found)}")
         for name, arms in found.classes.items():
-            shown.add_row(name, spread(arms[0]), spread(arms[number]), _difference(arms[number]))
+            means = class_spread(arms[0], first), class_spread(arms[number], other)
+            shown.add_row(name, *means, _difference(arms[number]) + class_seeds(arms[number], other))
         console.print(f"\nIoU in %, {other.name} and {first.name}")
         console.print(shown)
 

@@ -45,7 +45,7 @@ def arms_page(search: SearchRecord, *, written: float) -> str:
     attempts = [trial.attempt for trial in search.trials if trial.attempt]
     sections = [
         html.Section("Result", _result(search, found)),
-        html.Section("Classes", _classes(found)),
+        html.Section("Classes", _classes(found, without_classes(search))),
         html.Section("Curves", _curves(search)),
         html.Section("Runs", trials.trials(search)),
         html.Section("Predictions", _predictions(search, shown)),
@@ -119,6 +119,31 @@ def on_shared_seeds(arm: ArmResult, found: ArmsComparison) -> str:
     return f"\n{count(arm.difference.num_seeds, 'seed')}"
 
 
+def class_spread(arm: ArmResult, whole: ArmResult) -> str:
+    """``spread`` of a class, and of how many seeds, where it has fewer than ``whole``, the arm's mIoU."""
+    fewer = 0 < len(arm.scores) < len(whole.scores)
+    return spread(arm) + (f" (n = {len(arm.scores)})" if fewer else "")
+
+
+def class_seeds(arm: ArmResult, whole: ArmResult) -> str:
+    """Likewise beside a class's difference."""
+    if arm.difference is None or whole.difference is None:
+        return ""
+    fewer = arm.difference.num_seeds < whole.difference.num_seeds
+    return f" (n = {arm.difference.num_seeds})" if fewer else ""
+
+
+def without_classes(search: SearchRecord) -> str:
+    """Names the complete runs that count by their mIoU alone; empty where there are none."""
+    names = [trial.run for trial in search.in_state("COMPLETE") if trial.miou is not None and not trial.iou]
+    if not names:
+        return ""
+    return (
+        f"Without IoU of classes: {', '.join(names)}. The study has the mIoU; the run's folder, which has "
+        "the rest, is gone or cannot be read."
+    )
+
+
 def _all_on_the_same(found: ArmsComparison) -> bool:
     return all(set(arm.scores) == set(found.miou[0].scores) for arm in found.miou)
 
@@ -131,7 +156,7 @@ def interval(arm: ArmResult) -> str:
     return f"{points(low)} to {points(high)}"
 
 
-def _classes(found: ArmsComparison) -> Markup:
+def _classes(found: ArmsComparison, missing: str) -> Markup:
     if not found.miou:
         return html.NOTHING_TO_SHOW
     first, *others = found.miou
@@ -142,31 +167,34 @@ def _classes(found: ArmsComparison) -> Markup:
             f"{arm.name}\n− {first.name}{on_shared_seeds(arm, found)}",
         ]
     rows = [
-        _class_row(title, arms) for title, arms in found.classes.items() if any(arm.scores for arm in arms)
+        _class_row(title, arms, found.miou)
+        for title, arms in found.classes.items()
+        if any(arm.scores for arm in arms)
     ]
     if not rows:
         return html.NOTHING_TO_SHOW
     words = (
         "IoU after the last step, mean ± standard deviation over the seeds that an arm has finished, and the "
         "difference in points over those that both have, with its 95 % interval. Among so many intervals, "
-        "about one in twenty misses the truth by chance."
+        "about one in twenty misses the truth by chance. n: seeds, where a class has fewer than the arm."
     )
-    return html.paragraph(words, kind="note") + html.table(heads, rows, label="IoU per class", sortable=True)
+    notes = [html.paragraph(text, kind="note") for text in (words, missing) if text]
+    return html.join(*notes, html.table(heads, rows, label="IoU per class", sortable=True))
 
 
-def _class_row(title: str, arms: list[ArmResult]) -> list[html.Cell]:
+def _class_row(title: str, arms: list[ArmResult], whole: list[ArmResult]) -> list[html.Cell]:
     row = [html.cell(title)]
-    for index, arm in enumerate(arms):
-        row.append(html.number(spread(arm), arm.mean))
+    for index, (arm, its_miou) in enumerate(zip(arms, whole, strict=True)):
+        row.append(html.number(class_spread(arm, its_miou), arm.mean))
         if index:
-            row.append(_difference(arm))
+            row.append(_difference(arm, its_miou))
     return row
 
 
-def _difference(arm: ArmResult) -> html.Cell:
+def _difference(arm: ArmResult, whole: ArmResult) -> html.Cell:
     if arm.difference is None:
         return html.number(NOTHING, None)
-    shown = points(arm.difference.mean)
+    shown = points(arm.difference.mean) + class_seeds(arm, whole)
     if arm.difference.interval is not None:
         shown = html.with_detail(shown, interval(arm))
     return html.Cell(content=shown, sort=arm.difference.mean, is_number=True)
