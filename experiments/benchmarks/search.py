@@ -217,6 +217,12 @@ class _Clock:
     def started(self, proposal: Proposal) -> None:
         self.begin[proposal.name] = time.time()
 
+    def warned(self, proposal: Proposal, text: str) -> None: ...
+
+    def training(
+        self, proposal: Proposal, step: int, seconds_per_step: float, seconds_left: float
+    ) -> None: ...
+
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None: ...
 
     def ended(self, proposal: Proposal, state: str, found: Mapping[str, Any]) -> None:
