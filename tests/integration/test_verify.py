@@ -240,7 +240,7 @@ def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> 
         (lambda lines: [lines[0], lines[1][:-20], *lines[2:]], "line 2 is no JSON"),
         (lambda lines: [*lines[:3], lines[3][:-20] + "\n"], "line 4 is no JSON"),
         (lambda lines: [*lines[:3], lines[3][:-20]], "line 4, the last, is cut off; resuming the run"),
-        (lambda _: [], f"is empty, but the run has checkpoints/step-00000004, {LAST}"),
+        (lambda _: [], "is empty, but the run has checkpoints/step-00000004, "),
         (lambda lines: [*lines[:3], lines[2], *lines[3:]], "line 4 is a second train row of step 4"),
         (lambda lines: [lines[1], lines[0], *lines[2:]], "line 2 has step 2 after 3"),
         (
