@@ -22,6 +22,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from pixelcontrast import Search
+from pixelcontrast.cli.terminal import failures_told
 from pixelcontrast.config import replace
 from pixelcontrast.dashboard import Pages, describe, serve, view
 from pixelcontrast.dashboard.pages import _ray_dashboard
@@ -325,10 +326,23 @@ def test_rays_dashboard_is_named_while_it_answers(folder):
     assert _ray_dashboard(folder.storage) is None
 
 
-def test_a_server_that_does_not_start_says_why(tmp_path):
-    settings = {"journal": str(tmp_path / "missing" / "journal"), "database": None, "artifacts": "a"}
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        (None, "FileNotFoundError: [Errno 2] No such file or directory: "),
+        (
+            "sqlite:////missing/x.db",
+            "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) unable to open",
+        ),
+    ],
+)
+def test_a_server_that_does_not_start_says_why_in_one_line(tmp_path, database, said):
+    settings = {"journal": str(tmp_path / "missing" / "journal"), "database": database, "artifacts": "a"}
     with (
-        pytest.raises(RuntimeError, match=r"the study has ended:\n(?s:.*)No such file or directory"),
-        Server("study", choose_port(None), settings) as server,
+        pytest.raises(SystemExit) as ended,
+        failures_told("Rerun."),
+        Server("study", choose_port(None), {**settings, "curves": ""}) as server,
     ):
         server.wait()
+    assert str(ended.value.code).startswith(f"the server of the study has ended: {said}")
+    assert "\n" not in str(ended.value.code)

@@ -30,8 +30,8 @@ def check_least(option: str, value: int | None, *, least: int = 1) -> None:
 
 @contextmanager
 def failures_told(resume: str) -> Iterator[None]:
-    """End the process with status 2 on a ``ValueError``, 1 where Ray or a file failed or a GPU's memory is
-    full, 130 on Ctrl-C, 143 on SIGTERM.
+    """End the process with status 2 on a ``ValueError``, 1 where Ray, a file or a server failed or a GPU's
+    memory is full, 130 on Ctrl-C, 143 on SIGTERM.
 
     Args:
         resume: printed when the command is stopped: how to resume.

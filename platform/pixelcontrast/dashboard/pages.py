@@ -55,7 +55,7 @@ def serve(location: str, *, port: int | None = None) -> Iterator[Pages]:
 
     Raises:
         ValueError: no run or search is there, its study cannot be opened, or the port is taken.
-        RuntimeError: a server did not start; has its last output.
+        ServerError: a server did not start; has the last line of its output.
     """
     storage = Storage(location.rstrip("/") or "/", option="RUN_OR_SEARCH")
     is_search = kind_of(storage) == "search"

@@ -18,6 +18,10 @@ _ANSWER_TIMEOUT_S = 5.0
 _CHILD = Path(__file__).with_name("child.py")
 
 
+class ServerError(ConnectionError):
+    """A server does not start; one line, with the last one that it has said."""
+
+
 class Server:
     """A server in a process of its own, started and stopped as a context.
 
@@ -49,17 +53,17 @@ class Server:
         return self
 
     def wait(self) -> None:
-        """Return when it answers; raises ``RuntimeError`` when it ends before, or does not in 90 s."""
+        """Return when it answers; raises ``ServerError`` when it ends before, or does not in 90 s."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RuntimeError(f"the server of the {self._kind} has ended:\n{self._last_output()}")
+                raise ServerError(f"the server of the {self._kind} has ended: {self._last_line()}")
             if answers(self.url):
                 return
             time.sleep(0.1)
-        raise RuntimeError(
-            f"the server of the {self._kind} does not answer at {self.url} after {_START_TIMEOUT_S:g} s:\n"
-            + self._last_output()
+        raise ServerError(
+            f"the server of the {self._kind} does not answer at {self.url} after {_START_TIMEOUT_S:g} s: "
+            f"{self._last_line()}"
         )
 
     def __exit__(self, *_: object) -> None:
@@ -72,9 +76,14 @@ class Server:
             self._process.wait()
         self._output.close()
 
-    def _last_output(self) -> str:
+    def _last_line(self) -> str:
+        """What it said last; of a traceback the exception, without what may stand below it."""
         self._output.seek(0)
-        return "\n".join(self._output.read().decode(errors="replace").splitlines()[-20:])
+        output = self._output.read().decode(errors="replace")
+        _, traceback, frames = output.rpartition("Traceback (most recent call last):\n")
+        if traceback:
+            return next((line for line in frames.split("\n") if line and not line.startswith(" ")), "")
+        return output.strip().rpartition("\n")[2] or "it said nothing"
 
 
 def choose_port(wanted: int | None) -> int:
