@@ -200,14 +200,6 @@ def test_a_worker_that_stands_still_is_named_with_its_place(alone_or_not, caplog
     assert re.search(still, caplog.text)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_a_slow_store_is_waited_for(experiment):
-    rows = []
-    launch(experiment, on_row=rows.append, loop=cluster_loops.slow_store, bounds=Bounds(still_s=4))
-    assert [(row["attempt"], row["sum"]) for row in rows] == [(1, 3.0)]
-
-
 def test_wrong_data_ends_the_run_at_once_with_its_message(cluster, alone_or_not, caplog):
     rows = []
     with pytest.raises(LaunchError) as caught:

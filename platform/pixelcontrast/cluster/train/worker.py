@@ -201,7 +201,11 @@ class _Messages(logging.Handler):
         self._sent: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        import ray
+
         message = Message(self._rank, record.name, record.levelno, record.getMessage())
+        if self._sent:  # Ray keeps what is referred to
+            _, self._sent = ray.wait(self._sent, num_returns=len(self._sent), timeout=0)
         self._sent.append(self._launcher.put.remote(message))
 
     def flush(self) -> None:
