@@ -312,7 +312,8 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 def test_object_store(runs: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a file system of pyarrow's that is not the local one, on real files."""
 
-    def bucket(location: str) -> Storage:
+    def bucket(location: str, option: str) -> Storage:
+        del option
         storage = Storage(str(space))
         storage.location = location
         storage.fs = fs.SubTreeFileSystem(str(space.parent), fs.LocalFileSystem())
