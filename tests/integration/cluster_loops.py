@@ -121,14 +121,14 @@ def astray_once(experiment: Experiment, /, *, device: torch.device, report: Repo
 
 
 def slow_store(experiment: Experiment, /, *, device: torch.device, report: Report, stop: Stop) -> None:
-    """The last worker writes a file for ten seconds, into a pipe that nobody reads before."""
+    """The last worker writes a file for twenty seconds, into a pipe that nobody reads before."""
     del device
     attempt = _attempt(experiment)
     stop()
     if _last():
         pipe = Path(experiment.data.root) / f".written-{attempt}.partial"
         os.mkfifo(pipe)
-        threading.Timer(10, pipe.read_bytes).start()
+        threading.Timer(20, pipe.read_bytes).start()
         with contextlib.suppress(OSError):  # a pipe cannot be synced
             Storage(experiment.data.root).write(f"written-{attempt}", b"content")
     report({"kind": "train", "step": 1, "attempt": attempt, "sum": _ranks()})

@@ -28,7 +28,7 @@ def cluster() -> Iterator[None]:
 @pytest.mark.usefixtures("cluster")
 def test_a_slow_store_is_waited_for(tmp_path):
     experiment, rows = tiny_experiment(tmp_path, workers=2), []
-    launch(experiment, on_row=rows.append, loop=cluster_loops.slow_store, bounds=Bounds(still_s=4))
+    launch(experiment, on_row=rows.append, loop=cluster_loops.slow_store, bounds=Bounds(still_s=8))
     assert [(row["attempt"], row["sum"]) for row in rows] == [(1, 3.0)]
 
 

@@ -137,4 +137,7 @@ def test_operators_that_change_no_layer_are_named(model: Model, idle: bool) -> N
     assert [line.partition(" has no effect: ")[0] for line in found] == (
         [f"model.operators {model.operators}"] if idle else []
     )
-    assert all(line.endswith(f"with model.decoder {model.decoder} has the same without it") for line in found)
+    assert all(
+        line.endswith(f"with model.decoder {model.decoder} computes the same with reference")
+        for line in found
+    )

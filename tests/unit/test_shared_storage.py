@@ -79,6 +79,15 @@ def test_a_mark_that_is_gone_says_who_has_the_run_or_that_its_folder_is_gone(run
         assert str(caught.value) == deleted
 
 
+def test_an_earlier_driver_s_mark_on_a_node_s_own_disk_is_no_takeover(run: Storage) -> None:
+    with marked(run) as mine:
+        pass
+    run.write(".launch-0123", b"nodeB, process 5, since 2026-01-02T03:04:05+00:00")
+    for elsewhere in (replace(mine, host="node7"), replace(mine, boot="another machine of this name")):
+        with pytest.raises(ValueError, match="does not share with the driver's host"):
+            check_shared(run, elsewhere)
+
+
 def test_a_mark_that_a_killed_driver_left_is_deleted_and_other_files_stay(run: Storage) -> None:
     for name in (".launch-0123", "..launch-0123.partial", "result.json", "my.launch-notes"):
         run.write(name, b"x")

@@ -105,9 +105,27 @@ def test_a_trial_passes_on_each_warning_of_its_workers_once(
     cluster = Cluster(monkeypatch)
     told = [(0, logging.INFO, "resuming"), (0, logging.WARNING, "slow"), (0, logging.WARNING, "slow")]
     told.append((1, logging.WARNING, "slow"))
+    told.append((1, logging.WARNING, "alone"))
     cluster.messages = [Message(rank, "pixelcontrast.training", level, text) for rank, level, text in told]
     trial.run_trial(argument)
-    assert cluster.reports[:-1] == [{"warning": "slow"}, {"warning": "worker 1: slow"}]
+    assert cluster.reports[:-1] == [{"warning": "slow"}, {"warning": "worker 1: alone"}]
+
+
+def test_of_warnings_that_differ_in_their_values_a_trial_passes_on_five(
+    argument: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(monkeypatch)
+    cluster.messages = [
+        Message(
+            0, "pixelcontrast.training", logging.WARNING, f"{name}.png cannot be read", "%s cannot be read"
+        )
+        for name in range(100)
+    ]
+    trial.run_trial(argument)
+    warned = [report["warning"] for report in cluster.reports[:-1]]
+    assert warned[0] == "0.png cannot be read"
+    assert len(warned) == 5
+    assert warned[-1] == "4.png cannot be read (the last of its kind that is shown)"
 
 
 def test_a_trial_tells_its_speed_once_and_its_evaluations_but_the_last(
@@ -115,8 +133,10 @@ def test_a_trial_tells_its_speed_once_and_its_evaluations_but_the_last(
 ) -> None:
     batch_size = config.from_json(argument["experiment"]).optim.batch_size
     cluster = Cluster(monkeypatch)
+    speeds = {(1, 20): 1.0, (2, 20): 1.0, (2, 40): 2.0, (2, 60): 2.0}  # the first attempt died early
     cluster.rows = [
-        {"kind": "train", "step": step, "images_per_second": batch_size * 2.0} for step in (20, 40, 60)
+        {"kind": "train", "attempt": attempt, "step": step, "images_per_second": batch_size * speed}
+        for (attempt, step), speed in speeds.items()
     ]
     cluster.rows += [{"kind": "eval", "step": step, "miou": 0.5} for step in (200, 400)]
     trial.run_trial(argument)

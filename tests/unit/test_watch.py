@@ -202,7 +202,7 @@ def test_a_worker_that_reads_what_a_collective_gives_waits(read: Callable[[Any],
     with lock:
         thread = threading.Thread(target=loop)
         thread.start()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not (made and made[0]._look().waiting) and time.monotonic() < until:
             time.sleep(0.01)
         assert made[0]._look().waiting
@@ -250,7 +250,7 @@ def test_a_save_is_seen_as_one_as_long_as_its_store_takes(tmp_path: Path) -> Non
 
     thread = threading.Thread(target=loop)
     thread.start()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not (made and made[0]._look().storing) and time.monotonic() < until:
         time.sleep(0.01)
     found = made[0]._look()

@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ class SegmentationModel(nn.Module):
         mean: of red, green and blue in [0, 1], by which images are normalised.
         std: their standard deviation.
         frozen: the backbone stays in evaluation mode and gets no gradient.
-        exempt: names, or patterns of ``fnmatch``, of the backbone's parameters that have no weight decay.
+        architecture: timm's name of the backbone, without the tag of its weights; empty for none of timm's.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class SegmentationModel(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         frozen: bool = False,
-        exempt: Collection[str] = (),
+        architecture: str = "",
     ):
         super().__init__()
         self.backbone = backbone
@@ -97,7 +97,7 @@ class SegmentationModel(nn.Module):
         self.mean = mean
         self.std = std
         self.frozen = frozen
-        self.exempt = exempt
+        self.architecture = architecture
         if frozen:  # evaluation mode at once: a training loop need not call train() before its first step
             backbone.requires_grad_(False).eval()
 
@@ -111,7 +111,8 @@ class SegmentationModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that timm exempts from weight decay, told as its networks tell theirs."""
         names = {name for name, _ in self.backbone.named_parameters()}
-        return {f"backbone.{name}" for pattern in self.exempt for name in fnmatch.filter(names, pattern)}
+        patterns = exempt_from_decay(self.architecture) if self.architecture else ()
+        return {f"backbone.{name}" for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
     def forward(self, images: Tensor) -> Output:
         """Images [B, 3, H, W] of any size, normalised by ``mean`` and ``std``.
@@ -230,7 +231,7 @@ def _build_random(model: config.Model, *, num_classes: int, embedding: bool) -> 
         mean=model.mean or tuple(backbone.pretrained_cfg["mean"]),
         std=model.std or tuple(backbone.pretrained_cfg["std"]),
         frozen=model.freeze_backbone,
-        exempt=exempt_from_decay(model.backbone.partition(".")[0]),
+        architecture=model.backbone.partition(".")[0],
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pixelcontrast.runs.run_folder import EXPERIMENT
 from pixelcontrast.storage import Storage, one_line
@@ -35,10 +36,14 @@ class Mark:
     Attributes:
         name: in the run's folder; no other launch has the same.
         host: the driver's machine.
+        boot: its kernel's id, as machines and containers may have one host name.
+        since: when it was left, by the driver's clock, as of ``datetime.isoformat`` in UTC.
     """
 
     name: str
     host: str
+    boot: str = ""
+    since: str = ""
 
 
 @contextmanager
@@ -48,12 +53,12 @@ def marked(run: Storage) -> Iterator[Mark]:
     Raises:
         ValueError: the folder cannot be written.
     """
-    mark = Mark(f"{_PREFIX}{secrets.token_hex(8)}", socket.gethostname())
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    mark = Mark(f"{_PREFIX}{secrets.token_hex(8)}", socket.gethostname(), _boot(), since)
     try:
         for name in run.names():
             if name.startswith((_PREFIX, f".{_PREFIX}")):  # of a driver that was killed, perhaps in writing
                 run.delete(name)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
         run.write(mark.name, f"{mark.host}, process {os.getpid()}, since {since}".encode())
     except OSError as error:
         raise ValueError(f"run.storage: {run.location} cannot be written: {one_line(error)}") from error
@@ -74,7 +79,7 @@ def check_shared(run: Storage, mark: Mark) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     while not run.exists(mark.name):
         if time.monotonic() > give_up:
-            if mark.host == socket.gethostname() or _others(run):
+            if (mark.host, mark.boot) == (socket.gethostname(), _boot()) or _later(run, mark):
                 raise ValueError(_why_gone(run, mark))
             raise ValueError(
                 f"run.storage is {run.parent.location}, which host {socket.gethostname()} does not share "
@@ -106,9 +111,8 @@ def unchecked() -> None:
 
 def _why_gone(run: Storage, mark: Mark) -> str:
     ended = "This training has ended without another checkpoint"
-    for name in _others(run):
-        with suppress(FileNotFoundError):  # its driver has just ended
-            return f"another driver has taken the run over: {run.read(name).decode()}. {ended}"
+    for driver in _later(run, mark):
+        return f"another driver has taken the run over: {driver}. {ended}"
     if run.exists(EXPERIMENT):
         return (
             f"{run.location} has no {mark.name} any more, which this run's driver left there: another driver "
@@ -117,6 +121,18 @@ def _why_gone(run: Storage, mark: Mark) -> str:
     return f"{run.location} was deleted or replaced while the run trained. {ended}"
 
 
-def _others(run: Storage) -> list[str]:
-    """The marks of other launches; call it where one's own is gone."""
-    return [name for name in run.names() if name.startswith(_PREFIX)]
+def _later(run: Storage, mark: Mark) -> list[str]:
+    """What later launches say of themselves: a folder that is not shared may have an earlier one's mark."""
+    found = []
+    for name in run.names():
+        if name.startswith(_PREFIX) and name != mark.name:
+            with suppress(FileNotFoundError):  # its driver has just ended
+                found.append(run.read(name).decode())
+    return [driver for driver in found if driver.rpartition("since ")[2] >= mark.since]
+
+
+def _boot() -> str:
+    """The running kernel's id; empty where there is none."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -56,7 +56,9 @@ def _causes(experiment: Experiment) -> Iterator[tuple[str, bool, Iterable[str]]]
 
     # A published network's weights ask for its operators, whether or not they matter.
     as_reference = model.weights in ("none", "timm") and has_reference_operators(model)
-    same = f"model.backbone {model.backbone} with model.decoder {model.decoder} has the same without it"
+    same = (
+        f"model.backbone {model.backbone} with model.decoder {model.decoder} computes the same with reference"
+    )
     yield same, as_reference, ["model.operators"]
     # timm's are a backbone's; to keep their classifier is refused where they are read.
     no_classifier = model.weights == "none" or (model.weights == "timm" and model.classifier == "new")

@@ -253,9 +253,11 @@ class Driver:
             there = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self._plan.resources)
             failure = NoPlaceError(
                 f"{describe_request(self._run, self._plan.resources)}; they got no place in "
-                f"{self._bounds.placement_s:g} seconds. The cluster has {there} free now",
+                f"{self._bounds.placement_s:g} seconds, or could not connect to each other. The cluster has "
+                f"{there} free now",
                 "Others may hold the rest, or a node left or is still starting: wait for them, or add nodes; "
-                "run.node_timeout sets how long a run waits.",
+                "run.node_timeout sets how long a run waits. Where enough is free, a firewall may be between "
+                "the nodes.",
             )
             raise self._final(failure)
 

@@ -74,12 +74,17 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Message:
-    """The platform's code on a worker has logged something."""
+    """The platform's code on a worker has logged something.
+
+    Attributes:
+        template: the text before its values were put in.
+    """
 
     rank: int
     logger: str
     level: int
     text: str
+    template: str = ""
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class _Messages(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         import ray
 
-        message = Message(self._rank, record.name, record.levelno, record.getMessage())
+        message = Message(self._rank, record.name, record.levelno, record.getMessage(), str(record.msg))
         if self._sent:  # Ray keeps what is referred to
             _, self._sent = ray.wait(self._sent, num_returns=len(self._sent), timeout=0)
         self._sent.append(self._launcher.put.remote(message))

@@ -44,7 +44,7 @@ class SearchListener(Protocol):
         """A trial's workers have logged a warning, of one line."""
 
     def training(self, proposal: Proposal, step: int, seconds_per_step: float, seconds_left: float) -> None:
-        """A trial has trained to a step, and this is how fast; told once. Evaluations are not counted."""
+        """A trial has trained to a step, and this is how fast, evaluations apart; told soon after a start."""
 
     def evaluated(self, proposal: Proposal, step: int, miou: float) -> None:
         """A trial's network has been evaluated before its last step."""

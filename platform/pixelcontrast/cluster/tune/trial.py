@@ -5,6 +5,7 @@ The process only waits for the training's workers, so it does not import torch.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -25,14 +26,17 @@ The training's workers reserve the rest."""
 _PAUSE_S = 10.0
 """Between two attempts to get a place, where the cluster has too few nodes for any."""
 
+_MOST_ALIKE = 5
+"""Warnings passed on that differ in their values only: of many unreadable images each has one."""
+
 logger = logging.getLogger(__name__)
 
 
 def run_trial(trial: dict[str, Any]) -> None:
     """Train, and report to Tune: ``step`` and ``miou`` of every evaluation, then how the trial ends.
 
-    In between it reports every ``warning`` of the workers once; and once, after ``step``, how fast they
-    train: ``seconds_per_step`` and ``seconds_left``.
+    In between it reports every ``warning`` of the workers once, at most ``_MOST_ALIKE`` that differ in their
+    values; and how fast they train, after ``step``: ``seconds_per_step`` and ``seconds_left``.
 
     The last report has ``finished`` and ``failures``; if the search's driver asked the trial to stop, it has
     ``stopped`` instead, which says where the checkpoint is. A training that fails is retried as long as that
@@ -119,8 +123,11 @@ class _Reports:
 
     def __init__(self, experiment: config.Experiment):
         self._optim = experiment.optim
-        self._rows = 0
-        self._warned: set[str] = set()
+        self._rows: Counter[int] = Counter()
+        """Training rows of each attempt."""
+        self._timed = False
+        self._warned: dict[str, set[str]] = {}
+        """Warnings, by what they have in common."""
 
     def send(self, report: dict[str, Any]) -> None:
         from ray import tune
@@ -133,13 +140,18 @@ class _Reports:
             if step < steps:
                 self.send({"step": step, "miou": row["miou"]})
             return
-        self._rows += 1
-        if self._rows == 2 and step < steps:  # in the first one the workers got ready
+        self._rows[row["attempt"]] += 1
+        in_step = self._rows[row["attempt"]] > 1  # in an attempt's first one the workers got ready
+        if in_step and step < steps and not self._timed:
+            self._timed = True
             seconds = self._optim.batch_size / row["images_per_second"]
             self.send({"step": step, "seconds_per_step": seconds, "seconds_left": (steps - step) * seconds})
 
     def message(self, message: Message) -> None:
+        alike = self._warned.setdefault(message.template, set())
+        if message.level < logging.WARNING or message.text in alike or len(alike) == _MOST_ALIKE:
+            return
+        alike.add(message.text)
         text = message.text if message.rank == 0 else f"worker {message.rank}: {message.text}"
-        if message.level >= logging.WARNING and text not in self._warned:
-            self._warned.add(text)
-            self.send({"warning": text})
+        more = " (the last of its kind that is shown)" if len(alike) == _MOST_ALIKE else ""
+        self.send({"warning": text + more})
