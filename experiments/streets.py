@@ -4,11 +4,12 @@ The scenes are written once, in the layout of Cityscapes, and read like it.
 
     python experiments/streets.py
 
-Measured 2026-11-29 on two cores of an AMD EPYC, seed 0, 120 scenes to train on and 20 to validate: 150 steps
-end at mIoU 19.3 %, pixel accuracy 76.9 %, 2 min 15 s after the command, with the writing of the scenes; on
-one without AVX-512 (2026-11-30) at 20.0 % and 78.4 %, after 2 min 42 s. The contrastive loss falls from 6.2 to
-5.7, and the gap opens from 0.08 to 0.15. From random weights that costs at first: after 400 steps, three seeds,
-contrast is 2.7 points behind cross-entropy alone, after 1,600, one seed, 0.7 (LOG.md, 2026-11-30).
+Measured 2026-11-29 on two cores of an AMD EPYC, seed 0, 120 scenes to train on and 20 to validate: 150
+steps end at mIoU 19.3 %, pixel accuracy 76.9 %, 2 min 15 s after the command, with the writing of the
+scenes; on one without AVX-512 (2026-11-30) at 20.0 % and 78.4 %, after 2 min 42 s. The contrastive loss
+falls from 6.2 to 5.7, and the gap opens from 0.08 to 0.15. From random weights that costs at first: after
+400 steps, three seeds, contrast is 2.7 points behind cross-entropy alone, after 1,600, one seed, 0.7
+(LOG.md, 2026-11-30).
 """
 
 from pixelcontrast import (
