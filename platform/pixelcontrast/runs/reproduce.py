@@ -23,8 +23,8 @@ from pixelcontrast.storage import Storage
 
 _PROVENANCE, _WEIGHTS = "provenance.json", "model.safetensors"
 _ALWAYS = ("data.root", "run.name", "run.storage", "run.workers", "run.cpus_per_worker", "run.device")
-_BAD_SAMPLES = "data.on_bad_sample"
 """What the command says in any case: it is what another machine may have to change."""
+_BAD_SAMPLES = "data.on_bad_sample"
 
 
 @dataclass(frozen=True, kw_only=True)
