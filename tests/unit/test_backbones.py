@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from pixelcontrast.config import Model
@@ -67,6 +68,29 @@ def test_no_backbone_draws_anything_in_training(name):
     before = torch.get_rng_state()
     backbone(images)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_lite0", "vit_tiny_patch16_224"])
+def test_stochastic_depth_is_timm_s_own_and_leaves_the_start_as_it_is(name):
+    torch.manual_seed(0)
+    without = build_backbone(name)
+    torch.manual_seed(0)
+    backbone = build_backbone(name, drop_path=0.3)
+    rates = [module.drop_prob for module in backbone.modules() if isinstance(module, DropPath)]
+    assert max(rates) == pytest.approx(0.3, abs=0.02)
+    assert len(set(rates)) > 1, "grows with the depth"
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for level, same in zip(backbone.eval()(images), without.eval()(images), strict=True):
+            assert torch.equal(level, same)
+        torch.manual_seed(1)
+        one = backbone.train()(images)[-1]
+        assert not torch.equal(one, backbone(images)[-1]), "every pass draws its own"
+
+
+def test_a_network_without_stochastic_depth_is_refused_where_it_is_asked_for():
+    with pytest.raises(ValueError, match=r"model\.drop_path: timm's hrnet_w18_small has no stochastic depth"):
+        check_model(Model(backbone="hrnet_w18_small", drop_path=0.1))
 
 
 def test_a_swin_of_any_size_is_timm_s_own_at_its_size():

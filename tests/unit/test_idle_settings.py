@@ -106,6 +106,11 @@ def test_settings_of_the_contrast_without_effect_are_named(contrast: Contrast, l
         ),
         ({"model": Model(classifier="new", weights="run.safetensors")}, None),
         (
+            {"model": Model(backbone="convnext_tiny", drop_path=0.2, freeze_backbone=True)},
+            "model.drop_path 0.2 has no effect: model.freeze_backbone is set",
+        ),
+        ({"model": Model(backbone="convnext_tiny", drop_path=0.2)}, None),
+        (
             {"run": Run(name="a", device="cpu", gpus_per_worker=0.5)},
             "run.gpus_per_worker 0.5 has no effect: run.device is cpu",
         ),

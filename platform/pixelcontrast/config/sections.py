@@ -145,8 +145,7 @@ class Model:
 
     backbone: str = "hrnet_w48"
     """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny, or
-    of a plain Vision Transformer, such as vit_small_patch14_dinov2. Stochastic depth and dropout, which timm
-    has in some by default (Swin, FocalNet, NextViT, …), are off."""
+    of a plain Vision Transformer, such as vit_small_patch14_dinov2."""
     weights: Location = "none"
     """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth) of
     the backbone, of a published network (platform/README.md lists them), or of a run of yours: a checkpoint's
@@ -175,6 +174,10 @@ class Model:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the classifier; the reference has 0.1 with hrnet, 0.05 with ocr, none with deeplabv3.
     Every worker draws its own, so the result then depends on their number. The backbone has none."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth: how often a block of the backbone is left out for an image, growing with the depth
+    up to this (timm's drop_path_rate); mmsegmentation has 0.3 with swin_tiny, 0.4 with convnext_tiny. Every
+    worker draws its own. timm's own default, such as 0.1 for Swin, does not count."""
     embedding_dim: Count = 256
     """Length of a pixel's embedding."""
     embedding_batchnorm: bool = False

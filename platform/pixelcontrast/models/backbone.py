@@ -2,8 +2,8 @@
 
 HRNets (Wang et al., TPAMI 2020) and the ResNets of DeepLabV3 (Chen et al., 2017, arXiv 1706.05587) are set to
 the operators of the method's reference implementation: they have its tensors and give its outputs. Any other
-network is used as timm builds it, if its levels are a pyramid of strides 4, 8, 16, 32. None has stochastic
-depth or dropout, which a few of timm's families have by default.
+network is used as timm builds it, if its levels are a pyramid of strides 4, 8, 16, 32. None has dropout, and
+stochastic depth only where it is asked for; a few of timm's families have both by default.
 """
 
 import difflib
@@ -24,6 +24,7 @@ _RESNET = re.compile(r"(wide_)?resnet\d+([cdst]|_2)?")
 _STRIDES, _DILATED_STRIDES = (4, 8, 16, 32), (4, 8, 8, 8)
 _EXAMPLES = "hrnet_w18_small, resnet50, convnext_tiny, efficientnet_b0, regnety_008, pvt_v2_b0"
 _DILATED_EXAMPLES = "resnet50, resnet101s, efficientnet_b0, convnext_tiny, regnety_008"
+_DROPPING_EXAMPLES = "swin_tiny_patch4_window7_224, convnext_tiny, pvt_v2_b0, vit_small_patch16_dinov3"
 
 
 class Pyramid(NamedTuple):
@@ -45,7 +46,7 @@ def is_hrnet(name: str) -> bool:
     return name.startswith("hrnet")
 
 
-def check_backbone(name: str, *, dilated: bool = False) -> None:
+def check_backbone(name: str, *, dilated: bool = False, drop_path: float = 0.0) -> None:
     """Raise ``ValueError`` unless ``name`` is a backbone that can be used.
 
     Builds at most the network's outline, without memory for its tensors. A name may carry the tag of its
@@ -53,6 +54,7 @@ def check_backbone(name: str, *, dilated: bool = False) -> None:
 
     Args:
         dilated: whether the last two levels must have stride 8 as well.
+        drop_path: its rate of stochastic depth.
     """
     architecture, _, tag = name.partition(".")
     if architecture not in timm.list_models():
@@ -69,6 +71,11 @@ def check_backbone(name: str, *, dilated: bool = False) -> None:
             f"model.backbone: {name!r} {reason}, and model.decoder needs the last levels at stride 8; set "
             f"model.backbone to a network that timm can dilate ({_DILATED_EXAMPLES}, …), or model.decoder "
             "to hrnet"
+        )
+    if drop_path > 0 and not _can_drop_paths(architecture, dilated=dilated):
+        raise ValueError(
+            f"model.drop_path: timm's {architecture} has no stochastic depth; set model.drop_path to 0, or "
+            f"model.backbone to a network that has it ({_DROPPING_EXAMPLES}, …)"
         )
 
 
@@ -164,28 +171,35 @@ def _channels_first(network: nn.Module, _: Any, levels: Sequence[Tensor]) -> lis
 
 
 def build_backbone(
-    name: str, *, dilated: bool = False, align_corners: bool = True, ceil_mode: bool = True
+    name: str,
+    *,
+    dilated: bool = False,
+    align_corners: bool = True,
+    ceil_mode: bool = True,
+    drop_path: float = 0.0,
 ) -> Any:
     """A network [B, 3, H, W] → list of its four levels [B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉], finest first.
 
     A plain Vision Transformer has one level, of the stride of its patches. H and W are multiples of
     ``side_multiple(name)``. ``feature_info.channels()`` and ``.reduction()`` give C_i and s_i: strides 4, 8,
-    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are drawn from torch's generator; in
-    training it draws nothing.
+    16, 32, or 4, 8, 8, 8 if dilated, as a ResNet always is. Weights are drawn from torch's generator, the
+    same at any ``drop_path``; without it training draws nothing.
 
     Args:
         name: timm's name, with or without the tag of its weights.
         dilated: strides 4, 8, 8, 8, the last stages dilated instead.
         align_corners: how a HRNet upsamples its branches.
         ceil_mode: a ResNet's pooling rounds up: its maps are H/s + 1 high where 8 divides H.
+        drop_path: stochastic depth (Huang et al., ECCV 2016, arXiv 1603.09382): how often training leaves a
+            block out for an image, as timm spreads it over the blocks.
 
     Raises:
-        ValueError: an unusable name.
+        ValueError: an unusable name, or a network without stochastic depth where it is asked for.
     """
-    check_backbone(name, dilated=dilated)
+    check_backbone(name, dilated=dilated, drop_path=drop_path)
     architecture = name.partition(".")[0]
-    backbone = _create(name, dilated=dilated)
-    _drop_nothing(backbone)
+    backbone = _create(name, dilated=dilated, drop_path=drop_path)
+    _drop_nothing_else(backbone, drop_path)
     if is_hrnet(architecture):
         for module in backbone.modules():
             if isinstance(module, nn.Upsample):  # timm upsamples to the nearest, as for ImageNet
@@ -223,25 +237,37 @@ def wrapped_names(name: str) -> tuple[str, ...]:
     return name.replace(".", "_", 1), f"model.{name}", f"body.{name}"
 
 
-def _drop_nothing(network: nn.Module) -> None:
-    """Turn off stochastic depth and dropout; timm's default is 0.1 and more for Swin, FocalNet, NextViT, ….
+def _drop_nothing_else(network: nn.Module, drop_path: float) -> None:
+    """Turn off dropout, and stochastic depth unless asked for: Swin, FocalNet, NextViT, … have some in timm.
 
     Each worker would draw its own, and so the result depend on their number, unasked.
     """
     for module in network.modules():
-        if isinstance(module, DropPath):
+        if isinstance(module, DropPath) and drop_path == 0:
             module.drop_prob = 0.0
         elif isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
 
 
-def _create(name: str, *, dilated: bool) -> Any:
+@functools.cache
+def _can_drop_paths(architecture: str, *, dilated: bool) -> bool:
+    """Whether timm has stochastic depth in a network that can be used."""
+    try:
+        with torch.device("meta"):
+            network = _create(architecture, dilated=dilated, drop_path=0.5)
+    except TypeError:  # HRNet, DLA, VGG, DenseNet, GhostNet, … have no such argument
+        return False
+    return any(isinstance(module, DropPath) for module in network.modules())
+
+
+def _create(name: str, *, dilated: bool, drop_path: float) -> Any:
     """timm's network, with random weights and its own operators."""
     architecture = name.partition(".")[0]
+    asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path > 0 else {}
     if is_plain_vit(architecture):
         patches = patches_of(architecture)
         assert isinstance(patches, Patches)
-        return PlainViT(timm.create_model(name, **patches.options))
+        return PlainViT(timm.create_model(name, **patches.options, **asked))
     pyramid = _pyramid(architecture, dilated=dilated)
     assert isinstance(pyramid, Pyramid)
-    return timm.create_model(name, features_only=True, **pyramid.options)
+    return timm.create_model(name, features_only=True, **pyramid.options, **asked)

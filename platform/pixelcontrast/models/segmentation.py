@@ -216,6 +216,7 @@ def _build_random(model: config.Model, *, num_classes: int, embedding: bool) -> 
         dilated=_dilated(model),
         align_corners=operators.align_corners,
         ceil_mode=operators.ceil_mode,
+        drop_path=model.drop_path,
     )
     channels, strides = backbone.feature_info.channels(), backbone.feature_info.reduction()
     decoder = _build_decoder(model, operators, channels, num_classes)
@@ -278,7 +279,7 @@ def check_model(model: config.Model) -> None:
     what the file holds.
     """
     _check_decoder(model)
-    check_backbone(model.backbone, dilated=_dilated(model))
+    check_backbone(model.backbone, dilated=_dilated(model), drop_path=model.drop_path)
     check_weights(model.weights, backbone=model.backbone)
 
 

@@ -63,6 +63,7 @@ def _causes(experiment: Experiment) -> Iterator[tuple[str, bool, Iterable[str]]]
     # timm's are a backbone's; to keep their classifier is refused where they are read.
     no_classifier = model.weights == "none" or (model.weights == "timm" and model.classifier == "new")
     yield f"model.weights is {model.weights}", no_classifier, ["model.classifier"]
+    yield "model.freeze_backbone is set", model.freeze_backbone, ["model.drop_path"]
     yield f"model.decoder is {model.decoder}", model.decoder != "hrnet", ["model.decoder_kernel"]
     no_auxiliary = f"model.decoder {model.decoder} has no auxiliary head"
     yield no_auxiliary, model.decoder in ("hrnet", "linear"), ["optim.auxiliary_weight"]
