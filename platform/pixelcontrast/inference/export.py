@@ -8,13 +8,9 @@ from pixelcontrast.inference.found import is_weights_of_checkpoint
 from pixelcontrast.inference.metadata import Metadata, Source
 from pixelcontrast.inference.onnx_file import onnx_metadata, to_onnx
 from pixelcontrast.inference.trained import TrainedModel
-from pixelcontrast.models import is_plain_vit
 from pixelcontrast.storage import Storage
 
 Format = Literal["safetensors", "torch", "onnx"]
-_FIXED = "mobilevit"
-"""Names of timm's MobileViTs begin so. They cut maps into patches by Python's numbers: a traced graph gives
-wrong logits at other sizes (version 1), or cannot be run at them (version 2)."""
 _ENDING: dict[Format, str] = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx"}
 
 
@@ -31,22 +27,12 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
         Where it was written.
 
     Raises:
-        ValueError: ``argmax`` without a graph, a graph of a plain Vision Transformer or a MobileViT, a name
-            with another ending, a package that is missing, or a file lies there that is not of the same
+        ValueError: ``argmax`` without a graph, a network that has none for images of any size, a name with
+            another ending, a package that is missing, or a file lies there that is not of the same
             checkpoint.
         OSError: it cannot be written.
     """
-    ending, backbone = _ENDING[format], model.metadata.model.backbone
-    if format == "onnx" and is_plain_vit(backbone.partition(".")[0]):
-        raise ValueError(
-            f"--format onnx: {backbone} fits its position embeddings to the image's size, which a traced "
-            "graph would fix; allowed are safetensors and torch"
-        )
-    if format == "onnx" and backbone.startswith(_FIXED):
-        raise ValueError(
-            f"--format onnx: {backbone} cuts its maps into patches, whose number a traced graph would fix; "
-            "allowed are safetensors and torch"
-        )
+    ending = _ENDING[format]
     if argmax and format != "onnx":
         raise ValueError(f"--argmax: {format} files hold no graph; allowed with --format onnx only")
     if out is not None and not out.partition("?")[0].endswith(ending):

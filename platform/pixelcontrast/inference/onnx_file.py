@@ -1,7 +1,9 @@
 """A trained network as an ONNX graph for any batch, height and width."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,8 +15,13 @@ from pixelcontrast.models import SegmentationModel
 from pixelcontrast.storage import Storage
 
 _OPSET = 18
+_TOLERANCE = 1e-3
+"""Share of the largest logit by which a graph's may differ; float32's rounding stays far below."""
+_ALLOWED = "allowed are safetensors and torch"
 _EXAMPLE = (2, 3, 75, 101)
 """Odd at every stage, so that no size in the traced network equals another by chance."""
+_OTHERS = (1, 3, 33, 75), (1, 3, 150, 260)
+"""A smaller and a larger image, by which a network shows that its graph fits the example's size alone."""
 
 
 def to_onnx(model: SegmentationModel, metadata: Metadata, *, argmax: bool) -> bytes:
@@ -27,25 +34,35 @@ def to_onnx(model: SegmentationModel, metadata: Metadata, *, argmax: bool) -> by
             ``logits``, float32 [batch, K, height, width].
 
     Raises:
-        ValueError: the package onnx is not installed.
+        ValueError: the package onnx is not installed, or there is no graph of this network for any size.
     """
     onnx = _package()
+    backbone = metadata.model.backbone
+    _check_any_size(model, backbone)
     output = "classes" if argmax else "logits"
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The tracer warns of every comparison of sizes, and of being the older of torch's two exporters.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Graph(model, argmax=argmax).eval(),
-            (torch.zeros(_EXAMPLE),),
-            buffer,  # type: ignore[arg-type]  # the tracing exporter takes a file too
-            input_names=["images"],
-            output_names=[output],
-            dynamic_axes={"images": axes, output: {0: "batch", 1: "height", 2: "width"} if argmax else axes},
-            opset_version=_OPSET,
-            dynamo=False,
-        )
+    try:
+        # Where the exporter fails, it prints the whole graph.
+        with _without_warnings(), contextlib.redirect_stdout(None):
+            torch.onnx.export(
+                _Graph(model, argmax=argmax).eval(),
+                (torch.zeros(_EXAMPLE),),
+                buffer,  # type: ignore[arg-type]  # the tracing exporter takes a file too
+                input_names=["images"],
+                output_names=[output],
+                dynamic_axes={
+                    "images": axes,
+                    output: {0: "batch", 1: "height", 2: "width"} if argmax else axes,
+                },
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"--format onnx: torch cannot write {backbone} as a graph: {reason}; {_ALLOWED}"
+        ) from error
     graph = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(graph, metadata.to_strings())
     return graph.SerializeToString()
@@ -73,6 +90,36 @@ def _package() -> Any:
             '--format onnx needs the package onnx: pip install "pixelcontrast[export]"'
         ) from error
     return onnx
+
+
+def _check_any_size(model: SegmentationModel, backbone: str) -> None:
+    """Raise ``ValueError`` where a traced graph is that of the example's size, as it is with a network that
+    computes with sizes in Python (MobileViT's patches, MViTv2's positions)."""
+    fits = True
+    try:
+        with torch.inference_mode(), _without_warnings():
+            logits = _Graph(model, argmax=False).eval()
+            graph: Any = torch.jit.trace(logits, torch.zeros(_EXAMPLE), check_trace=False)
+            for size in _OTHERS:
+                images = torch.randn(size, generator=torch.Generator().manual_seed(0))
+                expected = model(images).logits
+                most = _TOLERANCE * float(expected.abs().max())
+                fits &= torch.allclose(graph(images), expected, rtol=0.0, atol=most, equal_nan=True)
+    except RuntimeError:  # a shape that does not fit
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"--format onnx: a graph of {backbone} would fit images of one size only, as the network "
+            f"computes with their size in Python; {_ALLOWED}"
+        )
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The tracer warns of every comparison of sizes, and of being the older of torch's two exporters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Graph(nn.Module):

@@ -9,7 +9,6 @@ from pixelcontrast.models.segmentation import (
     has_reference_operators,
     trains_features,
 )
-from pixelcontrast.models.vit import is_plain_vit
 
 __all__ = [
     "Output",
@@ -18,6 +17,5 @@ __all__ = [
     "check_model",
     "check_model_weights",
     "has_reference_operators",
-    "is_plain_vit",
     "trains_features",
 ]
