@@ -332,7 +332,11 @@ def test_names_with_quotes_and_unicode_are_written_as_toml(tmp_path: Path) -> No
 def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pairs(tmp_path, "images/{split}/{name}.jpg", "masks/{split}/{name}.png")
     data_command(["init", str(tmp_path), "--processes", "1"])
-    assert f"then: pixelcontrast data check {tmp_path}" in capsys.readouterr().out
+    assert f"then: pixelcontrast data check {tmp_path}\n" in capsys.readouterr().out
+    spaced = tmp_path.rename(tmp_path.with_name("my photos"))
+    (spaced / "dataset.toml").unlink()
+    data_command(["init", str(spaced), "--processes", "1"])
+    assert f"then: pixelcontrast data check '{spaced}'\n" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         data_command(["init", str(tmp_path / "nowhere")])
     assert stop.value.code == 2

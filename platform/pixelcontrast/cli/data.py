@@ -1,5 +1,6 @@
 """The commands ``pixelcontrast data …``: what is done with a data set before training."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,9 +56,8 @@ def init(
         )
     for note in notes:
         print(note)
-    print(
-        f"{folder / 'dataset.toml'}: written. Name the classes in it, then: pixelcontrast data check {root}"
-    )
+    then = shlex.join(["pixelcontrast", "data", "check", root])
+    print(f"{folder / 'dataset.toml'}: written. Name the classes in it, then: {then}")
 
 
 def check(

@@ -1,5 +1,6 @@
 """The command ``pixelcontrast data pack``."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -60,7 +61,8 @@ def pack(
         samples, size = sum(len(shard.samples) for shard in shards), sum(shard.size for shard in shards)
         held = f"{count(samples, 'sample')} in {count(len(shards), 'shard')}"
         print(f"{split}: {held}, {size / 1e6:,.1f} MB")
-    print(f"{dest}: packed. Train from it with: --data.layout {layout} --data.root {dest}")
+    options = shlex.join(["--data.layout", layout, "--data.root", dest])
+    print(f"{dest}: packed. Train from it with: {options}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ that no other split has.
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -182,7 +183,7 @@ def read_dataset_file(root: Path) -> DatasetFile:
     """
     path = root / FILE_NAME
     if not path.is_file():
-        remedy = f"`pixelcontrast data init {root}` writes one from what is in the folder"
+        remedy = f"`pixelcontrast data init {shlex.quote(str(root))}` writes one from what is in the folder"
         raise FileError(f"{path}: no such file", remedy=remedy)
     try:
         # A byte order mark is what some editors put first.

@@ -6,6 +6,7 @@ positions s·B … (s+1)·B − 1, B being the global batch size, and rank r of 
 ranks' slices laid end to end are the batch in stream order.
 """
 
+import shlex
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,10 +88,10 @@ def build_stream(dataset: SegmentationSet, data: Data, seed: int) -> Stream:
     if not data.balanced_sampling:
         return SampleStream(len(dataset), seed)
     if not isinstance(dataset, PackedSet):
+        pack = f"pixelcontrast data pack {shlex.quote(data.root)} DEST --layout {data.layout}"
         raise ValueError(
             f"data.balanced_sampling: {data.root} is not packed, so the classes of its images are not known; "
-            f"pack it (pixelcontrast data pack {data.root} DEST --layout {data.layout}) and train from that, "
-            "or leave balanced sampling out"
+            f"pack it ({pack}) and train from that, or leave balanced sampling out"
         )
     pixels = dataset.class_pixels()
     if not pixels.any():
