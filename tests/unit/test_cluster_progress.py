@@ -3,10 +3,13 @@ import os
 import pty
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
+from pixelcontrast.cluster.train.driver import Driver
 from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
+from pixelcontrast.config import Data, Experiment, Optim, Run
 from pixelcontrast.console import PlainConsole
 
 TRAIN = {
@@ -131,3 +134,19 @@ def test_importing_progress_and_launch_imports_neither_ray_nor_torch():
     code = "import sys, pixelcontrast.cluster.train.progress, pixelcontrast.cluster.train.launch\n"
     code += "sys.exit(bool({'ray', 'torch'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "eval_interval", "first"), [(200, 100, "20 steps"), (4, 2, "2 steps"), (1, 9, "1 step")]
+)
+def test_when_the_first_numbers_come_is_said(steps: int, eval_interval: int, first: str) -> None:
+    experiment = Experiment(
+        data=Data(layout="folder", root="photos"),
+        optim=Optim(steps=steps),
+        run=Run(name="r", eval_interval=eval_interval),
+    )
+    driver, stages = object.__new__(Driver), []
+    driver._plan, driver._run = Mock(experiment=experiment), experiment.run
+    driver._workers, driver._handles, driver._on_stage = {}, [], stages.append
+    driver._started(Mock(rank=0))
+    assert stages == [f"workers started: loading data and network; numbers come after {first}"]
