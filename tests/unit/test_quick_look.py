@@ -117,7 +117,7 @@ def test_files_that_are_left_out_are_counted(root: Path, caplog: pytest.LogCaptu
     shutil.copy(root / "masks/train/a.png", root / "masks/train/z.png")
     text = said(root, caplog)
     assert f"train: 2 pictures are left out, such as {root}/images/train/d.webp: allowed" in text
-    assert f"train: 1 labels are left out, such as {root}/masks/train/z.png: they have no image" in text
+    assert f"train: 1 label is left out, such as {root}/masks/train/z.png: without an image" in text
 
 
 def test_endings_in_capitals_and_both_formats_are_taken_and_hidden_files_are_not(root: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pixelcontrast.datasets.files import IMAGE_ENDINGS
 from pixelcontrast.datasets.listing import Pairing
+from pixelcontrast.words import count
 
 OTHER_PICTURES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jpe", ".jfif", ".ppm", ".tif", ".tiff", ".webp"}
@@ -22,6 +23,10 @@ def left_out(found: Pairing) -> Iterator[str]:
     ]
     if others:
         allowed = ", ".join(IMAGE_ENDINGS)
-        yield f"{len(others)} pictures are left out, such as {others[0]}: allowed are {allowed}"
+        yield f"{_left_out(len(others), 'picture')}, such as {others[0]}: allowed are {allowed}"
     if found.unused:
-        yield f"{len(found.unused)} labels are left out, such as {found.unused[0]}: they have no image"
+        yield f"{_left_out(len(found.unused), 'label')}, such as {found.unused[0]}: without an image"
+
+
+def _left_out(number: int, noun: str) -> str:
+    return f"{count(number, noun)} {'is' if number == 1 else 'are'} left out"

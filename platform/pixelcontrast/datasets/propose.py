@@ -234,8 +234,8 @@ def _classes(plan: Plan, values: MaskValues) -> str:
         raise ValueError(f"{plan.masks}: none of {values.num_masks} masks can be read; {values.faults[0]}")
     if values.faults:
         plan.notes.append(
-            f"{len(values.faults)} masks could not be read, the first: {values.faults[0]}. `pixelcontrast "
-            "data check` lists them."
+            f"{count(len(values.faults), 'mask')} could not be read, the first: {values.faults[0]}. "
+            "`pixelcontrast data check` lists what is wrong."
         )
     if values.are_colors:
         entries = [

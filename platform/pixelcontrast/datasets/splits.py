@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pixelcontrast.words import count
+
 TRAIN, VAL, TEST = ("train", "training"), ("val", "validation", "valid"), ("test", "testing")
 """Usual names of the splits' folders, in small letters."""
 _VAL_SHARE = 0.1
@@ -72,11 +74,12 @@ def split_images(root: Path, keys: Sequence[str]) -> tuple[dict[str, list[str]],
         train, val = _drawn(train)
         found = "No images for validation were found" if test else "No splits were found"
         notes.append(
-            f"{found}: train.txt has {len(train)} images and val.txt {len(val)}. Images that "
+            f"{found}: train.txt has {count(len(train), 'image')} and val.txt {len(val)}. Images that "
             "resemble each other, such as the frames of one video, belong in the same list: edit them."
         )
     if test:
-        notes.append(f"test.txt has the {len(test)} images in folders called test: no training sees them.")
+        held_back = f"{count(len(test), 'image')} in folders called test"
+        notes.append(f"test.txt has the {held_back}, which no training sees.")
     return {"train": train, "val": val} | ({"test": test} if test else {}), notes
 
 

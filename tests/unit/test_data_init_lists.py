@@ -1,0 +1,16 @@
+"""What ``pixelcontrast data init`` says of single files, and which names its lists can hold."""
+
+from pathlib import Path
+
+from pixelcontrast.datasets.propose import init
+from small_sets import some_ids, write_image, write_label
+
+
+def test_one_file_is_told_in_the_singular(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_label(tmp_path / f"masks/{name}.png", some_ids(2))
+    (tmp_path / "masks/b.png").write_bytes(b"no picture")
+    notes = init(tmp_path, processes=1)
+    assert "train.txt has 1 image and val.txt 1." in notes[0]
+    assert notes[1].startswith("1 mask could not be read, the first: ")
