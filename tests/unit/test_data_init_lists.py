@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from pixelcontrast.datasets.propose import init
 from small_sets import some_ids, write_image, write_label
 
@@ -14,3 +16,13 @@ def test_one_file_is_told_in_the_singular(tmp_path: Path) -> None:
     notes = init(tmp_path, processes=1)
     assert "train.txt has 1 image and val.txt 1." in notes[0]
     assert notes[1].startswith("1 mask could not be read, the first: ")
+
+
+@pytest.mark.parametrize("name", ["a ", " a", "a:b", "a\x0bb"])
+def test_a_name_that_no_list_can_hold_is_refused_and_nothing_written(tmp_path: Path, name: str) -> None:
+    for seed, key in enumerate((name, "c", "d")):
+        write_image(tmp_path / f"images/{key}.jpg", seed=seed)
+        write_label(tmp_path / f"masks/{key}.png", some_ids(2))
+    with pytest.raises(ValueError, match=r"cannot stand in a list .*; rename the image and its mask"):
+        init(tmp_path, processes=1)
+    assert not list(tmp_path.glob("*.t*"))

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pixelcontrast.datasets.listing import escapes
 from pixelcontrast.words import count
 
 TRAIN, VAL, TEST = ("train", "training"), ("val", "validation", "valid"), ("test", "testing")
@@ -56,9 +57,15 @@ def split_images(root: Path, keys: Sequence[str]) -> tuple[dict[str, list[str]],
         Split → keys, without empty ones; and what a person should know, one sentence each.
 
     Raises:
-        ValueError: nothing is left to train on, or to validate with.
+        ValueError: nothing is left to train on, or to validate with, or a name cannot stand in a list.
     """
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for key in keys:
+        if escapes(key) or key != key.strip() or len(key.splitlines()) > 1:
+            raise ValueError(
+                f"{root}: the name {key!r} cannot stand in a list of images, as it begins or ends with a "
+                "space, or has a drive's colon or a line break in it; rename the image and its mask"
+            )
     for key in keys:
         folders = {part.lower() for part in key.split("/")[:-1]}
         splits["test" if folders & {*TEST} else "val" if folders & {*VAL} else "train"].append(key)
