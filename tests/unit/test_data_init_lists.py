@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pixelcontrast.datasets.dataset_file import read_dataset_file
 from pixelcontrast.datasets.propose import init
 from small_sets import some_ids, write_image, write_label
 
@@ -26,3 +27,13 @@ def test_a_name_that_no_list_can_hold_is_refused_and_nothing_written(tmp_path: P
     with pytest.raises(ValueError, match=r"cannot stand in a list .*; rename the image and its mask"):
         init(tmp_path, processes=1)
     assert not list(tmp_path.glob("*.t*"))
+
+
+def test_one_missing_mask_does_not_hide_how_the_others_are_named(tmp_path: Path) -> None:
+    for seed, name in enumerate("abcd"):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+    for name in "abc":
+        write_label(tmp_path / f"masks/{name}_mask.png", some_ids(2))
+    notes = init(tmp_path, processes=1)
+    assert notes[0].startswith("Unpaired: 1 image without a mask, the first images/d.jpg.")
+    assert read_dataset_file(tmp_path).masks == "masks/**/*_mask.png"

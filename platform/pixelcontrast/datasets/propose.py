@@ -182,7 +182,8 @@ def _with_suffix(
         key[len(name) :] for name in names for key in masks if key.startswith(name) and key != name
     )
     for rest, _ in rests.most_common(3):
-        if "*" not in plan.masks and sum(f"{name}{rest}" in masks for name in names) == len(names):
+        # More than half: single masks may be missing, and are told as those without a suffix.
+        if "*" not in plan.masks and 2 * sum(f"{name}{rest}" in masks for name in names) > len(names):
             pattern = f"{plan.masks}/**/*{rest}.png"
             return pattern, _matching(root, plan, pattern, (".png",))
     raise ValueError(
