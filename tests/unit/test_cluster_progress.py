@@ -3,11 +3,10 @@ import os
 import pty
 import subprocess
 import sys
-from unittest.mock import Mock
 
 import pytest
 
-from pixelcontrast.cluster.train.driver import Driver
+from pixelcontrast.cluster.train.events import steps_to_first_row
 from pixelcontrast.cluster.train.progress import TrainingProgress, print_evaluation
 from pixelcontrast.config import Data, Experiment, Optim, Run
 from pixelcontrast.console import PlainConsole
@@ -136,17 +135,10 @@ def test_importing_progress_and_launch_imports_neither_ray_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("steps", "eval_interval", "first"), [(200, 100, "20 steps"), (4, 2, "2 steps"), (1, 9, "1 step")]
-)
-def test_when_the_first_numbers_come_is_said(steps: int, eval_interval: int, first: str) -> None:
-    experiment = Experiment(
-        data=Data(layout="folder", root="photos"),
-        optim=Optim(steps=steps),
-        run=Run(name="r", eval_interval=eval_interval),
-    )
-    driver, stages = object.__new__(Driver), []
-    driver._plan, driver._run = Mock(experiment=experiment), experiment.run
-    driver._workers, driver._handles, driver._on_stage = {}, [], stages.append
-    driver._started(Mock(rank=0))
-    assert stages == [f"workers started: loading data and network; numbers come after {first}"]
+@pytest.mark.parametrize(("steps", "eval_interval", "first"), [(200, 100, 20), (4, 2, 2), (1, 9, 1)])
+def test_the_first_numbers_come_with_a_report_an_evaluation_or_the_end(
+    steps: int, eval_interval: int, first: int
+) -> None:
+    run = Run(name="r", eval_interval=eval_interval)
+    experiment = Experiment(data=Data(layout="folder", root="photos"), optim=Optim(steps=steps), run=run)
+    assert steps_to_first_row(experiment) == first

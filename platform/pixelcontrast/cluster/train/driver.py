@@ -188,11 +188,8 @@ class Driver:
         self._waiting_since = None
         self._looked_at = self._started_at = time.monotonic()
         if event.rank == 0:
-            run, steps = self._run, self._plan.experiment.optim.steps
-            first = min(run.report_interval, run.eval_interval, run.checkpoint_interval, steps)
-            self._on_stage(
-                f"workers started: loading data and network; numbers come after {count(first, 'step')}"
-            )
+            first = count(events.steps_to_first_row(self._plan.experiment), "step")
+            self._on_stage(f"workers started: loading data and network; numbers come after {first}")
 
     def _is_current(self, rank: int, worker: str) -> bool:
         """Whether the worker belongs to this start: the last events of an earlier one may come late."""

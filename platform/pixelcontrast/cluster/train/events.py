@@ -4,9 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pixelcontrast.cluster.errors import LaunchError
+from pixelcontrast.config import Experiment
 
 Row = dict[str, Any]
 """A row of metrics, as it is written to metrics.jsonl."""
+
+
+def steps_to_first_row(experiment: Experiment) -> int:
+    """Steps after which a start of the workers has its first row of metrics, at most."""
+    run = experiment.run
+    return min(run.report_interval, run.eval_interval, run.checkpoint_interval, experiment.optim.steps)
 
 
 @dataclass(frozen=True)
