@@ -147,7 +147,8 @@ def test_images_and_masks_without_a_partner_are_said(tmp_path: Path) -> None:
         write_label(tmp_path / f"masks/{name if name < 'd' else f'{name}{name}'}.png", some_ids(3))
     assert propose(tmp_path)[1][0] == (
         "Unpaired: 3 images without a mask, the first images/d.jpg; 3 masks without an image, the first "
-        "masks/dd.png. Correct their names, or add what is missing."
+        "masks/dd.png. Correct their names, or add what is missing: images are .jpg, .jpeg or .png files, "
+        "masks .png."
     )
     notes = check_files(Data(layout="folder", root=str(tmp_path)), processes=1).findings
     assert [(note.severity, note.file, note.problem) for note in notes] == [

@@ -37,3 +37,11 @@ def test_one_missing_mask_does_not_hide_how_the_others_are_named(tmp_path: Path)
     notes = init(tmp_path, processes=1)
     assert notes[0].startswith("Unpaired: 1 image without a mask, the first images/d.jpg.")
     assert read_dataset_file(tmp_path).masks == "masks/**/*_mask.png"
+
+
+def test_masks_that_are_no_png_are_told_to_be_converted(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_image(tmp_path / f"images/{name}.jpg", seed=seed)
+        write_image(tmp_path / f"masks/{name}.jpg", seed=seed)
+    with pytest.raises(ValueError, match=r"no \.png files at masks; convert pictures of other"):
+        init(tmp_path, processes=1)

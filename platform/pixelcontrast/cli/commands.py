@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +99,7 @@ def _train(file: str, options: Sequence[str]) -> None:
     from pixelcontrast.runs import read_experiment_file
 
     experiment = read_experiment_file(file)
-    text, program = f"Train again what {file} records.", f"pixelcontrast train {file}"
+    text, program = f"Train again what {file} records.", shlex.join(["pixelcontrast", "train", file])
     run(parse_options(experiment, (), description=text, program=program, args=options)[1])
 
 

@@ -169,7 +169,8 @@ def _matching(root: Path, plan: Plan, pattern: str, endings: Sequence[str]) -> d
         found = matching(root, place, endings, expected=place)
         files |= {f"{prefix}{key}": path for key, path in found.items()}
     if not files:
-        raise ValueError(f"{root}: no {' or '.join(endings)} files at {pattern}")
+        allowed = " or ".join(endings)
+        raise ValueError(f"{root}: no {allowed} files at {pattern}; convert pictures of other formats")
     return files
 
 
@@ -202,7 +203,9 @@ def _unpaired(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path])
         if lone:
             first = lone[0].relative_to(root).as_posix()
             parts.append(f"{count(len(lone), kind)} without {partner}, the first {first}")
-    return [f"Unpaired: {'; '.join(parts)}. Correct their names, or add what is missing."] if parts else []
+    images_are = f"{', '.join(IMAGE_ENDINGS[:-1])} or {IMAGE_ENDINGS[-1]}"
+    remedy = f"Correct their names, or add what is missing: images are {images_are} files, masks .png"
+    return [f"Unpaired: {'; '.join(parts)}. {remedy}."] if parts else []
 
 
 def _head(plan: Plan, values: MaskValues) -> str:
