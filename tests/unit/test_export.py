@@ -182,6 +182,7 @@ def test_onnx_gives_the_network_s_logits_at_any_batch_and_size(
 
 @pytest.mark.parametrize("backbone", ["mobilevit_xxs", "mobilevitv2_050"])
 def test_onnx_of_a_network_whose_graph_fits_one_size_is_refused(backbone: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
     folder, _ = write_run(tmp_path, model=Model(backbone=backbone, embedding_dim=8), steps=(4,))
     model, file = load_model(folder), tmp_path / "a.onnx"
     with pytest.raises(
