@@ -18,7 +18,7 @@ EXPERIMENT = Experiment(
 
 def write_finished_run(run: Storage, experiment: Experiment = EXPERIMENT) -> Storage:
     """Write a run of two steps with one checkpoint, whose network is no network; returns ``run``."""
-    attempt = _attempt(experiment)
+    attempt = attempt_row(experiment)
     run_folder.write_experiment(run, experiment)
     run_folder.add_attempt(run, attempt)
     scores = {"miou": 0.5, "pixel_accuracy": 0.8, "iou": {"road": 0.5, "car": None}}
@@ -42,7 +42,14 @@ def write_finished_run(run: Storage, experiment: Experiment = EXPERIMENT) -> Sto
     return run
 
 
-def _attempt(experiment: Experiment) -> run_folder.Row:
+def metrics_row(step: int, kind: str = "train") -> run_folder.Row:
+    """A row of metrics, of 400 steps, with what every one of its kind has."""
+    measured = {"miou": 0.1, "iou": {}} if kind == "eval" else {"images_per_second": 4.0}
+    return {"kind": kind, "step": step, "steps": 400, "attempt": 1, "time": float(step)} | measured
+
+
+def attempt_row(experiment: Experiment = EXPERIMENT) -> run_folder.Row:
+    """What a run records of its first start."""
     return {
         "attempt": 1,
         "started": "2026-11-28T09:00:00+00:00",

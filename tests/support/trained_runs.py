@@ -51,7 +51,9 @@ def write_run(
         with torch.inference_mode():
             logits[step] = state.model.eval()(images()).logits
     best = BEST if BEST in steps else steps[-1]
-    run.write("result.json", json.dumps({"best_checkpoint": checkpoint.folder_of(best)}).encode())
+    last = {"step": steps[-1], "miou": 0.5, "checkpoint": checkpoint.folder_of(steps[-1])}
+    result = last | {"best_checkpoint": checkpoint.folder_of(best), "attempts": 1, "provenance": {}}
+    run.write("result.json", json.dumps(result).encode())
     return run.location, logits
 
 

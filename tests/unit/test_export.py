@@ -17,6 +17,7 @@ from pixelcontrast import Data, Model, load_model
 from pixelcontrast.inference import TrainedModel, export_model
 from pixelcontrast.models import build_model
 from pixelcontrast.runs import checkpoint
+from small_runs import metrics_row
 from trained_runs import images, write_run
 
 SMALL = Model(backbone="hrnet_w18_small", embedding_dim=8)
@@ -214,7 +215,7 @@ def test_onnx_with_argmax_gives_classes_and_carries_the_metadata(run: str, tmp_p
 def test_a_network_of_your_own_images_keeps_its_names(tmp_path: Path) -> None:
     data = Data(layout="folder", root="/nowhere")
     folder, _ = write_run(tmp_path, data=data, model=SMALL, num_classes=2, steps=(4,))
-    row = {"kind": "eval", "step": 4, "iou": {"cat": 0.5, "dog": None}}
+    row = metrics_row(4, "eval") | {"iou": {"cat": 0.5, "dog": None}}
     (Path(folder) / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     file = export_model(load_model(folder), "torch", out=str(tmp_path / "pets.pt"))
     model = load_model(file)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +23,12 @@ from pixelcontrast.search.folder import SearchFolder
 from pixelcontrast.search.reading import read_search
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.run_log import RunLog
-from small_runs import EXPERIMENT, write_finished_run
+from small_runs import EXPERIMENT, attempt_row, write_finished_run
+from small_runs import metrics_row as row
 from studies import SPACE, Driver
 
 ANEW = "to start anew on purpose, delete the folder or choose another --run.name"
-FIRST = {"attempt": 1, "from_step": 0, "placement": {"run.checkpoint_interval": 10, "run.eval_interval": 30}}
-
-
-def row(step: int, kind: str = "train") -> Row:
-    return {"kind": kind, "step": step, "attempt": 1, "time": 0.0}
+FIRST = attempt_row() | {"placement": {"run.checkpoint_interval": 10, "run.eval_interval": 30}}
 
 
 def write_run(folder: Path, *rows: Row, attempts: tuple[Row, ...] = (FIRST,), checkpoint: int = 0) -> Storage:
@@ -123,6 +121,31 @@ def test_a_cut_last_line_is_left_out_with_a_warning(
         ValueError, match=rf"^{path} is damaged: line 1 is no valid JSON\. Restore the file, or"
     ):
         read(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "says"),
+    [
+        ("metrics.jsonl", ["time"], "line 1 lacks time. Restore the file, or delete the line"),
+        ("metrics.jsonl", ["miou", "iou"], "line 2 lacks miou, iou. Restore"),
+        ("attempts.jsonl", ["started"], "line 1 lacks started. Restore"),
+        (
+            "result.json",
+            ["best_checkpoint"],
+            "lacks best_checkpoint. Delete it: the run's command",
+        ),
+        ("confusion.json", ["pixels"], "confusion.json lacks pixels. Delete it: the next evaluation"),
+    ],
+)
+def test_what_a_file_lacks_is_named(name: str, lost: list[str], says: str, tmp_path: Path) -> None:
+    run = write_finished_run(Storage(str(tmp_path / "a")))
+    run.write("confusion.json", b'{"step": 2, "classes": ["road"], "pixels": [[1]]}')
+    write_report(run.location)
+    lines = run.read(name).splitlines() if name.endswith("l") else [run.read(name)]
+    rows = [{key: value for key, value in json.loads(line).items() if key not in lost} for line in lines]
+    run.write(name, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        write_report(run.location)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"name": "a", "st'])

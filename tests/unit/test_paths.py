@@ -10,6 +10,7 @@ from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import open_storage, read_experiment_file
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.run_log import RunLog
+from small_runs import attempt_row, metrics_row
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +50,8 @@ def test_a_home_that_does_not_exist_is_named() -> None:
 def write_run(settings: Experiment) -> None:
     """A run with a checkpoint, as far as its names tell."""
     run = open_storage(settings)
-    log = RunLog(run, settings, step=0, attempt={"attempt": 1})
-    log.add({"kind": "train", "step": 1, "time": 0.0})
+    log = RunLog(run, settings, step=0, attempt=attempt_row())
+    log.add(metrics_row(1))
     log.close()
     run.write(f"{folder_of(1)}/manifest.json", b"{}")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from object_store import ObjectStore
 from pixelcontrast import replace
@@ -19,7 +20,7 @@ from pixelcontrast.storage import Storage
 from pixelcontrast.training import run_log
 from pixelcontrast.training.run_log import RunLog
 from small_fit import experiment, fit
-from small_runs import EXPERIMENT
+from small_runs import EXPERIMENT, attempt_row, metrics_row
 
 
 class Clock:
@@ -60,11 +61,11 @@ def put(object_store: ObjectStore) -> Iterator[list[str]]:
 
 
 def row(step: int, kind: str = "train") -> Row:
-    return {"kind": kind, "step": step, "loss": 1 / step, "attempt": 1, "time": float(step)}
+    return metrics_row(step, kind) | {"loss": 1 / step}
 
 
 def begin(run: Storage, step: int = 0) -> RunLog:
-    return RunLog(run, EXPERIMENT, step=step, attempt={"attempt": 1})
+    return RunLog(run, EXPERIMENT, step=step, attempt=attempt_row())
 
 
 def picture() -> bytes:
@@ -133,8 +134,9 @@ def test_an_object_store_gets_an_evaluation_at_once_and_the_rest_on_demand(
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_picture_is_uploaded_once(remote: Storage, put: list[str]) -> None:
-    """What follows goes into another file, and TensorBoard reads all of them as one run."""
+def test_a_picture_is_uploaded_once(remote: Storage, put: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows goes into another file, and TensorBoard reads all of them as one run, in order."""
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(8))
     log = begin(remote)
     for step in (1, 2, 3):
         log.add(row(step))

@@ -21,6 +21,7 @@ from pixelcontrast.runs.run_folder import open_storage, write_rows
 from pixelcontrast.search.settings import check_space
 from pixelcontrast.search.trials import Proposal
 from pixelcontrast.storage import StorageError
+from small_runs import metrics_row
 from studies import SPACE, Driver, states
 
 
@@ -335,8 +336,7 @@ def test_a_resumed_trial_that_is_due_to_be_stopped_is_not_started(
     if dies == "before the end":
         assert first.trials.report(2, 100, 0.1)
     first.die()
-    place = {"kind": "eval", "step": 100, "steps": 400, "time": 1.0}
-    write_rows(first.folder.run("trial-0002"), [place | {"miou": 0.1, "iou": {}}])
+    write_rows(first.folder.run("trial-0002"), [metrics_row(100, "eval")])
     second = Driver(experiment, search)
     running = RunningTrials(experiment, search, second.folder, second.trials, listener, check)
     assert running.propose("a") is None

@@ -14,7 +14,7 @@ from pixelcontrast.runs.checkpoint import names
 from pixelcontrast.runs.run_folder import add_attempt
 from pixelcontrast.training.origin import describe_data
 from searches import experiment
-from small_runs import write_finished_run
+from small_runs import attempt_row, write_finished_run
 from studies import SPACE, Driver
 
 ARMS = {"ce": {"contrast.weight": 0.0}, "cool": {"contrast.temperature": 0.07}}
@@ -39,7 +39,7 @@ def begin(settings: Experiment, search: Search, arms: dict | None) -> Path:
     assert proposal is not None
     run = write_finished_run(driver.folder.run(proposal.name), settings)
     sets = (build_dataset(settings.data, split) for split in ("train", "val"))
-    add_attempt(run, {"attempt": 2} | describe_data(*sets))
+    add_attempt(run, attempt_row(settings) | {"attempt": 2} | describe_data(*sets))
     driver.end(proposal.number, 0.5)
     driver.die()
     return Path(run.path())
@@ -70,7 +70,7 @@ def test_data_that_were_mended_may_be_others_where_nothing_was_trained(
     driver = Driver(settings, search)
     driver.trials.next()
     run = driver.folder.run("trial-0000")
-    add_attempt(run, {"attempt": 1, "data": {"train": "0", "val": "1"}})
+    add_attempt(run, attempt_row() | {"data": {"train": "0", "val": "1"}})
     driver.trials.fail(0, "a.png cannot be read")
     driver.die()
     assert not names(run)

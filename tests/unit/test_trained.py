@@ -18,6 +18,7 @@ from pixelcontrast.inference import export_model
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
 from pixelcontrast.training.evaluate import evaluate
+from small_runs import metrics_row
 from small_sets import some_ids, write_image, write_label
 from trained_runs import BEST, images, write_run
 
@@ -142,7 +143,7 @@ def test_classes_are_named_as_the_run_recorded_them(written: Any, tmp_path: Path
     assert model.metadata.palette[3] == (128, 64, 128)
     folder, _ = write_run(tmp_path, data=Data(layout="folder", root="/nowhere"), num_classes=2, steps=(2,))
     assert load_model(folder).classes == ("class 0", "class 1")
-    row = {"kind": "eval", "step": 2, "iou": {"cat": 0.5, "dog": None}}
+    row = metrics_row(2, "eval") | {"iou": {"cat": 0.5, "dog": None}}
     (Path(folder) / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert load_model(folder).classes == ("cat", "dog")
     assert len(set(load_model(folder).metadata.palette)) == 2
@@ -161,7 +162,7 @@ def test_own_colors_are_those_of_training_and_the_data_set_is_not_looked_at(
     folder, _ = write_run(tmp_path, data=data, num_classes=2, steps=(2,))
     scores, confusion = evaluate(load_model(folder), build_dataset(data, "val"), device=torch.device("cpu"))
     shutil.rmtree(root)
-    (Path(folder) / "metrics.jsonl").write_text(json.dumps({"kind": "eval", "step": 2} | scores) + "\n")
+    (Path(folder) / "metrics.jsonl").write_text(json.dumps(metrics_row(2, "eval") | scores) + "\n")
     assert not set(load_model(folder).metadata.palette) & {*own.values()}  # of a run that did not record them
     (Path(folder) / "confusion.json").write_text(json.dumps({"step": 2} | confusion))
     monkeypatch.delattr("pixelcontrast.inference.classes.list_split")  # of a store it may take minutes

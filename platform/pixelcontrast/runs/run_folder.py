@@ -18,6 +18,18 @@ METRICS, TABLE, ATTEMPTS = "metrics.jsonl", "metrics.parquet", "attempts.jsonl"
 
 logger = logging.getLogger(__name__)
 
+_ROW = ("kind", "step", "steps", "attempt", "time")
+_SCORED = (*_ROW, "miou", "iou")
+"""What readers rely on in the row of an evaluation."""
+_NEEDED = {
+    METRICS: (*_ROW, "images_per_second"),
+    ATTEMPTS: ("attempt", "started", "from_step", "world_size"),
+    RESULT: ("step", "miou", "checkpoint", "best_checkpoint", "attempts", "provenance"),
+    CONFUSION: ("step", "classes", "pixels"),
+}
+"""What they rely on in each other row, or in the whole file."""
+_MEND_LINE = "Restore the file, or delete the line"
+
 _SHOWN = 3
 """Reasons named why a configuration cannot be read: the first ones tell what kind of file it is."""
 
@@ -94,12 +106,12 @@ def read_result(run: Storage) -> Row | None:
     """What a finished run wrote at its end, or None while it is not finished.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or lacks what a result has.
     """
     if not run.exists(RESULT):
         return None
     remedy = "Delete it: the run's command then writes it again, from the last checkpoint"
-    return read_json(run, RESULT, remedy=remedy)
+    return _read_object(run, RESULT, remedy=remedy)
 
 
 def write_result(run: Storage, result: Row) -> None:
@@ -111,7 +123,7 @@ def read_rows(run: Storage) -> list[Row]:
     """The rows of metrics so far, in order; without a last one that is cut off, of which a warning tells.
 
     Raises:
-        ValueError: another line is damaged; the text names it.
+        ValueError: another line is damaged, or lacks what a row has; the text names it.
     """
     return _read_lines(run, METRICS)
 
@@ -170,10 +182,10 @@ def read_json(folder: Storage, name: str, *, remedy: str) -> Any:
 
 
 def read_confusion(run: Storage) -> Row | None:
-    """The confusion matrix of the last evaluation; None while there is none. Raises as ``read_json``."""
+    """The confusion matrix of the last evaluation; None while there is none. Raises as ``read_result``."""
     if not run.exists(CONFUSION):
         return None
-    return read_json(run, CONFUSION, remedy="Delete it: the next evaluation writes it again")
+    return _read_object(run, CONFUSION, remedy="Delete it: the next evaluation writes it again")
 
 
 def scalars(row: Row) -> dict[str, Any]:
@@ -195,20 +207,37 @@ def _warn_of_cut_line(where: str, number: int) -> None:
     logger.warning("%s: the last line, %d, is cut off and was left out", where, number)
 
 
+def _read_object(run: Storage, name: str, *, remedy: str) -> Row:
+    content = read_json(run, name, remedy=remedy)
+    if lacks := _lacks(content, name):
+        raise ValueError(f"{(run / name).location} {lacks}. {remedy}")
+    return content
+
+
+def _lacks(content: Any, name: str) -> str | None:
+    """What such a file or row always has and this one has not, after an edit or from another version."""
+    if not isinstance(content, dict):
+        return "is no JSON object"
+    needed = _SCORED if content.get("kind") == "eval" else _NEEDED[name]
+    missing = [key for key in needed if key not in content]
+    return f"lacks {', '.join(missing)}" if missing else None
+
+
 def _read_lines(run: Storage, name: str) -> list[Row]:
     lines = run.read(name).splitlines(keepends=True) if run.exists(name) else []
+    where = (run / name).location
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            where = (run / name).location
+            row = json.loads(line)
+        except ValueError as error:
             if number == len(lines) and not line.endswith(b"\n"):
                 _warn_of_cut_line(where, number)
                 break
-            raise ValueError(
-                f"{where} is damaged: line {number} is no valid JSON. Restore the file, or delete the line"
-            ) from error
+            raise ValueError(f"{where} is damaged: line {number} is no valid JSON. {_MEND_LINE}") from error
+        if lacks := _lacks(row, name):
+            raise ValueError(f"{where} is damaged: line {number} {lacks}. {_MEND_LINE}")
+        rows.append(row)
     return rows
 
 

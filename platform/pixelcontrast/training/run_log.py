@@ -106,7 +106,7 @@ class RunLog:
         for file in sorted(self._events.iterdir()):
             size = file.stat().st_size
             if self._uploaded_sizes.get(file.name) != size:
-                self._run.upload(file, f"tensorboard/{file.name}")
+                self._run.upload(file, f"tensorboard/{_in_order(file.name)}")
                 self._uploaded_sizes[file.name] = size
         self._uploaded_at = monotonic()
 
@@ -153,6 +153,13 @@ class RunLog:
         assert self._board.file_writer is not None, "it is open"
         for summary in hparams(settings, {"eval/miou": 0.0}):
             self._board.file_writer.add_summary(summary)
+
+
+def _in_order(name: str) -> str:
+    """A file's name with a padded number, its last part: TensorBoard reads files in the order of their names,
+    and drops what it read before a smaller step, as .9 of the same second after .10."""
+    head, _, number = name.rpartition(".")
+    return f"{head}.{number:0>6}"
 
 
 def _tag(row: Row, key: str) -> str:
