@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrasts import in_float64, pixel_contrast
 from pixelcontrast import Contrast, Data, Experiment, Model, Optim, Run
@@ -128,3 +129,31 @@ def test_feature_gradients_are_those_of_either_loss_alone(size: int) -> None:
     assert losses.feature_gradients is not None
     torch.testing.assert_close(losses.feature_gradients, want, rtol=1e-9, atol=0)
     assert step(model_of(), term()).feature_gradients is None, "only where asked for"
+
+
+class _Doubles(TorchDispatchMode):
+    """Notes how many numbers the tensors in float64 have that operators make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float64:
+            self.sizes.add(made.numel())
+        return made
+
+
+def test_feature_gradients_are_compared_image_by_image() -> None:
+    """In float64 a GPU's maps of HRNet-W48 would take gigabytes at once, at every row of metrics."""
+    model, given = model_of().float(), batch()
+    contrast = pixel_contrast(num_classes=CLASSES, embedding_dim=8, pixel_queue_size=20, anchors_per_class=10)
+    features = model(given.images.float()).features
+    assert features is not None
+    of_one_image = features[0].numel()
+    optimizer = build_optimizer(model, Optim(lr=0.01))
+    given = given._replace(images=given.images.float())
+    with _Doubles() as doubles:
+        train_step(model, contrast, optimizer, given, contrast_weight=WEIGHT, measure_gradients=True)
+    assert max(doubles.sizes) == of_one_image

@@ -203,11 +203,14 @@ class _FeatureGradients:
 
     def products(self) -> Tensor:
         """``Losses.feature_gradients``, after backward."""
-        contrast, every = self._grads["contrast"].double(), self._grads["all"].double()
+        contrast, every = self._grads["contrast"], self._grads["all"]
         padding = (0, every.shape[3] - contrast.shape[3], 0, every.shape[2] - contrast.shape[2])
-        contrast = F.pad(contrast, padding).flatten()
-        others = every.flatten() - contrast
-        return torch.stack([contrast @ contrast, others @ others, contrast @ others])
+        found = torch.zeros(3, dtype=torch.float64, device=every.device)
+        for own, whole in zip(contrast, every, strict=True):  # by image: whole maps in float64 are large
+            part = F.pad(own.double(), padding).flatten()
+            others = whole.double().flatten() - part
+            found += torch.stack([part @ part, others @ others, part @ others])
+        return found
 
 
 def _finite_on_all_ranks(*numbers: Tensor) -> bool:
