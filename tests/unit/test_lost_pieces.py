@@ -16,6 +16,7 @@ from pixelcontrast.reports import write_report
 from pixelcontrast.runs import run_folder
 from pixelcontrast.runs.checkpoint import CheckpointError, folder_of
 from pixelcontrast.runs.record import read_run
+from pixelcontrast.runs.reproduce import reproduce
 from pixelcontrast.runs.resume import check_resumable
 from pixelcontrast.runs.run_folder import Row, read_attempts, read_rows
 from pixelcontrast.search import Search
@@ -148,6 +149,17 @@ def test_what_a_file_lacks_is_named(name: str, lost: list[str], says: str, tmp_p
         write_report(run.location)
 
 
+def test_what_a_result_s_provenance_lacks_is_named_when_it_is_to_be_reproduced(tmp_path: Path) -> None:
+    run = write_finished_run(Storage(str(tmp_path / "a")))
+    shutil.rmtree(run.path("checkpoints"))
+    assert reproduce(run.location)
+    result = json.loads(run.read("result.json"))
+    del result["provenance"]["seed"], result["provenance"]["git"]
+    run_folder.write_result(run, result)
+    with pytest.raises(ValueError, match=r"/a/result\.json: the provenance lacks git, seed\. Restore"):
+        reproduce(run.location)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"name": "a", "st'])
 def test_a_damaged_result_is_named_with_its_remedy(content: bytes, tmp_path: Path) -> None:
     run = write_finished_run(Storage(str(tmp_path / "a")))
@@ -160,8 +172,15 @@ def test_a_damaged_result_is_named_with_its_remedy(content: bytes, tmp_path: Pat
             read()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"kind": "space", "sea'])
-def test_a_damaged_description_of_a_search_is_named(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is damaged: it is no valid JSON"),
+        (b'{"kind": "space", "sea', "is damaged: it is no valid JSON"),
+        (b'{"kind": "space"}', "lacks program, experiment, search, arms"),
+    ],
+)
+def test_a_damaged_description_of_a_search_is_named(content: bytes, says: str, tmp_path: Path) -> None:
     folder = SearchFolder(
         replace(EXPERIMENT, {"run.storage": str(tmp_path)}), Search(trials=1, name="s"), None
     )
@@ -169,7 +188,7 @@ def test_a_damaged_description_of_a_search_is_named(content: bytes, tmp_path: Pa
         pass
     folder.storage.write("search.json", content)
     for read in (folder.check, lambda: write_report(folder.storage.location)):
-        with pytest.raises(ValueError, match=r"/s/search\.json is damaged: it is no valid JSON\. Delete it"):
+        with pytest.raises(ValueError, match=rf"/s/search\.json {says}\. Delete it"):
             read()
     folder.storage.delete("search.json")
     with folder.held():

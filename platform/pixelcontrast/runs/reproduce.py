@@ -25,6 +25,8 @@ _PROVENANCE, _WEIGHTS = "provenance.json", "model.safetensors"
 _ALWAYS = ("data.root", "run.name", "run.storage", "run.workers", "run.cpus_per_worker", "run.device")
 """What the command says in any case: it is what another machine may have to change."""
 _BAD_SAMPLES = "data.on_bad_sample"
+_NEEDED = ("git", "versions", "machine", "threads", "world_size", "seed", "data")
+"""What the commands say of a provenance in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ def _of_checkpoint(run: Storage, name: str) -> Recipe:
     try:
         manifest = checkpoint.read_manifest(run, name)
         parts = checkpoint.load(run, name, only=[EXPERIMENT, _PROVENANCE])
-        content, found = parts[EXPERIMENT], json.loads(parts[_PROVENANCE])
+        content, found = parts[EXPERIMENT], _whole(json.loads(parts[_PROVENANCE]))
         weights = manifest.files[_WEIGHTS].sha256
     except (ValueError, KeyError) as error:
         reason = str(error) if isinstance(error, ValueError) else f"{error} is missing"
@@ -106,15 +108,27 @@ def _of_checkpoint(run: Storage, name: str) -> Recipe:
 
 def _of_result(run: Storage, result: Row) -> Recipe:
     attempts = read_attempts(run)[: result["attempts"]]
+    try:
+        found = _whole(result["provenance"])
+    except ValueError as error:
+        raise ValueError(f"{(run / RESULT).location}: {error}") from error
     return Recipe(
         file=(run / EXPERIMENT).location,
         experiment=read_experiment(run),
-        placement=attempts[-1]["placement"] if attempts else {},
-        provenance=result["provenance"],
+        placement=attempts[-1].get("placement", {}) if attempts else {},
+        provenance=found,
         attempts=attempts,
         step=result["step"],
         weights=None,
     )
+
+
+def _whole(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A provenance that has what the commands say; raises ``ValueError`` where it lacks some of it."""
+    missing = [key for key in _NEEDED if key not in found]
+    if missing:
+        raise ValueError(f"the provenance lacks {', '.join(missing)}. Restore the file")
+    return found
 
 
 def _origin(recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -111,7 +112,7 @@ def read_result(run: Storage) -> Row | None:
     if not run.exists(RESULT):
         return None
     remedy = "Delete it: the run's command then writes it again, from the last checkpoint"
-    return _read_object(run, RESULT, remedy=remedy)
+    return read_json(run, RESULT, needed=_NEEDED[RESULT], remedy=remedy)
 
 
 def write_result(run: Storage, result: Row) -> None:
@@ -164,28 +165,33 @@ def next_attempt(run: Storage) -> int:
     return max(known, default=0) + 1
 
 
-def read_json(folder: Storage, name: str, *, remedy: str) -> Any:
-    """What a small JSON file holds.
+def read_json(folder: Storage, name: str, *, needed: Collection[str] = (), remedy: str) -> Row:
+    """The object that a small JSON file holds.
 
     Args:
+        needed: keys that it always has.
         remedy: what to do where it is damaged, in a sentence without a full stop.
 
     Raises:
-        ValueError: it is damaged; the text names it.
+        ValueError: it is damaged, or lacks a key; the text names it.
         FileNotFoundError: it is not there.
     """
+    where = (folder / name).location
     try:
-        return json.loads(folder.read(name))
+        content = json.loads(folder.read(name))
     except ValueError as error:
-        where = (folder / name).location
         raise ValueError(f"{where} is damaged: it is no valid JSON. {remedy}") from error
+    if lacks := _lacks(content, needed):
+        raise ValueError(f"{where} {lacks}. {remedy}")
+    return content
 
 
 def read_confusion(run: Storage) -> Row | None:
     """The confusion matrix of the last evaluation; None while there is none. Raises as ``read_result``."""
     if not run.exists(CONFUSION):
         return None
-    return _read_object(run, CONFUSION, remedy="Delete it: the next evaluation writes it again")
+    remedy = "Delete it: the next evaluation writes it again"
+    return read_json(run, CONFUSION, needed=_NEEDED[CONFUSION], remedy=remedy)
 
 
 def scalars(row: Row) -> dict[str, Any]:
@@ -207,18 +213,12 @@ def _warn_of_cut_line(where: str, number: int) -> None:
     logger.warning("%s: the last line, %d, is cut off and was left out", where, number)
 
 
-def _read_object(run: Storage, name: str, *, remedy: str) -> Row:
-    content = read_json(run, name, remedy=remedy)
-    if lacks := _lacks(content, name):
-        raise ValueError(f"{(run / name).location} {lacks}. {remedy}")
-    return content
-
-
-def _lacks(content: Any, name: str) -> str | None:
+def _lacks(content: Any, needed: Collection[str]) -> str | None:
     """What such a file or row always has and this one has not, after an edit or from another version."""
     if not isinstance(content, dict):
         return "is no JSON object"
-    needed = _SCORED if content.get("kind") == "eval" else _NEEDED[name]
+    if content.get("kind") == "eval":
+        needed = _SCORED
     missing = [key for key in needed if key not in content]
     return f"lacks {', '.join(missing)}" if missing else None
 
@@ -235,7 +235,7 @@ def _read_lines(run: Storage, name: str) -> list[Row]:
                 _warn_of_cut_line(where, number)
                 break
             raise ValueError(f"{where} is damaged: line {number} is no valid JSON. {_MEND_LINE}") from error
-        if lacks := _lacks(row, name):
+        if lacks := _lacks(row, _NEEDED[name]):
             raise ValueError(f"{where} is damaged: line {number} {lacks}. {_MEND_LINE}")
         rows.append(row)
     return rows

@@ -1,7 +1,7 @@
 """What a search's folder holds, as one record; ``search.reading`` adds the study's trials."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,8 @@ from pixelcontrast.storage import Storage
 
 MAXIMIZED = frozenset({"miou"})
 """Objectives of which more is better."""
+_NEEDED = ("kind", "program", "experiment", "search", "arms")
+"""What readers rely on in ``search.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +141,14 @@ class SearchRecord(SearchDescription):
         return min(gains) >= 0 and max(gains) > 0
 
 
-def read_content(search: Storage) -> dict[str, Any]:
+def read_content(search: Storage, *, needed: Collection[str] = _NEEDED) -> dict[str, Any]:
     """What ``search.json`` holds, as plain JSON values; raises ``ValueError`` where it is damaged."""
-    return read_json(search, SEARCH, remedy="Delete it: the search's own command restores it")
+    return read_json(search, SEARCH, needed=needed, remedy="Delete it: the search's own command restores it")
 
 
 def read_study_url(search: Storage) -> str | None:
     """The URL of the study's database, whatever version wrote the search; None where it is a journal."""
-    return read_content(search)["search"].get("study")
+    return read_content(search, needed=("search",))["search"].get("study")
 
 
 def read_description(search: Storage) -> SearchDescription:
