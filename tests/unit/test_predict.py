@@ -147,6 +147,24 @@ def test_predictions_of_others_are_not_overwritten(
         predict_pictures(model, first, out=out)
 
 
+def test_the_name_of_a_file_that_was_not_there_is_free(model: TrainedModel, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos" / "a.png")
+    out = str(tmp_path / "out")
+    for folder, failed in (("phtos", 1), ("photos", 0)):
+        pictures = find_pictures([str(tmp_path / folder / "a.png")], out=out)
+        assert len(predict_pictures(model, pictures, out=out)) == failed
+    assert str(tmp_path / "photos" / "a.png") in (tmp_path / "out" / "predictions.json").read_text()
+
+
+@pytest.mark.parametrize(("content", "says"), [("{}", "lacks images"), ("[]", "is no JSON object")])
+def test_a_record_that_is_incomplete_is_named(
+    model: TrainedModel, tmp_path: Path, content: str, says: str
+) -> None:
+    (tmp_path / "predictions.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"predictions\.json {says}\. Choose another --out, or delete"):
+        predict_pictures(model, [], out=str(tmp_path))
+
+
 def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     write_image(tmp_path / "out" / "overlays" / "a.png")

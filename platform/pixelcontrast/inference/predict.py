@@ -120,15 +120,20 @@ def _record(folder: Storage, model: TrainedModel, pictures: Sequence[Picture]) -
     """Add to the record of what the folder's predictions are of; raises ``ValueError`` if it is another's."""
     earlier: dict[str, str] = {}
     if folder.exists(_RECORD):
-        earlier = read_json(folder, _RECORD, remedy=REMEDY.capitalize())["images"]
+        earlier = read_json(folder, _RECORD, needed=("images",), remedy=REMEDY.capitalize())["images"]
     elif folder.exists("legend.png"):
         raise ValueError(
             f"--out {folder.location}: holds predictions of an unknown network, as {_RECORD} is missing; "
             f"{REMEDY}"
         )
     network, images = asdict(model.metadata.source), {name: _place(file) for file, name in pictures}
-    again = {name: place for name, place in images.items() if name in earlier}
-    refuse_others(folder, _RECORD, {"network": network, "images": again})
+    # One that could not be read has left nothing: another file may take its name.
+    taken = {
+        name: images[name]
+        for name, place in earlier.items()
+        if images.get(name, place) != place and any(folder.exists(f"{kind}/{name}.png") for kind in KINDS)
+    }
+    refuse_others(folder, _RECORD, {"network": network, "images": taken})
     folder.write(_RECORD, json.dumps({"network": network, "images": earlier | images}, indent=2).encode())
 
 
