@@ -262,3 +262,13 @@ def test_another_evaluation_is_not_overwritten(
         assert says in said
         assert "nother --out, or delete" in said
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_evaluated(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit) as ended:
+        command(run, out=str(tmp_path / "out"), device="cpu")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"--out: {tmp_path}/out cannot be written: ")

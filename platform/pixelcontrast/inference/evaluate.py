@@ -140,8 +140,10 @@ def check_out(out: str, job: Job, metadata: Metadata) -> None:
 
     Raises:
         ValueError: another network's, protocol's or data's evaluation lies there, or result files that would
-            stay beside the new scores; names what differs.
+            stay beside the new scores; names what differs. Or nothing can be written there, which would
+            otherwise be found when all images are evaluated.
     """
+    Storage(out, option="--out").check_writable()
     refuse_others(Storage(out), _RECORD, origin(job, metadata) | {"protocol": asdict(job.protocol)})
     results = Storage(results_folder(out))
     stale = {name for name in results.sizes() if not PurePosixPath(name).name.startswith(".")}
