@@ -17,7 +17,7 @@ from pixelcontrast.storage import Storage
 from small_runs import EXPERIMENT, write_finished_run
 
 PACKAGE = Path(pixelcontrast.__file__).parent
-BASE = {"config", "draws", "distributed", "words"}
+BASE = {"config", "draws", "distributed", "typeface", "words"}
 """``config`` inherits the settings of the contrast, from a file without torch."""
 ROOMS = {"contrast", "models", "datasets", "scenes", "evaluation", "runs"}
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     "draws": set(),
     "distributed": set(),
     "storage": {"config"},
+    "typeface": set(),
     "words": set(),
     "console": set(),
     "contrast": {"draws", "distributed"},

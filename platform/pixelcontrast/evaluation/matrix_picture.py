@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from pixelcontrast.typeface import Font, font
 
 Color = tuple[int, int, int]
 _PAGE, _INK, _LINE, _EMPTY = (255, 255, 255), (50, 50, 50), (225, 225, 225), (236, 236, 236)
@@ -59,7 +61,8 @@ def matrix_picture(
         axes: what a row and a column are.
     """
     cell = _cell_size(len(names))
-    labels = [_label(name, min(13, cell - 2)) for name in names]
+    size = min(13, cell - 2)
+    labels = [_label(name, size, font(size, *names)) for name in names]
     body = _body(values, cell, scale)
     page, left, top = _page(labels, body, title, axes)
     page.paste(body, (left, top))
@@ -77,14 +80,14 @@ def _body(values: NDArray[np.float64], cell: int, scale: Scale) -> Image.Image:
     size = len(values) * cell + 1
     body = Image.new("RGB", (size, size), _LINE)
     draw = ImageDraw.Draw(body)
-    font = _font(min(13, cell // 2))
+    face = font(min(13, cell // 2))
     for (row, column), value in np.ndenumerate(values):
         left, top = column * cell, row * cell
         color = scale.color(float(value))
         draw.rectangle((left + 1, top + 1, left + cell - 1, top + cell - 1), fill=color)
         if cell >= _SMALLEST_CELL_WITH_NUMBER and not np.isnan(value):
             center = left + cell / 2 + 0.5, top + cell / 2 + 0.5
-            draw.text(center, scale.write(float(value)), fill=_ink_on(color), font=font, anchor="mm")
+            draw.text(center, scale.write(float(value)), fill=_ink_on(color), font=face, anchor="mm")
     draw.rectangle((0, 0, size - 1, size - 1), outline=_INK)
     return body
 
@@ -104,13 +107,14 @@ def _page(
     heading = line if title else 0
     left = _MARGIN + line + longest + _PAD
     top = _MARGIN + heading + line + longest + _PAD
-    width = max(left + max(body.width, 2 * _BAR[0]), _MARGIN + round(_font(15).getlength(title))) + _MARGIN
+    face = font(15, title)
+    width = max(left + max(body.width, 2 * _BAR[0]), _MARGIN + round(face.getlength(title))) + _MARGIN
     page = Image.new("RGB", (width, top + body.height + 4 * _MARGIN), _PAGE)
     draw = ImageDraw.Draw(page)
-    draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(15))
-    draw.text((left, _MARGIN + heading), axes[1], fill=_INK, font=_font(13))
+    draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=face)
+    draw.text((left, _MARGIN + heading), axes[1], fill=_INK, font=font(13))
     if axes[0]:
-        _stamp(page, _label(axes[0], 13).rotate(90, expand=True), (_MARGIN, top))
+        _stamp(page, _label(axes[0], 13, font(13)).rotate(90, expand=True), (_MARGIN, top))
     return page, left, top
 
 
@@ -131,25 +135,20 @@ def _draw_legend(page: Image.Image, left: int, top: int, scale: Scale) -> None:
     draw.rectangle((left - 1, top - 1, left + width, top + height + 1), outline=_INK)
     for value, text in scale.ticks:
         place = left + (value - scale.low) / extent * width, top + height + 4
-        draw.text(place, text, fill=_INK, font=_font(11), anchor="mt")
+        draw.text(place, text, fill=_INK, font=font(11), anchor="mt")
     text = left + width + 28
-    draw.text((text, top - 1), scale.meaning, fill=_INK, font=_font(12))
+    draw.text((text, top - 1), scale.meaning, fill=_INK, font=font(12))
     draw.rectangle((text, top + 21, text + 10, top + 31), fill=_EMPTY, outline=_LINE)
-    draw.text((text + 16, top + 18), scale.empty, fill=_INK, font=_font(12))
+    draw.text((text + 16, top + 18), scale.empty, fill=_INK, font=font(12))
 
 
-def _label(text: str, size: int) -> Image.Image:
+def _label(text: str, size: int, face: Font) -> Image.Image:
     """White on black, to stamp: text cannot be drawn upwards."""
-    font = _font(size)
     height = size + 2
-    label = Image.new("L", (round(font.getlength(text)) + 2, height))
-    ImageDraw.Draw(label).text((1, height / 2), text, fill=255, font=font, anchor="lm")
+    label = Image.new("L", (round(face.getlength(text)) + 2, height))
+    ImageDraw.Draw(label).text((1, height / 2), text, fill=255, font=face, anchor="lm")
     return label
 
 
 def _stamp(page: Image.Image, label: Image.Image, place: tuple[int, int]) -> None:
     page.paste(_INK, place, label)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -5,7 +5,9 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
+
+from pixelcontrast.typeface import font
 
 Picture = NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -20,6 +22,8 @@ _MAX_WIDTH = 1600
 _SAMPLE_PANELS = 4
 _PAGE = (255, 255, 255)
 _INK = (60, 60, 60)
+_TEXT = 13
+"""Height of letters in pixels."""
 
 
 def overlay(image: ArrayLike, truth: ArrayLike, prediction: ArrayLike, colors: ArrayLike) -> Picture:
@@ -156,10 +160,6 @@ def samples_sheet(
     return contact_sheet(rows, names=names, colors=palette, headings=("crop", "label") * 2)
 
 
-def _font(size: int = 13) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def _stack(rows: Sequence[Image.Image]) -> Image.Image:
     height = sum(row.height for row in rows) + _GAP * (len(rows) - 1)
     stack = Image.new("RGB", (max(row.width for row in rows), height), _PAGE)
@@ -174,10 +174,10 @@ def _heading(width: int, title: str, titles: Sequence[str]) -> Image.Image:
     heading = Image.new("RGB", (width, 42 if title else 20), _PAGE)
     draw = ImageDraw.Draw(heading)
     if title:
-        draw.text((0, 0), title, fill=_INK, font=_font(15))
+        draw.text((0, 0), title, fill=_INK, font=font(15, title))
     for column, text in enumerate(titles):
         left = column * (width + _GAP) // len(titles)
-        draw.text((left, heading.height - 19), text, fill=_INK, font=_font())
+        draw.text((left, heading.height - 19), text, fill=_INK, font=font(_TEXT, text))
     return heading
 
 
@@ -198,8 +198,8 @@ def legend(names: Sequence[str], colors: ArrayLike, *, width: int = 720) -> byte
 
 def _legend(entries: Sequence[str], colors: Picture, width: int) -> Image.Image:
     """Swatches as the panels show a class over middle grey, in equal columns; striped beyond the colours."""
-    swatch, line = 14, 20
-    step = round(max(_font().getlength(entry) for entry in entries)) + swatch + 20
+    swatch, line, face = 14, 20, font(_TEXT, *entries)
+    step = round(max(face.getlength(entry) for entry in entries)) + swatch + 20
     columns = max(1, width // step)
     legend = Image.new("RGB", (max(width, step), -(-len(entries) // columns) * line + 2 * _GAP), _PAGE)
     draw = ImageDraw.Draw(legend)
@@ -208,5 +208,5 @@ def _legend(entries: Sequence[str], colors: Picture, width: int) -> Image.Image:
         left, top = index % columns * step, index // columns * line + 2 * _GAP
         panel = blend(grey, np.full((swatch, swatch), index), colors)
         legend.paste(Image.fromarray(panel), (left, top))
-        draw.text((left + swatch + 6, top - 1), entry, fill=_INK, font=_font())
+        draw.text((left + swatch + 6, top - 1), entry, fill=_INK, font=face)
     return legend

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pixelcontrast.evaluation.sheet import INK, MUTED, PAGE, beside, font, stacked, text
+from pixelcontrast.evaluation.sheet import INK, MUTED, PAGE, beside, stacked, text
+from pixelcontrast.typeface import font
 
 _SIDE, _MARGIN = 440, 14
 _FINER = 3
@@ -82,8 +83,8 @@ def _dot(draw: ImageDraw.ImageDraw, place: NDArray[np.float64], color: tuple[int
 
 def _legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:
     """Discs and names, in equal columns."""
-    line = 20
-    step = round(max(font(13).getlength(name) for name, _ in entries)) + 36
+    line, face = 20, font(13, *(name for name, _ in entries))
+    step = round(max(face.getlength(name) for name, _ in entries)) + 36
     columns = max(1, width // step)
     legend = Image.new("RGB", (max(width, step), -(-len(entries) // columns) * line), PAGE)
     for index, (name, color) in enumerate(entries):
@@ -91,5 +92,5 @@ def _legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> 
         disc = Image.new("RGB", (line * _FINER, line * _FINER), PAGE)
         _dot(ImageDraw.Draw(disc), np.array([line, line]) * _FINER / 2, color)
         legend.paste(disc.resize((line, line), Image.Resampling.LANCZOS), (left, top))
-        ImageDraw.Draw(legend).text((left + line, top + 1), name, fill=INK, font=font(13))
+        ImageDraw.Draw(legend).text((left + line, top + 1), name, fill=INK, font=face)
     return legend

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from pixelcontrast.typeface import Font, font
 
 PAGE, INK, MUTED = (255, 255, 255), (40, 40, 40), (95, 95, 95)
 _MARGIN, _GAP = 12, 16
@@ -53,25 +55,21 @@ def text(
     paragraphs: Sequence[str], width: int, *, size: int, color: tuple[int, int, int] = INK
 ) -> Image.Image:
     """Paragraphs, wrapped between words to ``width`` pixels; empty ones and none at all take no room."""
-    written = [line for paragraph in paragraphs if paragraph for line in _wrapped(paragraph, width, size)]
+    face = font(size, *paragraphs)
+    written = [line for paragraph in paragraphs if paragraph for line in _wrapped(paragraph, width, face)]
     height = round(1.4 * size)
     block = Image.new("RGB", (width, height * len(written)), PAGE)
     draw = ImageDraw.Draw(block)
     for number, line in enumerate(written):
-        draw.text((0, number * height), line, fill=color, font=font(size))
+        draw.text((0, number * height), line, fill=color, font=face)
     return block
 
 
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own typeface, which every machine has."""
-    return ImageFont.load_default(size)
-
-
-def _wrapped(paragraph: str, width: int, size: int) -> list[str]:
+def _wrapped(paragraph: str, width: int, face: Font) -> list[str]:
     lines = [""]
     for word in paragraph.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font(size).getlength(longer) > width:
+        if lines[-1] and face.getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
