@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from object_store import ObjectStore
 from pixelcontrast import Data, Model, load_model
 from pixelcontrast.cli.evaluate import DataOptions, ProtocolOptions
 from pixelcontrast.cli.evaluate import evaluate as command
+from pixelcontrast.cli.inspect import inspect
 from pixelcontrast.datasets.official import result_ids, result_name
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
@@ -272,3 +274,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_evaluated(
         command(run, out=str(tmp_path / "out"), device="cpu")
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"--out: {tmp_path}/out cannot be written: ")
+
+
+@pytest.mark.parametrize(("verb", "option"), [(command, "--data.root"), (inspect, "--root")])
+def test_data_that_are_elsewhere_now_are_asked_for_by_the_command_s_option(
+    verb: Callable[..., None], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Data(layout="cityscapes", root=str(tmp_path / "gone"))
+    run, _ = write_run(tmp_path, data=data, model=SMALL, num_classes=19, steps=(4,))
+    with pytest.raises(SystemExit):
+        verb(run, device="cpu")
+    assert f"they are not on this machine; say where they are with {option}" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def _data(options: DataOptions, metadata: "Metadata") -> Data:
     same = layout == metadata.layout
     return Data(
         layout=layout,
-        root=absolute_path(options.root or metadata.root),
+        root=absolute_path(options.root or metadata.root_here(option="--data.root")),
         class_order=options.class_order or (metadata.class_order if same else None),
     )
 

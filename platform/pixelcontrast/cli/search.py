@@ -37,10 +37,8 @@ def search_space(experiment: Experiment, search: Search) -> None:
 
         check_space(search, experiment)
         training.check_inputs(experiment)
-        _say(
-            f"Search of {count(search.trials or 0, 'trial')}, {experiment.optim.steps} steps each, over "
-            f"{', '.join(search.space)}."
-        )
+        trials, steps = count(search.trials or 0, "trial"), count(experiment.optim.steps, "step")
+        _say(f"Search of {trials}, {steps} each, over {', '.join(search.space)}.")
         _say(_describe_stopping(search, experiment))
         for key, value in outside(search, experiment).items():
             _say(
@@ -66,7 +64,7 @@ def study_arms(experiment: Experiment, search: Search, names: tuple[str, ...]) -
         arms = arms_of(search, experiment, names)
         training.check_inputs(experiment)
         steps, seeds = experiment.optim.steps, ", ".join(map(str, search.seeds))
-        _say(f"{count(len(arms), 'arm')} ({', '.join(arms)}) on seeds {seeds}, {steps} steps each.")
+        _say(f"{count(len(arms), 'arm')} ({', '.join(arms)}) on seeds {seeds}, {count(steps, 'step')} each.")
         folder = run_search(experiment, search, arms=arms, listener=_Lines())
         found = read_search(folder.storage)
         show_arms(found)

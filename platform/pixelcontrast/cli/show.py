@@ -7,6 +7,7 @@ import tyro
 
 from pixelcontrast.cli.terminal import check_least, failures_told, refuse
 from pixelcontrast.config import ClassOrder, Data, Layout
+from pixelcontrast.words import count
 
 if TYPE_CHECKING:
     from pixelcontrast.datasets.loading import TrainStream
@@ -71,7 +72,7 @@ def show(
         Path(out).write_bytes(sheet)
     except OSError as error:
         refuse(f"--out {out}: cannot be written: {error}")
-    print(f"{out}: {num} crops of {len(dataset)} training images")
+    print(f"{out}: {count(num, 'crop')} of {count(len(dataset), 'training image')}")
 
 
 def _sheet(stream: "TrainStream", num: int) -> bytes:

@@ -119,7 +119,7 @@ def show_data_summary(report: "DataReport") -> None:
     console.print(shown)
     for split, found in report.splits.items():
         sizes = [f"{width}×{height} ({number})" for (width, height), number in found.sizes.most_common(3)]
-        more = f", {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
+        more = f", {count(len(found.sizes) - 3, 'other size')}" if len(found.sizes) > 3 else ""
         console.say(f"{split}: {count(found.num_pairs, 'image')} of {', '.join(sizes)}{more}")
         console.say(f"{split}: sha256 of all names and bytes {found.contents}")
     if "train" in report.splits:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,6 +47,19 @@ class Metadata:
     class_order: ClassOrder | None
     """Order of PASCAL-Context's classes, where the run's configuration names it."""
     source: Source
+
+    def root_here(self, *, option: str) -> str:
+        """``root``, if the data are there on this machine, too.
+
+        Raises:
+            ValueError: they are not; names the ``option`` that says where they are.
+        """
+        if "://" not in self.root and not Path(self.root).exists():
+            raise ValueError(
+                f"{self.root}: the network was trained on the data there, and they are not on this machine; "
+                f"say where they are with {option}"
+            )
+        return self.root
 
     def to_strings(self) -> dict[str, str]:
         """Field → JSON text, as safetensors and ONNX files take it."""

@@ -60,4 +60,8 @@ def inspect(
 
 
 def _data(trained: Metadata, root: str | None) -> Data:
-    return Data(layout=trained.layout, root=root or trained.root, class_order=trained.class_order)
+    return Data(
+        layout=trained.layout,
+        root=root or trained.root_here(option="--root"),
+        class_order=trained.class_order,
+    )
