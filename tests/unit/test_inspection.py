@@ -29,7 +29,7 @@ from pixelcontrast.inference.inspection.observe import EMBEDDING, FEATURES, imag
 from pixelcontrast.inference.inspection.pixels import Pixels, draw_pixels, merge
 from pixelcontrast.inference.trained import load_with_head
 from pixelcontrast.reports import pictures_folder, write_report
-from pixelcontrast.runs.pictures import read_pictures
+from pixelcontrast.runs.pictures import Picture, read_pictures, write_pictures
 from pixelcontrast.storage import Storage
 from trained_runs import write_run
 
@@ -274,6 +274,13 @@ def test_a_data_set_with_other_classes_is_refused(runs: tuple[str, str], tmp_pat
     other, _ = write_run(tmp_path, name="b", model=SMALL, num_classes=11, steps=(4,))
     with pytest.raises(ValueError, match=r"it has 19 classes, and the network 11"):
         inspect([runs[0], other])
+
+
+def test_a_picture_that_was_deleted_is_left_out(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    write_pictures(folder, [(Picture("a.png", "A", ""), b"a"), (Picture("b.png", "B", ""), b"b")])
+    (tmp_path / "a.png").unlink()
+    assert [picture.file for picture in read_pictures(folder)] == ["b.png"]
 
 
 def test_a_damaged_list_of_pictures_is_named(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_what_is_missing_or_damaged_is_named(written: Any, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"/a: checkpoints/step-00000004/model\.safetensors was altered"):
         load_model(folder)
     load_model(folder, step=6)
+    shutil.rmtree(weights.parent)
+    gone = r"checkpoints/step-00000004, the best, is gone; there are step-00000002, step-00000006: name one"
+    with pytest.raises(ValueError, match=gone):
+        load_model(folder)
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(ValueError, match=r"/a: there is no checkpoint yet"):

@@ -118,16 +118,25 @@ def _choose(run: Storage, step: int | None) -> str:
     if step is not None:
         name = checkpoint.folder_of(step)
         if not run.exists(name):
-            there = ", ".join(filter(checkpoint.is_checkpoint, run.names(checkpoint.FOLDER))) or "none"
-            raise ValueError(f"{run.location}: there is no {name}; there are {there}")
+            raise ValueError(f"{run.location}: there is no {name}; there are {_steps(run)}")
         return name
     result = read_result(run)
     if result is not None:
-        return result["best_checkpoint"]
+        best = result["best_checkpoint"]
+        if not run.exists(best):
+            raise ValueError(
+                f"{run.location}: {best}, the best, is gone; there are {_steps(run)}: name one by its step"
+            )
+        return best
     name, _ = checkpoint.newest_valid(run)
     if name is None:
         raise ValueError(f"{run.location}: there is no checkpoint yet")
     return name
+
+
+def _steps(run: Storage) -> str:
+    """The checkpoints that are there."""
+    return ", ".join(filter(checkpoint.is_checkpoint, run.names(checkpoint.FOLDER))) or "none"
 
 
 def _class_names(run: Storage) -> tuple[str, ...] | None:

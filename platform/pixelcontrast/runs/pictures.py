@@ -33,7 +33,7 @@ def write_pictures(folder: Storage, pictures: Sequence[tuple[Picture, bytes]]) -
 
 
 def read_pictures(folder: Storage) -> list[Picture]:
-    """What a folder's ``pictures.json`` lists; nothing where there is none.
+    """What a folder's ``pictures.json`` lists and is there; nothing where there is no list.
 
     Raises:
         ValueError: the list is damaged.
@@ -44,8 +44,9 @@ def read_pictures(folder: Storage) -> list[Picture]:
         listed = [Picture(**entry) for entry in json.loads(folder.read(_CONTENTS))]
         if any("/" in picture.file for picture in listed):
             raise ValueError("a file is not in the folder")
-        return listed
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{folder.path(_CONTENTS)}: damaged; rerun `pixelcontrast inspect`, or delete the folder"
         ) from error
+    there = set(folder.names())
+    return [picture for picture in listed if picture.file in there]
