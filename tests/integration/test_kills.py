@@ -20,6 +20,7 @@ from pixelcontrast.storage import Storage
 from pixelcontrast.training import checkpointing
 from pixelcontrast.training.run_log import RunLog
 from processes import FORKING
+from small_runs import attempt_row, metrics_row
 
 if TYPE_CHECKING:
     from object_store import ObjectStore  # many imports, which the killed processes need not wait for
@@ -75,21 +76,21 @@ def break_every_row(folder: str) -> list[str]:
     run, calls = Storage(folder), []
     experiment = Experiment(data=Data(layout="camvid", root="/nowhere"), run=Run(name="a", storage=folder))
 
-    def log(row: dict[str, Any]) -> None:
-        done = RunLog(run, experiment, step=row["step"] - 1, attempt={"attempt": row["step"]})
+    def log(row: dict[str, Any], attempt: dict[str, Any]) -> None:
+        done = RunLog(run, experiment, step=row["step"] - 1, attempt=attempt)
         done.add(row)
         done.close()
 
     for number in count(1):
-        row = {"kind": "train", "step": number, "loss": 1 / number, "time": 0.0}
+        row, attempt = metrics_row(number), attempt_row() | {"attempt": number}
         before = read_rows(run), read_attempts(run)
-        call = killed_before(number, partial(log, row))
+        call = killed_before(number, partial(log, row, attempt))
         if call is None:
             return calls
         calls.append(call)
         assert read_rows(run) in (before[0], [*before[0], row]), f"{number}: {call}"
-        assert read_attempts(run) in (before[1], [*before[1], {"attempt": number}]), f"{number}: {call}"
-        log(row)
+        assert read_attempts(run) in (before[1], [*before[1], attempt]), f"{number}: {call}"
+        log(row, attempt)
         assert [row["step"] for row in read_rows(run)] == list(range(1, number + 1))
     raise AssertionError
 
