@@ -165,6 +165,8 @@ def test_the_demo_leaves_images_of_another_layout_and_packs_alone(scenes: Path, 
         ("+ in-batch contrast (the default) | 3,200", "four_times", "in-batch", "ce"),
         ("HRNet-W18-small from random weights, cross-entropy | 1,500", "camvid", "ce", None),
         ("+ in-batch contrast (the default) | 1,500", "camvid", "in-batch", "ce"),
+        ("from random weights, cross-entropy with class weights | 1,500", "camvid", "ce-weighted", None),
+        ("+ in-batch contrast | 1,500", "camvid", "weighted", "ce-weighted"),
     ],
 )
 def test_readme_says_what_the_committed_results_say(
