@@ -217,8 +217,6 @@ def _lacks(content: Any, needed: Collection[str]) -> str | None:
     """What such a file or row always has and this one has not, after an edit or from another version."""
     if not isinstance(content, dict):
         return "is no JSON object"
-    if content.get("kind") == "eval":
-        needed = _SCORED
     missing = [key for key in needed if key not in content]
     return f"lacks {', '.join(missing)}" if missing else None
 
@@ -235,7 +233,8 @@ def _read_lines(run: Storage, name: str) -> list[Row]:
                 _warn_of_cut_line(where, number)
                 break
             raise ValueError(f"{where} is damaged: line {number} is no valid JSON. {_MEND_LINE}") from error
-        if lacks := _lacks(row, _NEEDED[name]):
+        scored = isinstance(row, dict) and row.get("kind") == "eval"
+        if lacks := _lacks(row, _SCORED if scored else _NEEDED[name]):
             raise ValueError(f"{where} is damaged: line {number} {lacks}. {_MEND_LINE}")
         rows.append(row)
     return rows
