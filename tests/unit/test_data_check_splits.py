@@ -119,3 +119,10 @@ def test_what_was_counted_is_shown_although_something_is_wrong(
         data_command(["check", str(root), "--processes", "1", "--histogram", str(picture)])
     assert "weights, and the histogram, are left out: not every file" in capsys.readouterr().out
     assert not picture.exists()
+
+
+def test_a_class_that_no_label_has_is_said_once(root: Path) -> None:
+    for mask in root.glob("masks/*/*.png"):
+        write_label(mask, some_ids(1))
+    (found,) = look(root).findings
+    assert found[:4] == ("problem", "class", "car", "no pixel in train")

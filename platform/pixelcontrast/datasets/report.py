@@ -148,7 +148,9 @@ class Tally:
         report.splits[split] = SplitReport(
             whole.num_pairs, whole.class_pixels, whole.class_images, whole.sizes, contents(whole.files)
         )
-        report.findings += absent_classes(split, report.splits[split], labels.names)
+        said = {finding.file for finding in report.findings if finding.subject == "class"}
+        absent = absent_classes(split, report.splits[split], labels.names)
+        report.findings += [finding for finding in absent if finding.file not in said]  # once per class
 
 
 def pixel_digest(image: Tensor) -> bytes:
