@@ -37,7 +37,7 @@ def run_command(arguments: list[str], cwd: Path, *, status: int = 0) -> str:
 def interrupt_after(
     arguments: list[str], cwd: Path, number: int, how: signal.Signals, *, evaluated: int = 1
 ) -> tuple[int, str]:
-    """Signal the driver when ``number`` trials have ended and so many have been evaluated since."""
+    """Signal the driver when ``number`` trials have ended well and so many have been evaluated since."""
     ended = 0
     names: set[str] = set()
     lines = []
@@ -54,7 +54,7 @@ def interrupt_after(
         children: list[psutil.Process] = []
         for line in driver.stdout:
             lines.append(line)
-            ended += line.rstrip().endswith("left)")
+            ended += line.rstrip().endswith("left)") and "  failed: " not in line
             if ended >= number and "  step " in line:
                 names.add(line.split()[0])
             if len(names) >= evaluated and not children:
