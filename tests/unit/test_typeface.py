@@ -10,6 +10,18 @@ from pixelcontrast import typeface
 from pixelcontrast.evaluation.overlay import legend
 
 
+def is_installed(name: str) -> bool:
+    try:
+        return bool(ImageFont.truetype(name, 13))
+    except OSError:
+        return False
+
+
+needs_dejavu = pytest.mark.skipif(
+    not is_installed("DejaVuSans.ttf"), reason="DejaVu Sans is not installed on this machine"
+)
+
+
 @pytest.fixture(autouse=True)
 def anew() -> None:
     typeface._choose.cache_clear()
@@ -27,14 +39,11 @@ def test_english_names_are_drawn_in_the_typeface_that_every_machine_has() -> Non
     assert drawn(typeface.font(13), "a") == drawn(ImageFont.load_default(13), "a")
 
 
+@needs_dejavu
 @pytest.mark.parametrize("name", ["trée", "Gehweg/Straße", "дорога", "δρόμος"])
 def test_letters_that_pillow_s_own_lacks_are_drawn_in_an_installed_one(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    try:
-        ImageFont.truetype("DejaVuSans.ttf", 13)
-    except OSError:
-        pytest.skip("DejaVu Sans is not installed on this machine")
     face, plain = typeface.font(13, "road", name), typeface.font(13)
     box = drawn(face, "\uffff")
     assert all(drawn(face, letter) != box for letter in name)
@@ -54,11 +63,8 @@ def test_what_no_typeface_has_is_said_once(
     assert typeface.font(13, "trée") is typeface.font(13)
 
 
+@needs_dejavu
 def test_a_legend_shows_other_names_as_other_pictures() -> None:
     """Where they are boxes, ä and ö look alike."""
     colors = np.zeros((1, 3), np.uint8)
-    try:
-        ImageFont.truetype("DejaVuSans.ttf", 13)
-    except OSError:
-        pytest.skip("DejaVu Sans is not installed on this machine")
     assert legend(["ä"], colors) != legend(["ö"], colors)

@@ -62,7 +62,8 @@ def matrix_picture(
     """
     cell = _cell_size(len(names))
     size = min(13, cell - 2)
-    labels = [_label(name, size, font(size, *names)) for name in names]
+    face = font(size, *names)
+    labels = [_label(name, size, face) for name in names]
     body = _body(values, cell, scale)
     page, left, top = _page(labels, body, title, axes)
     page.paste(body, (left, top))
