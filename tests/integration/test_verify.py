@@ -248,6 +248,8 @@ def test_what_an_interrupted_writing_leaves_is_named_and_harmless(run: Path) -> 
             "step 9 is beyond the last, 8",
         ),
         (lambda lines: [line.replace('"attempt": 1', '"attempt": 2') for line in lines], "attempt 2 of 1"),
+        (lambda lines: [lines[0], "[2]\n", *lines[2:]], "line 2 is no JSON object"),
+        (lambda lines: [line.replace('"miou"', '"mIoU"') for line in lines], " lacks miou"),
     ],
 )
 def test_metrics_that_are_not_in_order_are_named(
@@ -276,10 +278,9 @@ def test_metrics_result_and_checkpoints_must_agree(run: Path) -> None:
         (lambda r: r | {"attempts": 2}, "counts 2 attempts, attempts.jsonl 1"),
         (lambda r: r | {"checkpoint": "checkpoints/step-00000007"}, "names checkpoints/step-00000007, which"),
         (lambda r: r | {"miou": 0.9}, "has mIoU 0.9 at step 8, metrics.jsonl has 0."),
-        (
-            lambda r: {key: r[key] for key in r if key != "best"},
-            "does not hold what it should: KeyError: 'best'",
-        ),
+        (lambda r: {key: r[key] for key in r if key != "best"}, "not hold what it should: KeyError: 'best'"),
+        (lambda r: {key: r[key] for key in r if key != "miou"}, "lacks miou"),
+        (lambda r: [r], "is no JSON object"),
     ],
 )
 def test_a_result_that_says_otherwise_is_named(run: Path, change: Callable[[Any], Any], text: str) -> None:

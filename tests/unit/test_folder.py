@@ -325,3 +325,16 @@ def test_the_fingerprint_changes_with_the_classes(root: Path) -> None:
     first = build(root).fingerprint
     describe(root, BASIC + CLASSES.replace("car", "bus"))
     assert build(root).fingerprint != first
+
+
+def test_a_colour_belongs_to_the_fingerprint_only_where_masks_have_it(root: Path) -> None:
+    """Beside masks of ids, colours are for pictures only: a run goes on when one is changed."""
+    first = build(root).fingerprint
+    describe(root, BASIC + CLASSES.replace("[0, 0, 142]", "[0, 0, 143]"))
+    assert build(root).fingerprint == first
+    in_colors = BASIC + 'mask_values = "colors"\n'
+    prints = set()
+    for classes in (CLASSES, CLASSES.replace("[0, 0, 142]", "[0, 0, 143]")):
+        describe(root, in_colors + classes)
+        prints.add(build(root).fingerprint)
+    assert len(prints) == 2

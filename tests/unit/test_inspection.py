@@ -17,6 +17,7 @@ from pixelcontrast.evaluation import ConfusionMatrix
 from pixelcontrast.evaluation.scatter_picture import scatter_picture
 from pixelcontrast.inference.inspection import draw as draw_module
 from pixelcontrast.inference.inspection import geometry
+from pixelcontrast.inference.inspection import inspect as inspect_module
 from pixelcontrast.inference.inspection import observe as observe_module
 from pixelcontrast.inference.inspection.geometry import (
     class_similarities,
@@ -273,7 +274,16 @@ def test_an_embedding_that_collapsed_to_one_point_is_drawn_and_named(
 def test_a_data_set_with_other_classes_is_refused(runs: tuple[str, str], tmp_path: Path) -> None:
     other, _ = write_run(tmp_path, name="b", model=SMALL, num_classes=11, steps=(4,))
     with pytest.raises(ValueError, match=r"it has 19 classes, and the network 11"):
-        inspect([runs[0], other])
+        inspect([runs[0], other], out=Storage(str(tmp_path / "pictures")))
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_a_network_runs(
+    runs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(inspect_module, "observe", lambda *_args, **_kwargs: pytest.fail("a network runs"))
+    with pytest.raises(ValueError, match=r"file/pictures cannot be written"):
+        inspect([runs[0]], out=Storage(str(tmp_path / "file" / "pictures"), option="RUN"))
 
 
 def test_a_picture_that_was_deleted_is_left_out(tmp_path: Path) -> None:

@@ -35,15 +35,13 @@ def inspect(
     """
     from pixelcontrast.inference.inspection.inspect import inspect as look
     from pixelcontrast.reports import pictures_folder, write_comparison, write_report
-    from pixelcontrast.runs.pictures import write_pictures
 
     locations = [run, *others]
     with failures_told(resume="Run the command again to start over."):
         folder = pictures_folder(locations)
         with progress("images") as tell:
-            drawn = look(locations, root=root, split=split, device=device, on_progress=tell)
-        write_pictures(folder, drawn)
+            pictures = look(locations, out=folder, root=root, split=split, device=device, on_progress=tell)
         report = write_comparison(locations) if others else write_report(run)
-    for picture, _ in drawn:
+    for picture in pictures:
         print((folder / picture.file).location)
     print(report)

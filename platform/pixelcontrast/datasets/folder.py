@@ -31,13 +31,19 @@ def listing(root: Path, split: Split) -> Listing:
         raise ValueError(f"{root}: no such folder; expected is a folder with {FILE_NAME}")
     described = read_dataset_file(root)
     labels = described.label_space()
+    in_colors = described.mask_values == "colors"  # else colours are for pictures only, and may change
     return Listing(
         found=find_pairs(root, described, split),
         labels=labels,
         layout=f"{described.images} with {described.masks} as in {root / FILE_NAME}",
-        read_label=described.color_reader() if described.mask_values == "colors" else read_label,
+        read_label=described.color_reader() if in_colors else read_label,
         settings=repr(
-            (labels.names, sorted(labels.train_ids.items()), described.mask_values, described.mask_colors())
+            (
+                labels.names,
+                sorted(labels.train_ids.items()),
+                described.mask_values,
+                described.mask_colors() if in_colors else (),
+            )
         ),
     )
 

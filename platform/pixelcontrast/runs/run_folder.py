@@ -213,6 +213,12 @@ def _warn_of_cut_line(where: str, number: int) -> None:
     logger.warning("%s: the last line, %d, is cut off and was left out", where, number)
 
 
+def lacking(content: Any, name: str) -> str | None:
+    """What the object of a run's JSON file, or of one line, lacks that readers rely on, in words; or None."""
+    scored = name == METRICS and isinstance(content, dict) and content.get("kind") == "eval"
+    return _lacks(content, _SCORED if scored else _NEEDED[name])
+
+
 def _lacks(content: Any, needed: Collection[str]) -> str | None:
     """What such a file or row always has and this one has not, after an edit or from another version."""
     if not isinstance(content, dict):
@@ -233,8 +239,7 @@ def _read_lines(run: Storage, name: str) -> list[Row]:
                 _warn_of_cut_line(where, number)
                 break
             raise ValueError(f"{where} is damaged: line {number} is no valid JSON. {_MEND_LINE}") from error
-        scored = isinstance(row, dict) and row.get("kind") == "eval"
-        if lacks := _lacks(row, _SCORED if scored else _NEEDED[name]):
+        if lacks := lacking(row, name):
             raise ValueError(f"{where} is damaged: line {number} {lacks}. {_MEND_LINE}")
         rows.append(row)
     return rows

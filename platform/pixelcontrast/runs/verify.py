@@ -20,6 +20,7 @@ from pixelcontrast.runs.run_folder import (
     RESULT,
     TABLE,
     Row,
+    lacking,
     parse_experiment,
 )
 from pixelcontrast.storage import Storage
@@ -117,7 +118,7 @@ class _Verification:
         return f"configuration {recorded[:12]}"
 
     def _check_attempts(self, content: bytes) -> str:
-        rows = _read_lines(content)
+        rows = _read_lines(content, ATTEMPTS)
         _require(
             [row["attempt"] for row in rows] == [*range(1, len(rows) + 1)], "attempts are not 1, 2, 3, …"
         )
@@ -125,7 +126,7 @@ class _Verification:
         return count(len(rows), "attempt")
 
     def _check_metrics(self, content: bytes) -> str:
-        rows, seen = _read_lines(content), set()
+        rows, seen = _read_lines(content, METRICS), set()
         saved = checkpoint.names(self._run)
         _require(bool(rows) or not saved, f"is empty, but the run has {', '.join(saved)}")
         last: Mapping[str, Any] = {"step": 0, "attempt": 1}
@@ -135,7 +136,6 @@ class _Verification:
                 _require(row[key] >= last[key], text)
             what = row["kind"], row["step"]
             _require(what not in seen, f"line {number} is a second {row['kind']} row of step {row['step']}")
-            _require(row["kind"] != "eval" or "miou" in row, f"line {number} has no mIoU")
             seen.add(what)
             last = row
         if self._experiment is not None:
@@ -217,7 +217,7 @@ class _Verification:
         return found
 
     def _check_confusion(self, content: bytes) -> str:
-        found = json.loads(content)
+        found = _read_object(content, CONFUSION)
         size = len(found["classes"])
         square = len(found["pixels"]) == size and all(len(row) == size for row in found["pixels"])
         _require(square, f"pixels are not {size} × {size}")
@@ -226,7 +226,7 @@ class _Verification:
         return f"of step {found['step']}"
 
     def _check_result(self, content: bytes) -> str:
-        result = json.loads(content)
+        result = _read_object(content, RESULT)
         for name in (result["checkpoint"], result["best_checkpoint"], result["overlays"]):
             _require(self._run.exists(name), f"names {name}, which is missing")
         if self._attempts is not None:
@@ -276,15 +276,25 @@ def _check_picture(content: bytes) -> str:
     return f"{width}×{height}"
 
 
-def _read_lines(content: bytes) -> list[Row]:
+def _read_object(content: bytes, name: str) -> Row:
+    found = json.loads(content)
+    if lacks := lacking(found, name):
+        raise ValueError(lacks)
+    return found
+
+
+def _read_lines(content: bytes, name: str) -> list[Row]:
     rows, lines = [], content.splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError as error:
             if number == len(lines) and not content.endswith(b"\n"):  # as ``read_rows`` tells it
                 raise ValueError(f"line {number}, the last, is cut off; resuming the run drops it") from error
             raise ValueError(f"line {number} is no JSON: {error}") from error
+        if lacks := lacking(row, name):
+            raise ValueError(f"line {number} {lacks}")
+        rows.append(row)
     return rows
 
 
