@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -143,9 +144,9 @@ class SegmentationSet:
                 f"data.root {self.root}: all pixels of all {number} labels to {purpose} on are "
                 f"ignored{others}; at least one must have a class"
             )
-        absent = [name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0]
+        absent = tuple(name for name, number in zip(self.labels.names, pixels, strict=True) if number == 0)
         if absent and split == "train" and num_labels == len(self):
-            logger.warning("without a pixel in the training labels, so never learnt: %s", ", ".join(absent))
+            _warn_of_absent(self.root, absent)
 
     def _spread(self, seconds: float) -> Iterator[Pair]:
         """Every pair once, until the time is over; any first part of them is spread evenly."""
@@ -172,6 +173,12 @@ class SegmentationSet:
     def file_sizes(self) -> Iterator[int]:
         """Bytes of each image's and label's file, in order."""
         return (path.stat().st_size for pair in self.pairs for path in pair)
+
+
+@cache
+def _warn_of_absent(root: Path, names: tuple[str, ...]) -> None:
+    """Once in a process for each root: a search looks at the data before every trial."""
+    logger.warning("%s: no pixel in the training labels, so never learnt: %s", root, ", ".join(names))
 
 
 def check_sizes(pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
