@@ -3,9 +3,10 @@ import json
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pixelcontrast import PAPER, Contrast, Data, Experiment, Optim, Run, Workers, config, parse, replace
+from pixelcontrast.datasets.dataset_file import DatasetFile
 
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root="/data", crop_size=(192, 256)),
@@ -61,6 +62,20 @@ def test_several_mistakes_are_several_lines() -> None:
         "contrast.hard_share",
         "optim.lr",
     ]
+
+
+def test_a_list_whose_items_are_wrong_is_not_said_to_be_too_short() -> None:
+    of_classes = TypeAdapter(DatasetFile)
+    for classes, keys in (
+        (
+            [{"name": "a", "colour": [1, 2, 3]}, {"name": "b", "ids": [256]}],
+            ["classes.0.colour", "classes.1.ids.0"],
+        ),
+        ([], ["classes"]),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            of_classes.validate_json(json.dumps({"images": "{split}", "masks": "m", "classes": classes}))
+        assert [line.split(":")[0] for line in config.explain(caught.value).splitlines()] == keys
 
 
 def test_replace_changes_by_dotted_key() -> None:

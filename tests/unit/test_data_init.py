@@ -189,6 +189,12 @@ def test_patterns_that_are_given_are_used(tmp_path: Path) -> None:
         propose(tmp_path)
 
 
+def test_patterns_that_leave_the_folder_are_refused_before_masks_are_read(tmp_path: Path) -> None:
+    for images in ("../{split}", str(tmp_path / "{split}")):
+        with pytest.raises(ValueError, match=r"images: '.*' leaves the data set's folder"):
+            init(tmp_path, images=images, masks="masks/{split}", processes=1)
+
+
 def test_patterns_that_are_given_find_folders_of_other_usual_names(tmp_path: Path) -> None:
     write_pairs(tmp_path, "{split}/{name}.jpg", "{split}/{name}_mask.png")
     (tmp_path / "val").rename(tmp_path / "valid")  # as Roboflow exports it

@@ -64,3 +64,19 @@ def test_a_sheet_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         show(data.root, tmp_path / "a.png", "--num", "0")
     assert ended.value.code == 2
     assert "--num 0: allowed are 1 and more" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["show", "/nowhere", "--out"], ["check", "/nowhere", "--histogram"]):
+        for place, says in (
+            (tmp_path / "a" / "b.png", f"no folder {tmp_path / 'a'}"),
+            (tmp_path, "a folder"),
+        ):
+            with pytest.raises(SystemExit) as ended:
+                data_command([*words, str(place)])
+            assert ended.value.code == 2
+            said = capsys.readouterr().err
+            assert said.startswith(f"{words[-1]} {place}: ")
+            assert says in said

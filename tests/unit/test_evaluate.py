@@ -23,7 +23,7 @@ from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import SegmentationSet, build_dataset
 from pixelcontrast.evaluation import Protocol, result_file
 from pixelcontrast.inference import TrainedModel, export_model
-from pixelcontrast.inference.evaluate import Evaluation, Job, evaluate, results_folder
+from pixelcontrast.inference.evaluate import Evaluation, Job, evaluate, held_out, results_folder
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.storage import Storage
 from small_sets import ade20k, coco_10k, coco_164k, reference_pngs, some_ids
@@ -285,3 +285,29 @@ def test_data_that_are_elsewhere_now_are_asked_for_by_the_command_s_option(
     with pytest.raises(SystemExit):
         verb(run, device="cpu")
     assert f"they are not on this machine; say where they are with {option}" in capsys.readouterr().err
+
+
+def test_of_two_evaluations_at_once_the_other_is_refused(
+    run: str, streets: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, metadata = str(tmp_path / "out"), load_model(run).metadata
+    job = Job(location=run, data=streets)
+    with held_out(out, job, metadata):
+        with pytest.raises(SystemExit):
+            command(run, out=out, device="cpu", protocol=ProtocolOptions(flip=True))
+        assert "protocol.flip was False and is now True" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), held_out(str(tmp_path / "b"), job, metadata):
+        raise KeyboardInterrupt
+    assert list((tmp_path / "b").iterdir()) == [], "nothing was evaluated, and the place is free"
+    command(run, out=out, device="cpu")
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"] == 5
+
+
+def test_a_file_of_a_run_that_is_out_of_reach_is_evaluated(
+    run: str, found: Evaluation, tmp_path: Path
+) -> None:
+    source = replace(found.metadata.source, run="s3://no-such-bucket/runs/own?region=eu-north-1")
+    assert source.name == "own"
+    replace(found, metadata=replace(found.metadata, source=source)).write(str(tmp_path / "out"))
+    assert (tmp_path / "out" / "evaluation.json").exists()
+    assert replace(source, run=run).name == Path(run).name

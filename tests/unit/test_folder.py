@@ -338,3 +338,13 @@ def test_a_colour_belongs_to_the_fingerprint_only_where_masks_have_it(root: Path
         describe(root, in_colors + classes)
         prints.add(build(root).fingerprint)
     assert len(prints) == 2
+
+
+def test_patterns_and_lists_may_begin_with_the_folder_itself(root: Path) -> None:
+    expected = [pair.image for pair in build(root).pairs]
+    describe(root, 'images = "./images//{split}/"\nmasks = ".//masks/{split}"\n' + CLASSES)
+    assert [pair.image for pair in build(root).pairs] == expected
+    (root / "train.txt").write_text("".join(f"./{image.relative_to(root)}\n" for image in expected))
+    describe(root, 'images = "."\nmasks = "./masks"\nlists = "./{split}.txt"\n' + CLASSES)
+    with pytest.raises(ValueError, match=r"image without label .*masks/images/train/a\.png"):
+        build(root)

@@ -90,3 +90,14 @@ def test_the_command_shows_and_prepares_absolute_paths(
     assert ended.value.code == 2
     assert f"{home}/data" in capsys.readouterr().err
     assert (prepared[0].data.root, prepared[0].run.storage) == (f"{home}/data", f"{home}/runs")
+
+
+def test_a_place_named_through_the_folder_above_is_the_same_place(home: Path) -> None:
+    (home / "experiments").mkdir()
+    (home / "disk" / "runs").mkdir(parents=True)
+    (home / "link").symlink_to(home / "disk" / "runs")
+    assert config.absolute_path("experiments/../w.pth") == f"{home}/w.pth"
+    assert config.absolute_path("experiments/../link/w.pth") == f"{home}/link/w.pth", "links stay"
+    assert config.absolute_path("link/../w.pth") == f"{home}/disk/w.pth", "where the system opens it"
+    assert Storage("disk/runs/..").name == "disk"
+    assert not config.differences(experiment(weights="w.pth"), experiment(weights="experiments/../w.pth"))

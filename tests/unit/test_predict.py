@@ -12,7 +12,7 @@ from torchvision.io import decode_png
 from object_store import ObjectStore
 from pixelcontrast import Model, load_model
 from pixelcontrast.cli.predict import predict as command
-from pixelcontrast.inference import TrainedModel
+from pixelcontrast.inference import TrainedModel, export_model
 from pixelcontrast.inference.classify import classify
 from pixelcontrast.inference.predict import KINDS, Kind, find_pictures, predict_pictures
 from pixelcontrast.models import SegmentationModel
@@ -272,3 +272,21 @@ def test_two_classes_do_not_make_tiles_larger_than_19_do() -> None:
     decoder = Pixels(num_classes=2)
     classify(network_of(decoder), torch.zeros(3, 2000, 3600, dtype=torch.uint8))
     assert decoder.seen == [2000 * 2657] * 2  # 2657² pixels of 19 logits are 2²⁷
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_image(tmp_path / "photos" / "a.jpg")
+    write_image(tmp_path / "disk" / "b.jpg")
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "disk")
+    found = find_pictures([str(tmp_path / "photos")], out=str(tmp_path / "out"))
+    assert [picture.name for picture in found] == ["a", "more/b"]
+
+
+def test_a_place_that_no_one_knows_is_named_by_its_option(model: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^IMAGES_OR_FOLDER foo://x: pyarrow cannot open it"):
+        find_pictures(["foo://x"], out="p")
+    with pytest.raises(ValueError, match=r"^--out foo://x: pyarrow cannot open it"):
+        find_pictures([str(tmp_path)], out="foo://x")
+    with pytest.raises(ValueError, match=r"^--out foo://x\.pt: pyarrow cannot open it"):
+        export_model(model, "torch", out="foo://x.pt")

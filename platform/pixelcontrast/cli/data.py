@@ -11,7 +11,7 @@ import tyro
 from pixelcontrast.cli.pack import pack
 from pixelcontrast.cli.progress import progress
 from pixelcontrast.cli.show import show
-from pixelcontrast.cli.terminal import check_least, failures_told
+from pixelcontrast.cli.terminal import check_file, check_least, failures_told
 from pixelcontrast.config import ClassOrder, Data, Layout
 
 _Root = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
@@ -90,6 +90,8 @@ def check(
 
     check_least("--processes", processes)
     check_least("--limit", limit, least=0)
+    if histogram is not None:
+        check_file("--histogram", histogram)
     with failures_told(resume="Nothing was changed."), progress("pairs") as tell:
         report = check_files(
             Data(layout=layout or layout_of(root), root=root, class_order=class_order),

@@ -85,15 +85,14 @@ def evaluate(
     from pixelcontrast.evaluation import Protocol
     from pixelcontrast.inference import load_model
     from pixelcontrast.inference.device import choose_device
-    from pixelcontrast.inference.evaluate import Job, check_out, results_folder
-    from pixelcontrast.inference.export import default_name
+    from pixelcontrast.inference.evaluate import Job, held_out, results_folder
     from pixelcontrast.inference.found import choose_step
 
     check_least("--processes", processes)
     with failures_told(resume="Run the command again to start over."):
         step = choose_step(run, step)  # once: a run that is training has a newer checkpoint soon
         metadata = load_model(run, step).metadata
-        out = out or f"evaluations/{default_name(metadata)}-{split}"
+        out = out or f"evaluations/{metadata.source.name}-{split}"
         job = Job(
             location=run,
             step=step,
@@ -105,8 +104,8 @@ def evaluate(
             device=choose_device(device),
             threads=1 if processes > 1 else None,
         )
-        check_out(out, job, metadata)
-        found = _score(job, out, processes)
+        with held_out(out, job, metadata):
+            found = _score(job, out, processes)
     _show(found)
     print(f"written  {out}")
 

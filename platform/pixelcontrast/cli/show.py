@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pixelcontrast.cli.terminal import check_least, failures_told, refuse
+from pixelcontrast.cli.terminal import check_file, check_least, failures_told
 from pixelcontrast.config import ClassOrder, Data, Layout
 from pixelcontrast.words import count
 
@@ -53,6 +53,7 @@ def show(
     from pixelcontrast.datasets.stream import build_stream
 
     check_least("--num", num)
+    check_file("--out", out)
     with failures_told(resume="Nothing was written."):
         asked = Data(
             layout=layout or layout_of(root),
@@ -68,10 +69,7 @@ def show(
         data = stage_pack(asked)
         dataset = build_dataset(data, "train")
         sheet = _sheet(TrainStream(dataset, data, seed, build_stream(dataset, data, seed)), num)
-    try:
-        Path(out).write_bytes(sheet)
-    except OSError as error:
-        refuse(f"--out {out}: cannot be written: {error}")
+    Path(out).write_bytes(sheet)
     print(f"{out}: {count(num, 'crop')} of {count(len(dataset), 'training image')}")
 
 

@@ -1,10 +1,12 @@
 """How every command ends at the terminal, and how it shows messages."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from pixelcontrast.cluster.errors import LaunchError
@@ -26,6 +28,15 @@ def check_least(option: str, value: int | None, *, least: int = 1) -> None:
     """Refuse the value of an option that is below ``least``; None, an option that is unset, is none."""
     if value is not None and value < least:
         refuse(f"{option} {value}: allowed are {least} and more")
+
+
+def check_file(option: str, path: str) -> None:
+    """Refuse a file to write, before the work that it is to hold, where its folder is missing or closed."""
+    file = Path(path)
+    if not file.parent.is_dir():
+        refuse(f"{option} {path}: there is no folder {file.parent}; make it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        refuse(f"{option} {path}: cannot be written: {'a folder' if file.is_dir() else 'no permission'}")
 
 
 @contextmanager

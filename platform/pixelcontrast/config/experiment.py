@@ -223,7 +223,11 @@ def explain(error: ValueError) -> str:
     """One line per mistake of a ``ValidationError``: the dotted key, what is allowed, what was given."""
     if not isinstance(error, ValidationError):
         return str(error)
-    return "\n".join(_explain_one(mistake) for mistake in error.errors())
+    mistakes = error.errors()
+    # Items with a mistake are not counted, and a list of them is said to be too short as well.
+    inner = {mistake["loc"][:size] for mistake in mistakes for size in range(len(mistake["loc"]))}
+    counted = [m for m in mistakes if m["type"] != "too_short" or m["loc"] not in inner]
+    return "\n".join(_explain_one(mistake) for mistake in counted)
 
 
 def _explain_one(mistake: Any) -> str:

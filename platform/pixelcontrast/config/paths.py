@@ -1,5 +1,6 @@
 """Where things lie: a folder or file on this machine, or a URI."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +25,16 @@ def expand_home(path: str) -> str:
 
 
 def absolute_path(path: str) -> str:
-    """The absolute path of a folder or file, ``~`` expanded; a URI is unchanged."""
-    return path if "://" in path else str(Path(expand_home(path)).absolute())
+    """The absolute path of a folder or file, ``~`` expanded and without ``..``; a URI is unchanged.
+
+    One place has one path, from wherever it is named: what is recorded is compared by it. Links stay as they
+    are, but those that ``..`` leads out of.
+    """
+    if "://" in path:
+        return path
+    parts = Path(expand_home(path)).absolute().parts
+    upwards = max((place for place, part in enumerate(parts, start=1) if part == ".."), default=0)
+    return str(Path(os.path.realpath(Path(*parts[:upwards])) if upwards else "", *parts[upwards:]))
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]

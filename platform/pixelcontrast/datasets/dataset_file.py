@@ -90,9 +90,7 @@ class DatasetFile:
     def _paths_stay_inside(self) -> "DatasetFile":
         names = {"images": self.images, "masks": self.masks, "lists": self.lists or ""}
         for key, name in names.items():
-            if escapes(name):
-                raise ValueError(f"{key}: {name!r} leaves the data set's folder; allowed are names in it")
-            check_stars(key, name)
+            check_pattern(key, name)
         if "{split}" not in self.images + (self.lists or ""):
             raise ValueError(
                 "images: neither images nor lists has {split} in it, so that train and val would be one; "
@@ -164,8 +162,10 @@ class DatasetFile:
         return getattr(self.split_names, split)
 
 
-def check_stars(key: str, pattern: str) -> None:
-    """Raise ``ValueError`` if ``**`` is not a whole part of a pattern, where it would match no folders."""
+def check_pattern(key: str, pattern: str) -> None:
+    """Raise ``ValueError`` if a pattern leaves the data set's folder, or has ``**`` as a part of a name."""
+    if escapes(pattern):
+        raise ValueError(f"{key}: {pattern!r} leaves the data set's folder; allowed are names in it")
     for part in pattern.split("/"):
         if "**" in part and part != "**":
             whole = re.sub(r"\*{2,}", "**/*", part)

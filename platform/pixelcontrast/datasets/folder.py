@@ -1,5 +1,6 @@
 """The user's own images: two patterns, a table of classes, in one ``dataset.toml`` (see ``dataset_file``)."""
 
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,7 +126,9 @@ def matching(root: Path, pattern: str, endings: Sequence[str], *, expected: str)
 
 def _down_to_files(pattern: str) -> str:
     """A pattern that names files: of a folder, and of one that ends with **, all files at any depth."""
-    pattern = pattern.rstrip("/")
+    pattern = posixpath.normpath(pattern)  # without ./ and //, as the files' paths are
+    if pattern == ".":
+        return "**/*"
     if "*" not in pattern:
         return f"{pattern}/**/*"
     return f"{pattern}/*" if pattern.split("/")[-1] == "**" else pattern

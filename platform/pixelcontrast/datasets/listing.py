@@ -2,6 +2,7 @@
 opened."""
 
 import os
+import posixpath
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def list_files(folder: Path, endings: Sequence[str], *, expected: str) -> dict[s
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; expected is {expected}", remedy=SEE_TREES)
     files: dict[str, Path] = {}
-    for name in _names_below(str(folder), "", set()):
+    for name in names_below(str(folder)):
         ending = next((ending for ending in endings if name.lower().endswith(ending.lower())), None)
         if ending is None:
             continue
@@ -206,9 +207,9 @@ def read_list(path: Path) -> tuple[str, ...]:
         raise FileError(f"{path}: cannot be read as a list in UTF-8: {error}", remedy=_WRITE_LIST) from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        name = normalized(line.strip())
-        if not name:
+        if not line.strip():
             continue
+        name = posixpath.normpath(normalized(line.strip()))  # without ./, which `find` writes
         if name in seen:
             problem = f"{path}, line {number}: {name} was already named in line {seen[name]}"
             raise FileError(problem, remedy="remove one of the two lines")
@@ -248,8 +249,12 @@ def _paired(
     return Pairing(tuple(pairs), tuple(faults))
 
 
+def names_below(folder: str) -> Iterator[str]:
+    """Paths of the visible files below a folder, with slashes; links are followed, to each folder once."""
+    return _names_below(folder, "", set())
+
+
 def _names_below(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    """Paths below a folder, with slashes; a link back to a folder that was seen is not followed again."""
     status = os.stat(folder)  # noqa: PTH116
     if (status.st_dev, status.st_ino) in seen:
         return

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES, check_stars
+from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES, check_pattern
 from pixelcontrast.datasets.files import IMAGE_ENDINGS
 from pixelcontrast.datasets.folder import fixed_folder, matching
 from pixelcontrast.datasets.labels import Color, voc_color
@@ -95,7 +95,7 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
     if (images is None) != (masks is None):
         raise ValueError("images, masks: give both, or none to have them looked for")
     for key, pattern in (("images", images), ("masks", masks)):
-        check_stars(key, pattern or "")
+        check_pattern(key, pattern or "")
     plan = next(_usual_places(root), None) if images is None or masks is None else _given(root, images, masks)
     if plan is None:
         raise ValueError(

@@ -1,7 +1,8 @@
 """A trained network's scores on a split of a data set, by any protocol, in one or several processes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
@@ -75,10 +76,10 @@ class Evaluation:
 
     def write(self, folder: str) -> None:
         """Write evaluation.json, confusion.png and confusion.parquet; ``folder`` may be a URI."""
-        storage, names, found = Storage(folder), self.metadata.classes, self.summary()
+        storage, names, found = Storage(folder, option="--out"), self.metadata.classes, self.summary()
         miou = "no pixels" if found["miou"] is None else f"mIoU {100 * found['miou']:.1f} %"
         source = self.metadata.source
-        title = f"{Storage(source.run).name}, step {source.step}, {self.job.split}: {miou}"
+        title = f"{source.name}, step {source.step}, {self.job.split}: {miou}"
         storage.write(_RECORD, json.dumps(found, indent=2).encode())
         storage.write("confusion.png", confusion_picture(self.confusion.matrix.numpy(), names, title=title))
         storage.write("confusion.parquet", confusion_table(names, self.confusion))
@@ -135,17 +136,35 @@ def origin(job: Job, metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def check_out(out: str, job: Job, metadata: Metadata) -> None:
-    """Look at the folder or URI that an evaluation is to be written to; the same one may be repeated.
+@contextmanager
+def held_out(out: str, job: Job, metadata: Metadata) -> Iterator[None]:
+    """Hold the folder or URI that an evaluation inside writes to; the same one may be repeated.
+
+    ``evaluation.json`` says from the start what is evaluated, so that of two at once the other is refused; if
+    the evaluation fails, it is removed again.
 
     Raises:
-        ValueError: another network's, protocol's or data's evaluation lies there, or result files that would
-            stay beside the new scores; names what differs. Or nothing can be written there, which would
-            otherwise be found when all images are evaluated.
+        ValueError: another network's, protocol's or data's evaluation lies there or is running, or result
+            files that would stay beside the new scores; names what differs. Or nothing can be written there,
+            which would otherwise be found when all images are evaluated.
     """
-    Storage(out, option="--out").check_writable()
-    refuse_others(Storage(out), _RECORD, origin(job, metadata) | {"protocol": asdict(job.protocol)})
-    results = Storage(results_folder(out))
+    folder, mine = Storage(out, option="--out"), origin(job, metadata)
+    folder.check_writable()
+    refuse_others(folder, _RECORD, mine | {"protocol": asdict(job.protocol)})
+    _refuse_stale_results(out, job)
+    begun = not folder.exists(_RECORD)
+    if begun:
+        folder.write(_RECORD, json.dumps(mine, indent=2).encode())
+    try:
+        yield
+    except BaseException:
+        if begun:
+            folder.delete(_RECORD)
+        raise
+
+
+def _refuse_stale_results(out: str, job: Job) -> None:
+    results = Storage(results_folder(out), option="--out")
     stale = {name for name in results.sizes() if not PurePosixPath(name).name.startswith(".")}
     if stale and job.results is not None:
         dataset = build_dataset(stage_pack(job.data), job.split)
@@ -159,7 +178,7 @@ def check_out(out: str, job: Job, metadata: Metadata) -> None:
 
 def results_folder(out: str) -> str:
     """Where result files go when an evaluation is written to ``out``; a URI keeps its options."""
-    return (Storage(out) / "results").location
+    return (Storage(out, option="--out") / "results").location
 
 
 class _Loaded(NamedTuple):

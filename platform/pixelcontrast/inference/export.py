@@ -5,7 +5,7 @@ from typing import Literal
 from pixelcontrast.inference.earlier import REMEDY
 from pixelcontrast.inference.exported import read_exported, to_safetensors, to_torch
 from pixelcontrast.inference.found import is_weights_of_checkpoint
-from pixelcontrast.inference.metadata import Metadata, Source
+from pixelcontrast.inference.metadata import Source
 from pixelcontrast.inference.onnx_file import onnx_metadata, to_onnx
 from pixelcontrast.inference.trained import TrainedModel
 from pixelcontrast.storage import Storage
@@ -37,7 +37,7 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
         raise ValueError(f"--argmax: {format} files hold no graph; allowed with --format onnx only")
     if out is not None and not out.partition("?")[0].endswith(ending):
         raise ValueError(f"--out {out}: the name of a {format} file ends with {ending}")
-    file = Storage(out or f"{default_name(model.metadata)}{ending}")
+    file = Storage(out or f"{model.metadata.source.name}{ending}", option="--out")
     _refuse_others(file, format, model.metadata.source)
     match format:
         case "safetensors":
@@ -67,8 +67,3 @@ def _refuse_others(file: Storage, format: Format, source: Source) -> None:
             f"--out {file.location}: holds step {earlier.step} of {earlier.run} (commit {earlier.commit}), "
             f"and this is step {source.step} of {source.run} (commit {source.commit}); {REMEDY}"
         )
-
-
-def default_name(metadata: Metadata) -> str:
-    """The name of the run that a network comes from."""
-    return Storage(metadata.source.run).name

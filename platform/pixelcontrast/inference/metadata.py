@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +24,11 @@ class Source:
     step: int
     commit: str
     """The commit that it was trained with, or ``unknown``."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, by its location's text: what lies there need not be in reach."""
+        return PurePosixPath(self.run.partition("?")[0] if "://" in self.run else self.run).name
 
 
 @dataclass(frozen=True, kw_only=True)

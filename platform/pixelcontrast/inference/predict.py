@@ -1,7 +1,7 @@
 """A trained network on pictures of any size: overlays, id masks and confidences as files."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ from pixelcontrast.datasets.dataset_file import FILE_NAME
 from pixelcontrast.datasets.files import IMAGE_ENDINGS, FileError, decode_image
 from pixelcontrast.datasets.folder import image_names
 from pixelcontrast.datasets.left_out import OTHER_PICTURES
+from pixelcontrast.datasets.listing import check_name, names_below
 from pixelcontrast.evaluation import blend, legend
 from pixelcontrast.inference.classify import Prediction, classify
 from pixelcontrast.inference.earlier import REMEDY, refuse_others
@@ -51,7 +52,9 @@ def find_pictures(locations: Sequence[str], *, out: str) -> list[Picture]:
         raise ValueError("no images: give files or folders of images")
     found: dict[str, Picture] = {}
     for location in locations:
-        for picture in _pictures_at(Storage(location), Storage(out)):
+        for picture in _pictures_at(
+            Storage(location, option="IMAGES_OR_FOLDER"), Storage(out, option="--out")
+        ):
             other = found.setdefault(picture.name, picture)
             if _place(other.file) != _place(picture.file):
                 _refuse_second(picture.file, other.file)
@@ -100,7 +103,7 @@ def predict_pictures(
         ValueError: another network's predictions lie there, or those of another file by a picture's name.
         OSError: a prediction cannot be written.
     """
-    folder, failures = Storage(out), []
+    folder, failures = Storage(out, option="--out"), []
     _record(folder, model, pictures)
     folder.write("legend.png", legend(model.classes, model.metadata.palette))
     for done, picture in enumerate(pictures, start=1):
@@ -149,7 +152,7 @@ def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
             f"--out {out.location}: the images lie there, in {place.location}; choose another --out"
         )
     described = place.is_local and place.exists(FILE_NAME)
-    names = sorted(image_names(Path(place.path())) if described else place.sizes())
+    names = sorted(image_names(Path(place.path())) if described else _names(place))
     earlier = [place.path(name).removesuffix(_RECORD) for name in names if name.endswith(f"/{_RECORD}")]
     found: list[Picture] = []
     for name in map(PurePosixPath, names):
@@ -167,6 +170,16 @@ def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
             f"{', '.join(IMAGE_ENDINGS)}"
         )
     return found
+
+
+def _names(place: Storage) -> Iterable[str]:
+    """All files below a folder."""
+    if not place.is_local:
+        return place.sizes()
+    names = [*names_below(place.path())]  # pyarrow follows a link back to a folder above it, again and again
+    for name in names:
+        check_name(Path(place.path()), name)
+    return names
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -24,7 +24,6 @@ from pixelcontrast.inference.inspection.geometry import (
 )
 from pixelcontrast.inference.inspection.observe import EMBEDDING, FEATURES, Observation
 from pixelcontrast.runs.pictures import Picture
-from pixelcontrast.storage import Storage
 
 _PAIRS, _PATCH = 9, 72
 """Pairs per network; side of a patch in the image's pixels."""
@@ -88,7 +87,7 @@ def name_of(seen: Observation) -> str:
     """The run, how it was trained, and the checkpoint's step."""
     source = seen.model.metadata.source
     loss = "contrast" if seen.has_head else "cross-entropy"
-    return f"{Storage(source.run).name} ({loss}, step {source.step:,})"
+    return f"{source.name} ({loss}, step {source.step:,})"
 
 
 def _layer_words(shown: Sequence[Observation], layer: str) -> str:
