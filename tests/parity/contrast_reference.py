@@ -142,11 +142,14 @@ class Reference:
             return self.anchors_per_class
         weights = {k: n**-self.rare_class_power for k, n in self.seen.items()}
         most, left = 4 * self.anchors_per_class, self.anchors_per_class * len(weights)
-        above = [k for k in weights if weights[k] * left > most * sum(weights.values())]
-        if c in above:
-            return most
-        share = weights[c] / sum(weights[k] for k in weights if k not in above)
-        return min(max(2, round((left - most * len(above)) * share)), most)
+        while True:  # what is above goes to the others, of whom some may then be above
+            above = [k for k in weights if weights[k] * left > most * sum(weights.values())]
+            if c in above:
+                return most
+            if not above:
+                return max(2, round(left * weights[c] / sum(weights.values())))
+            left -= most * len(above)
+            weights = {k: weight for k, weight in weights.items() if k not in above}
 
     def _pixel_keys(self, stream: int, labels: Tensor, positions: Tensor) -> Tensor:
         """Each pixel's key: [B, h, w]."""

@@ -95,6 +95,8 @@ def test_trials_share_a_gpu_by_parts():
         concurrency(run(Workers(1), gpus_per_worker=0.5, device="cuda"), [{"CPU": 1.0}])
     with pytest.raises(ValueError, match=r"run.gpus_per_worker is 0\.5 and run.workers 2"):
         Experiment(data=Data(layout="camvid", root="data"), run=run(Workers(2), gpus_per_worker=0.5))
+    on_cpus = run(Workers(2), gpus_per_worker=0.5, device="cpu")
+    Experiment(data=Data(layout="camvid", root="data"), run=on_cpus)
 
 
 def test_embeddings_must_fit_into_a_quarter_of_a_worker_s_part_of_its_node():

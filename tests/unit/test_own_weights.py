@@ -1,6 +1,7 @@
 """A network of the platform as the start of another run: what is taken of it, and what is told."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,21 @@ def test_other_operators_and_images_are_refused_with_their_options(kind: str, fi
         build(model)
     assert "--model.align-corners no" in str(error.value)
     assert "--model.mean 0.4 0.4 0.4" in str(error.value)
+
+
+def test_another_backbone_of_the_same_layers_and_the_mean_of_its_weights_are_told(tmp_path: Path) -> None:
+    """As after training from weights with a mean of their own, started from again by the bare name."""
+    own = Model(backbone="mobilenetv3_large_100.miil_in21k_ft_in1k", embedding_dim=8)  # mean 0, std 1
+    folder = Path(write_run(tmp_path, model=own, steps=(4,))[0])
+    file = str(folder / "checkpoints/step-00000004/model.safetensors")
+    build(replace(own, weights=file, classifier="keep"))
+    for backbone, says in (
+        ("mobilenetv3_large_100", "--model.mean 0 0 0"),
+        ("tf_mobilenetv3_large_100", f"--model.backbone {own.backbone}"),
+    ):
+        with pytest.raises(ValueError, match="gives its results only with its own settings") as error:
+            build(replace(own, backbone=backbone, weights=file, classifier="keep"))
+        assert says in str(error.value)
 
 
 def test_of_a_network_with_another_decoder_the_backbone_is_taken_and_told(

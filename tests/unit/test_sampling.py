@@ -145,6 +145,14 @@ def test_a_class_of_a_few_pixels_does_not_take_the_others_anchors() -> None:
         assert found.each.tolist() == [42] * 18 + [200]  # (19 · 50 − 200) / 18
 
 
+def test_what_two_rare_classes_leave_goes_to_the_others() -> None:
+    """The second is above the limit only once it is given what the first leaves."""
+    pixels = torch.tensor([1, 10] + [1_000_000] * 17)
+    found = sampling.rare_budgets(pixels, per_class=50, rare_class_power=1.0, hard_share=0.5)
+    assert isinstance(found.each, Tensor)
+    assert found.each.tolist() == [200, 200] + [32] * 17  # (19 · 50 − 400) / 17
+
+
 def test_before_anything_is_seen_all_budgets_are_alike() -> None:
     pixels = torch.zeros(3, dtype=torch.int64)
     found = sampling.rare_budgets(pixels, per_class=7, rare_class_power=1.0, hard_share=0.0)

@@ -51,7 +51,7 @@ class Experiment:
 
     @model_validator(mode="after")
     def _gpu_is_whole_for_several(self) -> "Experiment":
-        if self.run.gpus_per_worker < 1 and self.run.workers.max > 1:
+        if self.run.gpus_per_worker < 1 and self.run.workers.max > 1 and self.run.device != "cpu":
             raise ValueError(
                 f"run.gpus_per_worker is {self.run.gpus_per_worker} and run.workers {self.run.workers}: NCCL "
                 "refuses two workers of one run on one GPU, so only a single worker may have a part of one"

@@ -260,7 +260,8 @@ class Run:
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How a GPU multiplies float32 matrices (``torch.set_float32_matmul_precision``), those of the contrast
     included: highest: in float32; high: rounded to TF32, faster, by which a cosine of two embeddings errs by
-    at most 0.001; medium: rounded to bfloat16, at most 0.008. Convolutions take TF32 in any case."""
+    at most 0.001; medium: rounded to bfloat16, at most 0.008. Convolutions take TF32 in any case. With
+    medium, CPUs that have bfloat16 instructions round, too."""
     compile: bool = False
     """Compile the network with torch.compile: other bits than without, and no gradient_ratio in metrics."""
     report_interval: Count = 20

@@ -110,6 +110,8 @@ def place_in_run(sorted_groups: Tensor) -> Tensor:
 
 MOST_OF_RARE = 4
 """Anchors of a rare class, as a multiple of the average."""
+_PASSES = 3
+"""Times that what is above goes to the others, of which some are then above; fixed: no wait for a GPU."""
 
 
 class Budgets(NamedTuple):
@@ -143,9 +145,12 @@ def rare_budgets(pixels: Tensor, *, per_class: int, rare_class_power: float, har
     seen, most = pixels > 0, MOST_OF_RARE * per_class
     weights = torch.where(seen, pixels.double() ** -rare_class_power, 0.0)
     total = per_class * seen.sum()
-    above = weights * total > most * weights.sum()
-    others = weights.masked_fill(above, 0.0)
-    share = (total - most * above.sum()) * others / others.sum()
+    above, others = torch.zeros_like(seen), weights
+    share = total * weights / weights.sum()
+    for _ in range(_PASSES):
+        above = above | (share > most)
+        others = weights.masked_fill(above, 0.0)
+        share = (total - most * above.sum()) * others / others.sum()
     share = share.masked_fill(above, most).round().clamp(min=min(2, per_class), max=most)
     each = torch.where(seen, share, per_class).long()
     return Budgets(each, ceil_shares(each, hard_share), most, ceil_share(most, hard_share))

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor
 
@@ -31,8 +32,10 @@ def own_layout(file: WeightsFile, target: Target) -> Layout | None:
         return None
     exported = _metadata(file)
     model = asdict(target.settings) | (exported.get("model") or _of_checkpoint(file))
+    source = timm.models.get_pretrained_cfg(model["backbone"])  # whose mean is taken where none is set
     normalisation: dict[str, Any] = {
-        key: tuple(exported.get(key) or model[key] or getattr(target, key)) for key in ("mean", "std")
+        key: tuple(exported.get(key) or model[key] or getattr(source, key, None) or getattr(target, key))
+        for key in ("mean", "std")
     }
     aligned = SOURCES[model["operators"]].align_corners
     return Layout(
@@ -40,6 +43,7 @@ def own_layout(file: WeightsFile, target: Target) -> Layout | None:
         backbones=model["backbone"],
         recognised_by=(_RECOGNISED_BY,),
         settings={
+            "backbone": _architecture(model["backbone"], target.settings.backbone),
             "operators": model["operators"],
             "align_corners": model["align_corners"] or ("yes" if aligned else "no"),
         },
@@ -50,6 +54,12 @@ def own_layout(file: WeightsFile, target: Target) -> Layout | None:
         images=lambda _: Images(**normalisation),
         class_names=lambda _: exported.get("classes", ()),
     )
+
+
+def _architecture(backbone: str, target: str) -> str:
+    """The target's name if both are one architecture, with whatever weights; else the backbone's own."""
+    same = backbone.partition(".")[0] == target.partition(".")[0]  # timm's names are architecture.weights
+    return target if same else backbone
 
 
 def _without_other_head(target: Target, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
