@@ -145,7 +145,7 @@ def rare_budgets(pixels: Tensor, *, per_class: int, rare_class_power: float, har
     seen, most = pixels > 0, MOST_OF_RARE * per_class
     weights = torch.where(seen, pixels.double() ** -rare_class_power, 0.0)
     total = per_class * seen.sum()
-    above, others = torch.zeros_like(seen), weights
+    above = torch.zeros_like(seen)
     share = total * weights / weights.sum()
     for _ in range(_PASSES):
         above = above | (share > most)
