@@ -155,9 +155,10 @@ print(memory("VmHWM") - before)
 
 def test_ten_views_take_no_more_memory_than_the_maps_that_are_named() -> None:
     path = os.pathsep.join(filter(None, sys.path))
-    environment = os.environ | {"PYTHONPATH": path}
+    # With its threshold left to adapt, malloc keeps freed maps, how many differs from run to run.
+    environment = os.environ | {"PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run(
         [sys.executable, "-c", PEAK], env=environment, capture_output=True, text=True, check=True
     )
     one_map = 19 * 512 * 1024 * 4 / 2**20
-    assert float(done.stdout) < (3 + 1.5**2 + 1) * one_map
+    assert float(done.stdout) < (3 + 1.5**2) * one_map
