@@ -7,9 +7,9 @@ turn, round after round, and each is given by its median.
 Peak memory is measured in a fresh process for every form: the form runs once at a small size so that
 libraries are loaded, the inputs are made, freed memory is given back to the system, the kernel's record of
 the peak is reset (/proc/self/clear_refs), and the form runs once. The figure is that peak (VmHWM) over the
-resident size before it (VmRSS). malloc's threshold is fixed at 1 MiB: left to adapt, it keeps larger blocks that
-were freed, how many differs from run to run. On a GPU it is ``torch.cuda.max_memory_allocated`` over what was
-allocated before.
+resident size before it (VmRSS). malloc's threshold is fixed at 1 MiB: left to adapt, it keeps larger blocks
+that were freed, and how many differs from run to run. On a GPU it is ``torch.cuda.max_memory_allocated`` over
+what was allocated before.
 """
 
 import argparse

@@ -45,12 +45,16 @@ def test_a_wrong_value_is_one_line_with_its_key(key: str, value: Any, line: str)
     assert __import__("re").match(line, lines[0]), lines[0]
 
 
-def test_image_pooling_needs_two_images() -> None:
-    one = replace(EXPERIMENT, {"run.workers": Workers(1), "optim.batch_size": 1})
-    with pytest.raises(ValueError, match=r"model\.decoder is deeplabv3 and optim\.batch_size 1"):
-        replace(one, {"model.decoder": "deeplabv3"})
-    replace(one, {"model.decoder": "ocr"})
-    replace(one, {"model.decoder": "deeplabv3", "optim.batch_size": 2})
+@pytest.mark.parametrize(("given", "means"), [(2, Workers(2)), ("2", Workers(2)), ("1:4", Workers(1, 4))])
+def test_workers_may_be_a_number_as_well(given: object, means: Workers) -> None:
+    settings = replace(EXPERIMENT, {"optim.batch_size": 8, "run.workers": given})
+    assert settings.run.workers == means
+
+
+@pytest.mark.parametrize("given", [0, True, 2.0, "1:2:3", "two"])
+def test_other_workers_are_refused(given: object) -> None:
+    with pytest.raises(ValueError, match="workers are N or MIN:MAX"):
+        replace(EXPERIMENT, {"run.workers": given})
 
 
 def test_several_mistakes_are_several_lines() -> None:

@@ -84,12 +84,42 @@ def test_a_warmup_of_all_steps_is_refused_before_the_start(scenes: Path, tmp_pat
     check_inputs(config.replace(all_steps, {"contrast.weight": 0.0}))
 
 
-def test_one_pixel_at_the_lowest_level_is_refused_by_its_settings(scenes: Path, tmp_path: Path) -> None:
-    settings = experiment(scenes, tmp_path)
-    with pytest.raises(ValueError, match=r"data\.crop_size is \(32, 32\) and optim\.batch_size 1"):
-        config.replace(settings, {"data.crop_size": (32, 32), "optim.batch_size": 1})
-    config.replace(settings, {"data.crop_size": (32, 64), "optim.batch_size": 1})
-    config.replace(settings, {"data.crop_size": (32, 32), "optim.batch_size": 2})
+FROZEN = {"model.backbone": "skresnet18", "model.freeze_backbone": True, "contrast.weight": 0.0}
+LARGER = r"optim\.batch_size to 2, or take a larger data\.crop_size$"
+
+
+@pytest.mark.parametrize(
+    ("model", "crop", "says"),
+    [
+        ({"model.backbone": "hrnet_w18_small"}, (32, 32), rf"backbone\.\S+ would see one value .* {LARGER}"),
+        ({"model.backbone": "hrnet_w18_small"}, (32, 64), None),
+        ({"model.backbone": "vit_tiny_patch16_224"}, (32, 32), None),
+        ({"model.backbone": "skresnet18"}, (64, 64), r"backbone\.layer1\.0\.conv1\.attn\.bn would .* to 2$"),
+        (
+            {"model.backbone": "skresnet18", "model.freeze_backbone": True, "contrast.weight": 0.0},
+            (64, 64),
+            None,
+        ),
+        (
+            {"model.backbone": "resnet18", "model.decoder": "deeplabv3"},
+            (64, 64),
+            r"decoder\.aspp\.\S+ .* to 2$",
+        ),
+        ({"model.decoder": "ocr"}, (64, 64), None),
+    ],
+)
+def test_one_image_that_leaves_a_batchnorm_one_value_is_refused_before_the_start(
+    scenes: Path, tmp_path: Path, model: dict[str, object], crop: tuple[int, int], says: str | None
+) -> None:
+    given = {"model.backbone": "resnet18", **model, "data.crop_size": crop}
+    settings = config.replace(experiment(scenes, tmp_path), given)
+    check_inputs(config.replace(settings, {"optim.batch_size": 2}))
+    one = config.replace(settings, {"optim.batch_size": 1})
+    if says is None:
+        check_inputs(one)
+    else:
+        with pytest.raises(ValueError, match=rf"^optim\.batch_size is 1: the network's {says}"):
+            check_inputs(one)
 
 
 def test_a_missing_compiler_is_found_before_the_start(

@@ -81,8 +81,9 @@ def test_what_the_check_finds_fails_or_ends_a_trial_before_it_starts(experiment:
 
 
 def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(experiment: Experiment) -> None:
-    space = {"model.decoder": choice("hrnet", "deeplabv3"), "optim.batch_size": integers(1, 8)}
-    known = ({"model.decoder": "deeplabv3", "optim.batch_size": 1}, {"optim.batch_size": 2})
+    experiment = config.replace(experiment, {"contrast.memory": "pixel"})
+    space = {"contrast.memory": choice("none", "pixel"), "contrast.anchors_per_class": integers(1, 50)}
+    known = ({"contrast.memory": "none", "contrast.anchors_per_class": 1}, {"contrast.memory": "none"})
     search = Search(space=space, trials=2, known=known)
     check_space(search, experiment)
     driver, listener = Driver(experiment, search), Lines()
@@ -90,11 +91,11 @@ def test_values_that_do_not_go_together_fail_their_trial_and_not_the_search(expe
     trial = running.propose("tune's id")
     assert trial is not None
     settings = config.from_json(trial["experiment"])
-    assert (settings.run.name, settings.optim.batch_size) == ("trial-0001", 2)
+    assert (settings.run.name, settings.contrast.memory) == ("trial-0001", "none")
     assert running.propose("another") is None
     assert states(driver.trials.all()) == ["FAIL", "RUNNING"]
     error = driver.trials.all()[0].user_attrs["error"]
-    assert error.startswith("model.decoder is deeplabv3 and optim.batch_size 1")
+    assert error.startswith("contrast.anchors_per_class is 1 and no memory is used")
     assert listener.lines == [
         ("started", "trial-0000"),
         ("failed", "trial-0000", error),

@@ -3,17 +3,20 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 from packs import write_folder
-from pixelcontrast.config import Data
+from pixelcontrast.config import Data, Experiment, Optim, Run
 from pixelcontrast.datasets.loading import Batch, train_loader
 from pixelcontrast.datasets.packing.write import pack
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.datasets.stream import BalancedStream
+from pixelcontrast.training.batches import Batches
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,19 @@ def test_a_bad_sample_is_replaced_alike_everywhere(damaged: Data, processes: int
     path = Path(data.root) / "masks/train/004.png"
     path.write_bytes(path.read_bytes()[:60])
     assert_equal(load(replace(data, loader_processes=processes), start=5), whole[5:])
+
+
+@pytest.mark.parametrize("on_bad_sample", ["skip", "stop"])
+def test_the_images_of_a_step_are_those_that_were_taken(
+    folder: Data, damaged: Data, on_bad_sample: Literal["skip", "stop"]
+) -> None:
+    """As a message about the step names them, whichever rank they were on."""
+    data = replace(damaged if on_bad_sample == "skip" else folder, on_bad_sample=on_bad_sample)
+    train_set = build_dataset(data, "train")
+    settings = Experiment(data=data, optim=Optim(steps=12, batch_size=6), run=Run(name="a"))
+    batches = Batches(settings, Mock(), train_set, torch.device("cpu"))
+    for step, batch in enumerate(load(data)):
+        assert batches.images_of(step) == [train_set.name(index) for index in batch.indices.tolist()]
 
 
 def test_a_bad_sample_stops_the_loading_with_its_file(damaged: Data) -> None:

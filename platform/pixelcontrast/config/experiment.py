@@ -17,10 +17,6 @@ COMMIT_VARIABLE = "PIXELCONTRAST_COMMIT"
 """Environment variable that names the commit where the code has no git around it, as in a job."""
 
 
-_LOWEST_STRIDE = 32
-"""A backbone's, at its last level: a crop no larger has one pixel there."""
-
-
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Experiment:
     """Everything that decides what a run trains. Change it with ``replace``."""
@@ -55,25 +51,6 @@ class Experiment:
             raise ValueError(
                 f"run.gpus_per_worker is {self.run.gpus_per_worker} and run.workers {self.run.workers}: NCCL "
                 "refuses two workers of one run on one GPU, so only a single worker may have a part of one"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _image_pooling_can_normalise(self) -> "Experiment":
-        if self.model.decoder == "deeplabv3" and self.optim.batch_size == 1:
-            raise ValueError(
-                "model.decoder is deeplabv3 and optim.batch_size 1: the BatchNorm after its image pooling "
-                "sees one value per image, and needs at least two images in the global batch"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _lowest_level_can_normalise(self) -> "Experiment":
-        if self.optim.batch_size == 1 and max(self.data.crop_size) <= _LOWEST_STRIDE:
-            raise ValueError(
-                f"data.crop_size is {self.data.crop_size} and optim.batch_size 1: the backbone's lowest "
-                f"level, at stride {_LOWEST_STRIDE}, is then one value per channel, and BatchNorm needs at "
-                f"least two; raise the batch size, or one side of the crop above {_LOWEST_STRIDE}"
             )
         return self
 

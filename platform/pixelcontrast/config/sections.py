@@ -70,10 +70,12 @@ class Workers:
             raise ValueError(f"workers are N or MIN:MAX with 1 <= MIN <= MAX, not {self.min}:{self.max}")
 
     @classmethod
-    def parse(cls, text: "str | Workers") -> "Workers":
-        """Read ``"2"`` or ``"1:4"``; raises ``ValueError`` on anything else."""
+    def parse(cls, text: "str | int | Workers") -> "Workers":
+        """Read ``"2"``, ``2`` or ``"1:4"``; raises ``ValueError`` on anything else."""
         if isinstance(text, Workers):
             return text
+        if type(text) is int:
+            return cls(text)
         numbers = text.split(":") if isinstance(text, str) else []
         if len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
             raise ValueError(f"workers are N or MIN:MAX, such as 2 or 1:4, not {text!r}")

@@ -1,5 +1,6 @@
 """BatchNorm whose statistics are those of the global batch, on every device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,6 +81,33 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
         if type(module) in _ON_CPU:
             module.__class__ = _ON_CPU[type(module)]
     return model
+
+
+def lacking_values(model: nn.Module, size: Sequence[int]) -> str:
+    """The name of a BatchNorm that would have one value per channel to normalise, of a single image; or "".
+
+    Args:
+        model: a network on the meta device, as it would be trained: what its BatchNorms see is not computed.
+        size: the image's height and width.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    found: list[str] = []
+
+    def look(module: Any, inputs: tuple[Tensor]) -> None:
+        if module.training and inputs[0].numel() == inputs[0].shape[1]:
+            found.append(names[module])
+
+    handles = [module.register_forward_pre_hook(look) for module in names]
+    try:
+        with torch.no_grad():
+            model(torch.empty(1, 3, *size, device="meta"))
+    except ValueError:  # torch's own, which does not say where
+        if not found:
+            raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else ""
 
 
 class _SyncBatchNorm(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 
 from pixelcontrast import distributed
 from pixelcontrast.config import Experiment
-from pixelcontrast.datasets.loading import Batch, train_loader
+from pixelcontrast.datasets.loading import Batch, TrainStream, train_loader
 from pixelcontrast.datasets.segmentation import SegmentationSet
 from pixelcontrast.datasets.stream import batch_positions, build_stream
 from pixelcontrast.datasets.transforms import Normalization
@@ -39,9 +39,16 @@ class Batches:
         self.seconds_waited, self.replaced = 0.0, Counter[str]()
 
     def images_of(self, step: int) -> list[str]:
-        """The images of a step's global batch, counted from 0, by their paths below the root."""
+        """The images of a step's global batch, counted from 0, by their paths below the root.
+
+        Where one that cannot be read is replaced, all are read again: another rank's may have been.
+        """
         positions = batch_positions(step, batch_size=self._experiment.optim.batch_size)
-        return [self._name_at(position) for position in positions]
+        data = self._experiment.data
+        if data.on_bad_sample == "stop":
+            return [self._name_at(position) for position in positions]
+        read = TrainStream(self._train_set, data, self._experiment.run.seed, self._stream)
+        return [self._train_set.name(read[position].image_index) for position in positions]
 
     def __iter__(self) -> Iterator[Batch]:
         experiment, model = self._experiment, self._state.model

@@ -3,11 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
+
+import torch
 
 from pixelcontrast.config import Data, Experiment
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
-from pixelcontrast.models import check_model, check_model_weights, trains_features
+from pixelcontrast.models import build_model, check_model, check_model_weights, trains_features
+from pixelcontrast.models.batchnorm import lacking_values
 from pixelcontrast.runs import checkpoint
 from pixelcontrast.runs.resume import check_finished, check_resumable
 from pixelcontrast.runs.run_folder import Row, open_storage, read_attempts, read_result
@@ -83,6 +87,23 @@ def _check_contrast_begins(experiment: Experiment) -> None:
         )
 
 
+def _check_one_image(experiment: Experiment, *, num_classes: int) -> None:
+    """Raise ``ValueError`` if one image is all of a batch and leaves a BatchNorm one value per channel."""
+    if experiment.optim.batch_size > 1:
+        return
+    with torch.device("meta"):
+        model = replace(experiment.model, weights="none")
+        network = build_model(model, num_classes=num_classes, embedding=False).train()
+    height, width = experiment.data.crop_size
+    if name := lacking_values(network, (height, width)):
+        pooled = lacking_values(network, (4 * height, 4 * width)) != ""
+        larger = "" if pooled else ", or take a larger data.crop_size"
+        raise ValueError(
+            f"optim.batch_size is 1: the network's {name} would see one value per channel, and BatchNorm "
+            f"needs at least two; set optim.batch_size to 2{larger}"
+        )
+
+
 def check_compiler() -> None:
     """Raise ``ValueError`` where this machine has no C++ compiler, without which nothing is compiled."""
     wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
@@ -102,6 +123,7 @@ def check_inputs(experiment: Experiment) -> None:
     _check_contrast_begins(experiment)
     check_data(experiment.data)
     names = build_dataset(experiment.data, "train").labels.names
+    _check_one_image(experiment, num_classes=len(names))
     embedding = experiment.contrast.weight > 0
     check_model_weights(experiment.model, num_classes=len(names), embedding=embedding)
     weights = experiment.optim.class_weights
