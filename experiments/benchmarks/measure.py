@@ -108,9 +108,18 @@ def peak_bytes(make: Callable[..., Form], *args: object, small: Sequence[object]
 
 def _cpu_peak(make: Callable[..., Form], args: Sequence[object], small: Sequence[object]) -> int:
     torch.set_num_threads(1)
-    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+    fix_malloc()
     make(*small)()
-    form = make(*args)
+    return peak_of(make(*args))
+
+
+def fix_malloc() -> None:
+    """What is freed from now on in blocks of 1 MiB or more is given back at once."""
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
+def peak_of(form: Form) -> int:
+    """Peak bytes of this process while the form runs, beyond what it has now."""
     ctypes.CDLL(None).malloc_trim(0)
     before = _status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
