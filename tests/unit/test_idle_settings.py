@@ -116,6 +116,11 @@ def test_settings_of_the_contrast_without_effect_are_named(contrast: Contrast, l
         ),
         ({"run": Run(name="a", gpus_per_worker=0.5)}, None),
         (
+            {"run": Run(name="a", device="cpu", matmul_precision="high")},
+            "run.matmul_precision high has no effect: run.device is cpu",
+        ),
+        ({"run": Run(name="a", device="cpu", matmul_precision="medium")}, None),
+        (
             {"run": Run(name="a", workers=Workers(1, 2)), "contrast": SHARED},
             None,
         ),

@@ -84,7 +84,6 @@ def test_a_warmup_of_all_steps_is_refused_before_the_start(scenes: Path, tmp_pat
     check_inputs(config.replace(all_steps, {"contrast.weight": 0.0}))
 
 
-FROZEN = {"model.backbone": "skresnet18", "model.freeze_backbone": True, "contrast.weight": 0.0}
 LARGER = r"optim\.batch_size to 2, or take a larger data\.crop_size$"
 
 
@@ -95,11 +94,6 @@ LARGER = r"optim\.batch_size to 2, or take a larger data\.crop_size$"
         ({"model.backbone": "hrnet_w18_small"}, (32, 64), None),
         ({"model.backbone": "vit_tiny_patch16_224"}, (32, 32), None),
         ({"model.backbone": "skresnet18"}, (64, 64), r"backbone\.layer1\.0\.conv1\.attn\.bn would .* to 2$"),
-        (
-            {"model.backbone": "skresnet18", "model.freeze_backbone": True, "contrast.weight": 0.0},
-            (64, 64),
-            None,
-        ),
         (
             {"model.backbone": "resnet18", "model.decoder": "deeplabv3"},
             (64, 64),
@@ -120,6 +114,16 @@ def test_one_image_that_leaves_a_batchnorm_one_value_is_refused_before_the_start
     else:
         with pytest.raises(ValueError, match=rf"^optim\.batch_size is 1: the network's {says}"):
             check_inputs(one)
+
+
+def test_a_frozen_backbone_of_random_weights_is_refused_before_the_start(
+    scenes: Path, tmp_path: Path
+) -> None:
+    given = {"model.freeze_backbone": True, "contrast.weight": 0.0, "optim.batch_size": 2}
+    with pytest.raises(
+        ValueError, match=r"^model\.freeze_backbone: model\.weights is none, .* timm or a file"
+    ):
+        check_inputs(config.replace(experiment(scenes, tmp_path), given))
 
 
 def test_a_missing_compiler_is_found_before_the_start(

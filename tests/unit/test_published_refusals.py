@@ -130,6 +130,25 @@ def test_scales_of_inplace_abn_become_those_of_batchnorm(
     assert "its scales are read as InPlaceABN's, of branch master" in caplog.text
 
 
+WITHOUT_CLASSIFIER = {
+    "official OCR": (official, ("cls_head.", "aux_head.3.")),
+    "mmsegmentation DeepLabV3": (dict, ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CLASSIFIER)
+def test_a_file_without_its_classifier_gets_a_new_one_when_asked(
+    name: str, tmp_path: Path, caplog: Any
+) -> None:
+    whole, classifier = WITHOUT_CLASSIFIER[name]
+    content = whole({key: value for key, value in state_of(name).items() if not key.startswith(classifier)})
+    for choice in ("keep", None):
+        said = refusal(name, content, tmp_path, classifier=choice)
+        assert said.splitlines()[1:] == ["  --model.classifier new: the file has no classifier"]
+    build({**SOURCES[name].settings, "classifier": "new", "weights": save(content, tmp_path)})
+    assert f"it has no classifier: a new one of {CLASSES} classes is trained" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "settings", "says"),
     [

@@ -149,8 +149,10 @@ def test_a_frozen_backbone_keeps_its_batchnorm_statistics() -> None:
     ],
 )
 def test_a_contrast_that_would_train_its_head_alone_is_refused(
-    model: Model, refused: bool, scenes: Path
+    model: Model, refused: bool, scenes: Path, tmp_path: Path
 ) -> None:
+    torch.save(timm.create_model(model.backbone).state_dict(), tmp_path / "own.pth")
+    model = dataclasses.replace(model, weights=str(tmp_path / "own.pth"))
     data = Data(layout="cityscapes", root=str(scenes), crop_size=(32, 64))
     experiment = Experiment(data=data, model=model, contrast=Contrast(weight=1.0), run=Run(name="a"))
     message = r"freeze_backbone: with model.decoder .* Set contrast.weight to 0"

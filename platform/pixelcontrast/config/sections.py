@@ -149,9 +149,9 @@ class Model:
     """timm's name of a network with levels at strides 4, 8, 16, 32, such as resnet101s or convnext_tiny, or
     of a plain Vision Transformer, such as vit_small_patch14_dinov2."""
     weights: Location = "none"
-    """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth) of
-    the backbone, of a published network (platform/README.md lists them), or of a run of yours: a checkpoint's
-    model.safetensors or an exported file."""
+    """The start: none (random), timm (the backbone's pretrained weights), or a file (.safetensors, .pth,
+    .pt) of the backbone, of a published network (platform/README.md lists them), or of a run of yours: a
+    checkpoint's model.safetensors or an exported file."""
     classifier: Literal["keep", "new"] | None = None
     """The classifier of a file's network: keep, if its classes are the data's in the same order, or new, a
     random one. unset: new where the numbers of classes differ; where they agree, an error asks."""
@@ -204,7 +204,10 @@ class Contrast(MiningConfig, MemoryConfig, AnchorConfig, LossConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optim:
-    """Steps, batch and optimiser. After lr_warmup_steps the rate decays as (1 − step/steps) ** power."""
+    """Steps, batch and optimiser.
+
+    The rate is lr · (1 − step/steps) ** power, and in the first lr_warmup_steps rises linearly to it.
+    """
 
     steps: Count = 40_000
     """Optimiser steps of the whole run."""

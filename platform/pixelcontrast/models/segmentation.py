@@ -52,7 +52,7 @@ class Output(NamedTuple):
     auxiliary: Tensor | None = None
     """The auxiliary head's logits, like ``logits``; None in evaluation, and without such a head."""
     uncropped: Tensor | None = None
-    """The same with the cells that show padding, as the logits are made of it; None without a head."""
+    """``features`` with the cells that show padding, as the logits are made of it; None without a head."""
 
 
 class SegmentationModel(nn.Module):

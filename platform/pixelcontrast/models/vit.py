@@ -19,7 +19,7 @@ class PlainViT(nn.Module):
     H and W are multiples of p, the patches' side; position embeddings are resampled to the image's size.
 
     Args:
-        network: timm's, built with ``options_of``.
+        network: timm's, built with the ``options`` of ``patches_of``.
     """
 
     def __init__(self, network: Any):

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from pixelcontrast.config import Data, Experiment
+from pixelcontrast.config import Data, Experiment, Model
 from pixelcontrast.datasets.segmentation import build_dataset, check_data
 from pixelcontrast.models import build_model, check_model, check_model_weights, trains_features
 from pixelcontrast.models.batchnorm import lacking_values
@@ -65,6 +65,15 @@ def check_runs_data(experiments: Iterable[Experiment], *, option: str) -> None:
             check_same_data(experiment, attempts[-1]["data"], described(experiment.data), option=option)
 
 
+def _check_backbone_is_trained(model: Model) -> None:
+    """Raise ``ValueError`` if the backbone would stay as random as it starts."""
+    if model.freeze_backbone and model.weights == "none":
+        raise ValueError(
+            "model.freeze_backbone: model.weights is none, so that the backbone would keep its random "
+            "weights; set model.weights to timm or a file, or train the backbone"
+        )
+
+
 def _check_contrast_trains(experiment: Experiment) -> None:
     """Raise ``ValueError`` if the contrast would train nothing that is there at inference."""
     model = experiment.model
@@ -119,6 +128,7 @@ def check_inputs(experiment: Experiment) -> None:
     if experiment.run.compile:
         check_compiler()
     check_model(experiment.model)
+    _check_backbone_is_trained(experiment.model)
     _check_contrast_trains(experiment)
     _check_contrast_begins(experiment)
     check_data(experiment.data)

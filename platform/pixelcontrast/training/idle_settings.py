@@ -68,7 +68,9 @@ def _causes(experiment: Experiment) -> Iterator[tuple[str, bool, Iterable[str]]]
     no_auxiliary = f"model.decoder {model.decoder} has no auxiliary head"
     yield no_auxiliary, model.decoder in ("hrnet", "linear"), ["optim.auxiliary_weight"]
 
-    yield "run.device is cpu", run.device == "cpu", ["run.gpus_per_worker"]
+    on_cpu = run.device == "cpu"
+    yield "run.device is cpu", on_cpu, ["run.gpus_per_worker"]
+    yield "run.device is cpu", on_cpu and run.matmul_precision == "high", ["run.matmul_precision"]
 
 
 def _defaults(experiment: Experiment) -> Experiment:

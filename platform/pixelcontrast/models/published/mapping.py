@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pixelcontrast.models.published import hrnet, mmsegmentation, reference, torchvision
 from pixelcontrast.models.published.layout import CLASSIFIERS, HEAD, Layout, Target
-from pixelcontrast.models.published.settings import check_settings, keeps_classifier
+from pixelcontrast.models.published.settings import check_settings, keeps_classifier, num_classes
 from pixelcontrast.models.weights_file import WeightsFile, first
 
 LAYOUTS = (*reference.LAYOUTS, *hrnet.LAYOUTS, *mmsegmentation.LAYOUTS, *torchvision.LAYOUTS)
@@ -90,8 +90,12 @@ def _stay_random(
         )
     if not keeps_classifier(target, tensors):
         random.extend(CLASSIFIERS)
-        theirs, ours = (len(state["decoder.classifier.weight"]) for state in (tensors, target.tensors))
-        reasons.append(f"its classifier of {theirs} classes is replaced by a new one of {ours}")
+        theirs, ours = num_classes(tensors), num_classes(target.tensors)
+        reasons.append(
+            f"it has no classifier: a new one of {ours} classes is trained"
+            if theirs is None
+            else f"its classifier of {theirs} classes is replaced by a new one of {ours}"
+        )
     return tuple(random), reasons
 
 

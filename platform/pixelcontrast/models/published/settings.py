@@ -39,7 +39,7 @@ def check_settings(layout: Layout, file: WeightsFile, target: Target, tensors: M
 
 def keeps_classifier(target: Target, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the file's classifier is the network's, once ``check_settings`` has passed."""
-    same = _num_classes(tensors) in (_num_classes(target.tensors), None)
+    same = num_classes(tensors) == num_classes(target.tensors)
     return target.settings.classifier != "new" and same
 
 
@@ -67,8 +67,10 @@ def _of_classifier(
     layout: Layout, file: WeightsFile, target: Target, tensors: Mapping[str, Tensor]
 ) -> list[str]:
     """What to set where it is open whether the classifier is kept, or where it cannot be."""
-    choice, ours, theirs = target.settings.classifier, _num_classes(target.tensors), _num_classes(tensors)
-    if choice == "keep" and theirs not in (ours, None):
+    choice, ours, theirs = target.settings.classifier, num_classes(target.tensors), num_classes(tensors)
+    if theirs is None and choice != "new":
+        return ["--model.classifier new: the file has no classifier"]
+    if choice == "keep" and theirs != ours:
         return [f"--model.classifier new: the file has {theirs} classes, and the data have {ours}"]
     if choice is None and ours == theirs:
         names = ", ".join(layout.class_names(file.extra)) or "which it does not name"
@@ -89,6 +91,6 @@ def _close(ours: Sequence[float], theirs: Sequence[float]) -> bool:
     return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(ours, theirs, strict=True))
 
 
-def _num_classes(tensors: Mapping[str, Tensor]) -> int | None:
+def num_classes(tensors: Mapping[str, Tensor]) -> int | None:
     """None where a file has no classifier."""
     return len(tensors[_CLASSIFIER]) if _CLASSIFIER in tensors else None
