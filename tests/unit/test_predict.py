@@ -175,6 +175,23 @@ def test_earlier_predictions_are_no_images(tmp_path: Path) -> None:
     assert [picture.name for picture in pictures] == ["a"]
 
 
+def test_predictions_in_the_folder_of_the_images_itself_are_no_images(
+    model: TrainedModel, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "photos" / "a.png")
+    write_image(tmp_path / "out" / "b.png")
+    out = str(tmp_path / "out")
+    assert not predict_pictures(model, find_pictures([str(tmp_path / "photos")], out=out), out=out)
+    pictures = find_pictures([out], out=str(tmp_path / "out" / "more"))
+    assert [picture.name for picture in pictures] == ["b"]
+
+
+def test_no_kind_of_picture_is_refused(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(run, [str(tmp_path)], out=str(tmp_path / "out"), write=())
+    assert "--write: allowed are one or more of overlays, masks and confidence" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("out", [".", "photos"])
 def test_predictions_do_not_go_where_the_images_lie(
     tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch

@@ -309,6 +309,12 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
             write_report(str(place))
 
 
+def test_a_checkpoint_s_folder_is_not_taken_for_a_run(space: Path) -> None:
+    folder = max((space / "trial-0001" / "checkpoints").iterdir())
+    with pytest.raises(ValueError, match=rf"^{folder} is a checkpoint; allowed is the folder of its run$"):
+        write_report(str(folder))
+
+
 def test_object_store(runs: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a file system of pyarrow's that is not the local one, on real files."""
 

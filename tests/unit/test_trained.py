@@ -130,6 +130,7 @@ def test_predict_gives_the_classes_of_a_picture_at_its_size(written: Any) -> Non
     [
         (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\]; allowed are a PIL image, and uint8 arrays"),
         (np.zeros((3, 4, 4), np.uint8), r"uint8 \[3, 4, 4\]; allowed"),
+        (np.zeros((0, 5, 3), np.uint8), r"uint8 \[0, 5, 3\]; allowed .* of one pixel or more"),
         (Image.new("RGBA", (4, 4)), "transparent pixels"),
         (Image.new("I;16", (4, 4)), r"image: mode I;16 is not supported; allowed are 8-bit RGB, RGBA, L, P"),
         (Image.new("I", (4, 4)), "mode I is not supported"),

@@ -41,6 +41,8 @@ def predict(
     from pixelcontrast.inference.device import choose_device
     from pixelcontrast.inference.predict import find_pictures, predict_pictures
 
+    if not write:
+        refuse("--write: allowed are one or more of overlays, masks and confidence")
     with failures_told(resume="Run the command again to start over."):
         pictures = find_pictures(images, out=out)
         model = load_model(run, step).to(choose_device(device))

@@ -58,6 +58,8 @@ def find_pairs(root: Path, described: DatasetFile, split: Split) -> Pairing:
     name = described.split_name(split)
     images, masks = (pattern.replace("{split}", name) for pattern in (described.images, described.masks))
     expected = f"images at {images} with masks at {masks}, as in {root / FILE_NAME}"
+    if name == split and "{split}" in described.images + described.masks:
+        expected += f"; another folder is named by split_names.{split}"
     found = matching(root, images, IMAGE_ENDINGS, expected=expected)
     labels = matching(root, masks, (".png",), expected=expected)
     suggestion = _namer(root, masks)

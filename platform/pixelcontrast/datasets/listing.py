@@ -193,7 +193,7 @@ def pair_listed(
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """The names in a text file, one per line; a byte order mark, CRLF and empty lines do not matter.
+    """The names in a text file, one per line; a byte order mark, CRLF, \\ and empty lines do not matter.
 
     Raises:
         ValueError: there is no such file, it cannot be read as UTF-8, names an image twice, or names one
@@ -209,7 +209,8 @@ def read_list(path: Path) -> tuple[str, ...]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name = posixpath.normpath(normalized(line.strip()))  # without ./, which `find` writes
+        slashes = line.strip().replace("\\", "/")  # of a list from Windows
+        name = posixpath.normpath(normalized(slashes))  # without ./, which `find` writes
         if name in seen:
             problem = f"{path}, line {number}: {name} was already named in line {seen[name]}"
             raise FileError(problem, remedy="remove one of the two lines")
@@ -241,7 +242,10 @@ def _paired(
     pairs, faults = [], []
     # By the whole path, as text: the order of the sample stream.
     for key, image in sorted(images, key=lambda item: item[1].as_posix()):
-        if key in labels:
+        if labels.get(key) == image:
+            remedy = "let two patterns tell images from labels, such as photos/*.jpg and photos/*_mask.png"
+            faults.append(Fault(image, "is its own label", remedy))
+        elif key in labels:
             pairs.append(Pair(image, labels[key]))
         else:
             problem = f"image without label {label_of(key)}"

@@ -4,8 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 from pixelcontrast.datasets.dataset_file import FILE_NAME, MAX_CLASSES, check_pattern
 from pixelcontrast.datasets.files import IMAGE_ENDINGS
@@ -13,7 +15,7 @@ from pixelcontrast.datasets.folder import fixed_folder, matching
 from pixelcontrast.datasets.labels import Color, voc_color
 from pixelcontrast.datasets.parallel import in_processes
 from pixelcontrast.datasets.scan import MaskValues, scan_masks
-from pixelcontrast.datasets.splits import TRAIN, VAL, find_lists, lacks_val, split_images
+from pixelcontrast.datasets.splits import TEST, TRAIN, VAL, find_lists, lacks_val, split_images
 from pixelcontrast.words import count
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos")
@@ -34,6 +36,8 @@ class Plan:
     lists: str | None = None
     train: str = "train"
     val: str = "val"
+    test: str | None = None
+    """None: there is no such folder."""
     splits: dict[str, list[str]] = field(default_factory=dict)
     """Split → the names in the list to be written of it; empty where none is to be written."""
     notes: list[str] = field(default_factory=list)
@@ -106,8 +110,17 @@ def find_files(root: Path, images: str | None, masks: str | None) -> Plan:
         )
     found = _matching(root, plan, plan.images, IMAGE_ENDINGS)
     labels = _matching(root, plan, plan.masks, (".png",))
+    if any(labels.get(key) == path for key, path in found.items()):
+        found = _told_from_masks(found, labels)
+        labels = {key: path for key, path in labels.items() if key not in found}
+        if not found:
+            raise ValueError(
+                f"{root}: images at {plan.images} and masks at {plan.masks} are the same files; tell them "
+                "apart, as in --images 'photos/*_rgb.png' --masks 'photos/*_labels.png'"
+            )
     if not found.keys() & labels.keys():
         plan.masks, labels = _with_suffix(root, plan, found, labels)
+        plan.images = _without_masks(plan, found, labels)
     plan.notes += _unpaired(root, found, labels)
     if "{split}" not in plan.images:
         found_lists = find_lists(root)
@@ -124,7 +137,9 @@ def _given(root: Path, images: str, masks: str) -> Plan:
     for train, val in product(TRAIN, VAL):
         places = [pattern.replace("{split}", split) for pattern in patterns for split in (train, val)]
         if all(fixed_folder(root, place).is_dir() for place in places):
-            return Plan(images, masks, train=train, val=val)
+            tests = ((name, pattern.replace("{split}", name)) for pattern in patterns for name in TEST)
+            test = next((name for name, place in tests if fixed_folder(root, place).is_dir()), None)
+            return Plan(images, masks, train=train, val=val, test=test)
     return Plan(images, masks)
 
 
@@ -138,24 +153,27 @@ def _usual_places(root: Path) -> Iterator[Plan]:
     top = folders(root)
     for train, val in product(TRAIN, VAL):
         if train in top and val in top:
-            inner = folders(root / top[train])
+            inner, names = folders(root / top[train]), _split_names(top, train, val)
             for image, mask in product(_IMAGES, _MASKS):
                 if image in inner and mask in inner:
-                    parts = f"{{split}}/{inner[image]}", f"{{split}}/{inner[mask]}"
-                    yield Plan(*parts, train=top[train], val=top[val])
+                    yield Plan(f"{{split}}/{inner[image]}", f"{{split}}/{inner[mask]}", **names)
             for beside in _BESIDE:
                 if train + beside in top:
-                    yield Plan(
-                        "{split}", f"{{split}}{top[train + beside][len(train) :]}", None, top[train], top[val]
-                    )
+                    yield Plan("{split}", f"{{split}}{top[train + beside][len(train) :]}", **names)
     for image, mask in product(_IMAGES, _MASKS):
         if image in top and mask in top:
             inner = folders(root / top[image])
             for train, val in product(TRAIN, VAL):
                 if train in inner and val in inner:
                     parts = f"{top[image]}/{{split}}", f"{top[mask]}/{{split}}"
-                    yield Plan(*parts, train=inner[train], val=inner[val])
+                    yield Plan(*parts, **_split_names(inner, train, val))
             yield Plan(top[image], top[mask])
+
+
+def _split_names(folders: Mapping[str, str], train: str, val: str) -> dict[str, Any]:
+    """The splits' own names, of folders by their names in small letters."""
+    test = next((folders[name] for name in TEST if name in folders), None)
+    return {"train": folders[train], "val": folders[val], "test": test}
 
 
 def _matching(root: Path, plan: Plan, pattern: str, endings: Sequence[str]) -> dict[str, Path]:
@@ -174,6 +192,14 @@ def _matching(root: Path, plan: Plan, pattern: str, endings: Sequence[str]) -> d
     return files
 
 
+def _told_from_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """The images where both lie in one folder, in which a mask is an image's file as well."""
+    alone = {key: path for key, path in images.items() if masks.get(key) != path}
+    # If images are PNGs, too, those whose name a mask's begins with: in order it comes next.
+    begun = {key for key, following in pairwise(sorted(images)) if following.startswith(key)}
+    return alone or {key: images[key] for key in images if key in begun}
+
+
 def _with_suffix(
     root: Path, plan: Plan, images: Mapping[str, Path], masks: Mapping[str, Path]
 ) -> tuple[str, dict[str, Path]]:
@@ -182,16 +208,35 @@ def _with_suffix(
     rests = Counter(
         key[len(name) :] for name in names for key in masks if key.startswith(name) and key != name
     )
-    for rest, _ in rests.most_common(3):
-        # More than half: single masks may be missing, and are told as those without a suffix.
-        if "*" not in plan.masks and 2 * sum(f"{name}{rest}" in masks for name in names) > len(names):
-            pattern = f"{plan.masks}/**/*{rest}.png"
-            return pattern, _matching(root, plan, pattern, (".png",))
+    # More than half: single masks may be missing, and are told as those without a suffix.
+    fits = [rest for rest in rests if 2 * sum(f"{name}{rest}" in masks for name in names) > len(names)]
+    patterns = [] if "*" in plan.masks else [f"{plan.masks}/**/*{rest}.png" for rest in fits]
+    if len(patterns) == 1:
+        return patterns[0], _matching(root, plan, patterns[0], (".png",))
+    if patterns:
+        raise ValueError(
+            f"{root}: {' and '.join(patterns)} are all masks of the images at {plan.images}; choose one, as "
+            f"in --images {quote(plan.images)} --masks {quote(patterns[0])}"
+        )
     raise ValueError(
         f"{root}: no mask at {plan.masks} has the name of an image at {plan.images} (the first are "
         f"{next(iter(masks))} and {next(iter(images))}); say how they belong together, as in --images "
         "'photos/*_rgb.jpg' --masks 'photos/*_labels.png'"
     )
+
+
+def _without_masks(plan: Plan, images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
+    """The images' pattern, by their ending where they lie beside the masks and only so are told from them."""
+    endings = {path.suffix for path in images.values()}
+    beside = {path.parent for path in images.values()} & {path.parent for path in masks.values()}
+    if (
+        "*" in plan.images
+        or not beside
+        or len(endings) > 1
+        or {ending.lower() for ending in endings} == {".png"}
+    ):
+        return plan.images
+    return f"{plan.images}/**/*{endings.pop()}"
 
 
 def _unpaired(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
@@ -217,8 +262,10 @@ def _head(plan: Plan, values: MaskValues) -> str:
     ]
     if plan.lists is not None:
         lines.append(f"lists = {_text(plan.lists)}")
-    if (plan.train, plan.val) != ("train", "val"):
-        lines.append(f"split_names = {{ train = {_text(plan.train)}, val = {_text(plan.val)} }}")
+    names = {"train": plan.train, "val": plan.val} | ({} if plan.test is None else {"test": plan.test})
+    if any(split != name for split, name in names.items()):
+        texts = ", ".join(f"{split} = {_text(name)}" for split, name in names.items())
+        lines.append(f"split_names = {{ {texts} }}")
     if values.are_colors:
         lines += ['mask_values = "colors"', "ignored_colors = []  # move colours that no class has here"]
     else:

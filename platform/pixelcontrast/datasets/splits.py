@@ -61,10 +61,10 @@ def split_images(root: Path, keys: Sequence[str]) -> tuple[dict[str, list[str]],
     """
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for key in keys:
-        if escapes(key) or key != key.strip() or len(key.splitlines()) > 1:
+        if escapes(key) or "\\" in key or key != key.strip() or len(key.splitlines()) > 1:
             raise ValueError(
                 f"{root}: the name {key!r} cannot stand in a list of images, as it begins or ends with a "
-                "space, or has a drive's colon or a line break in it; rename the image and its mask"
+                "space, or has a drive's colon, a \\ or a line break in it; rename the image and its mask"
             )
     for key in keys:
         folders = {part.lower() for part in key.split("/")[:-1]}

@@ -82,10 +82,11 @@ def to_tensor(image: Image.Image | ArrayLike) -> Tensor:
     if isinstance(image, Image.Image):
         return image_pixels(image, "image")
     pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not shaped or pixels.size == 0:
         raise ValueError(
             f"image: {pixels.dtype} {list(pixels.shape)}; allowed are a PIL image, and uint8 arrays "
-            "[H, W, 3] (RGB) or [H, W] (grey)"
+            "[H, W, 3] (RGB) or [H, W] (grey) of one pixel or more"
         )
     colored = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     return torch.from_numpy(colored.copy()).permute(2, 0, 1)  # it may be read-only, which torch is not

@@ -36,7 +36,7 @@ def export_model(model: TrainedModel, format: Format, *, argmax: bool = False, o
     if argmax and format != "onnx":
         raise ValueError(f"--argmax: {format} files hold no graph; allowed with --format onnx only")
     if out is not None and not out.partition("?")[0].endswith(ending):
-        raise ValueError(f"--out {out}: the name of a {format} file ends with {ending}")
+        raise ValueError(f"--out {out}: allowed for --format {format} is a name that ends with {ending}")
     file = Storage(out or f"{model.metadata.source.name}{ending}", option="--out")
     _refuse_others(file, format, model.metadata.source)
     match format:

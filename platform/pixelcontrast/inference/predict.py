@@ -154,11 +154,14 @@ def _pictures_at(place: Storage, out: Storage) -> list[Picture]:
     described = place.is_local and place.exists(FILE_NAME)
     names = sorted(image_names(Path(place.path())) if described else _names(place))
     earlier = [place.path(name).removesuffix(_RECORD) for name in names if name.endswith(f"/{_RECORD}")]
+    own = _RECORD in names  # the folder itself holds predictions, beside pictures
     found: list[Picture] = []
     for name in map(PurePosixPath, names):
         if any(part.startswith(".") for part in name.parts):
             continue
         if any(_is_below(place.path(str(name)), folder) for folder in (out.root, *earlier)):
+            continue
+        if own and (str(name) == "legend.png" or name.parts[0] in KINDS):
             continue
         if name.suffix.lower() in IMAGE_ENDINGS:
             found.append(Picture(place / str(name), str(name.with_suffix(""))))

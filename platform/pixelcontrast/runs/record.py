@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pixelcontrast import config
 from pixelcontrast.config import Experiment
+from pixelcontrast.runs.checkpoint import MANIFEST
 from pixelcontrast.runs.run_folder import (
     EXPERIMENT,
     Row,
@@ -101,6 +102,8 @@ def kind_of(folder: Storage) -> Literal["run", "search"]:
     try:
         if folder.exists(SEARCH):
             return "search"
+        if folder.exists(MANIFEST):
+            raise ValueError(f"{folder.location} is a checkpoint; allowed is the folder of its run")
         if folder.exists(EXPERIMENT):
             return "run"
     except OSError as error:
