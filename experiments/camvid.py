@@ -18,6 +18,7 @@ import os
 
 from pixelcontrast import (
     PAPER,
+    Contrast,
     Data,
     Experiment,
     Model,
@@ -34,6 +35,7 @@ from pixelcontrast import (
 EXPERIMENT = Experiment(
     data=Data(layout="camvid", root=os.environ.get("CAMVID_ROOT", "camvid"), crop_size=(192, 256)),
     model=Model(backbone="hrnet_w18_small"),
+    contrast=Contrast(warmup=0.1),
     optim=Optim(steps=1500, batch_size=8, optimizer="adamw", lr=0.001, weight_decay=0.05, lr_warmup_steps=75),
     run=Run(name="camvid", eval_interval=200, checkpoint_interval=100),
 )
@@ -58,6 +60,7 @@ SEARCH = Search(
         "ce": {"contrast.weight": 0.0},
         "ce-weighted": {"contrast.weight": 0.0, "optim.class_weights": CLASS_WEIGHTS},
         "in-batch": {},
+        "no-warmup": {"contrast.warmup": 0.0},
         "weighted": {"optim.class_weights": CLASS_WEIGHTS},
         "in-batch-0.05": {"contrast.weight": 0.05},
         "weighted-0.05": {"contrast.weight": 0.05, "optim.class_weights": CLASS_WEIGHTS},
