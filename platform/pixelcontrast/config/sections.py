@@ -199,7 +199,7 @@ class Contrast(MiningConfig, MemoryConfig, AnchorConfig, LossConfig):
     """λ, the term's weight in the loss; 0 trains the plain network, without head, sampling or bank."""
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the first steps in which the term trains the head alone; then the memory is emptied. From
-    random weights 0.1 is better than none (experiments/LOG.md), from ImageNet weights it is not."""
+    random weights 0.1 did better than none (experiments/LOG.md), from ImageNet weights not."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
