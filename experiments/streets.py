@@ -6,9 +6,9 @@ The scenes are written once, in the layout of Cityscapes, and read like it.
 
 Measured 2026-12-01 on two cores of an AMD EPYC, seed 0, 120 scenes to train on and 20 to validate: 150
 steps end at mIoU 20.3 %, pixel accuracy 78.4 %, 2 min 28 s after the command, with the writing of the
-scenes; the contrastive loss falls from 6.2 to 5.6, and the gap opens from 0.07 to 0.17. From random weights that costs at first: after 400 steps, three seeds, contrast is
-1.0 points behind cross-entropy alone; without its warm-up 2.7, and after 1,600, one seed, 0.7 (LOG.md,
-2026-11-30).
+scenes; the contrastive loss falls from 6.2 to 5.6, and the gap opens from 0.07 to 0.17. From random weights
+contrast costs at first: after 400 steps, three seeds, it is 1.0 points behind cross-entropy alone; without
+the head's warm-up 2.7, and after 1,600, one seed, 0.7 (LOG.md, 2026-11-30).
 """
 
 from pixelcontrast import (
