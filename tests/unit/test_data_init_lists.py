@@ -58,12 +58,17 @@ def pairs_of(root: Path, split: Split) -> list[tuple[str, str]]:
     ]
 
 
+def init_beside(root: Path, ending: str) -> tuple[str, ...]:
+    """Four images and their masks in one folder, proposed as both."""
+    for seed, name in enumerate("abcd"):
+        write_image(root / f"photos/{name}{ending}", seed=seed)
+        write_label(root / f"photos/{name}_mask.png", some_ids(2))
+    return init(root, images="photos", masks="photos", processes=1)
+
+
 @pytest.mark.parametrize(("ending", "images"), [(".jpg", "photos/**/*.jpg"), (".png", "photos")])
 def test_a_mask_beside_its_image_is_not_paired_with_itself(tmp_path: Path, ending: str, images: str) -> None:
-    for seed, name in enumerate("abcd"):
-        write_image(tmp_path / f"photos/{name}{ending}", seed=seed)
-        write_label(tmp_path / f"photos/{name}_mask.png", some_ids(2))
-    notes = init(tmp_path, images="photos", masks="photos", processes=1)
+    notes = init_beside(tmp_path, ending)
     described = read_dataset_file(tmp_path)
     assert (described.images, described.masks) == (images, "photos/**/*_mask.png")
     found = [*pairs_of(tmp_path, "train"), *pairs_of(tmp_path, "val")]
@@ -72,7 +77,7 @@ def test_a_mask_beside_its_image_is_not_paired_with_itself(tmp_path: Path, endin
 
 
 def test_an_image_that_is_its_own_label_is_a_fault_with_what_to_do(tmp_path: Path) -> None:
-    test_a_mask_beside_its_image_is_not_paired_with_itself(tmp_path, ".jpg", "photos/**/*.jpg")
+    init_beside(tmp_path, ".jpg")
     file = tmp_path / "dataset.toml"
     text = file.read_text().replace("photos/**/*.jpg", "photos").replace("photos/**/*_mask.png", "photos")
     file.write_text(text)

@@ -229,14 +229,9 @@ def _without_masks(plan: Plan, images: Mapping[str, Path], masks: Mapping[str, P
     """The images' pattern, by their ending where they lie beside the masks and only so are told from them."""
     endings = {path.suffix for path in images.values()}
     beside = {path.parent for path in images.values()} & {path.parent for path in masks.values()}
-    if (
-        "*" in plan.images
-        or not beside
-        or len(endings) > 1
-        or {ending.lower() for ending in endings} == {".png"}
-    ):
-        return plan.images
-    return f"{plan.images}/**/*{endings.pop()}"
+    if beside and "*" not in plan.images and len(endings) == 1 and not endings <= {".png", ".PNG"}:
+        return f"{plan.images}/**/*{endings.pop()}"
+    return plan.images
 
 
 def _unpaired(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
